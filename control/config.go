@@ -1,0 +1,147 @@
+package control
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strings"
+)
+
+// MaxConfig bounds the size of a configuration, in bytes.
+const MaxConfig = 1 << 20
+
+// LinkMTU is the MTU of every link, in bytes: the largest IPv4 packet.
+const LinkMTU = 65535
+
+// The words that Port.Addresses knows beside prefixes.
+const (
+	DHCP = "dhcp" // IPv4 by DHCP (RFC 2131)
+	RA   = "ra"   // IPv6 by router advertisements (RFC 4862)
+)
+
+// ModeRouter is the mode in which the card forwards packets.
+const ModeRouter = "router"
+
+// Config is what a card is told about itself: card.json. The host writes it
+// from card.yaml, so people do not type it, but its errors reach them.
+type Config struct {
+	Name     string `json:"name"`
+	Hostname string `json:"hostname,omitempty"` // default: Name
+	Links    []Link `json:"links"`
+	Ports    []Port `json:"ports,omitempty"`
+	// DNS overrides the name servers that the ports learn.
+	DNS    []netip.Addr `json:"dns,omitempty"`
+	Search []string     `json:"search,omitempty"`
+	// TimeServers are names or addresses of SNTP servers; without any the
+	// card's clock follows the host's.
+	TimeServers []string `json:"time_servers,omitempty"`
+	Mode        string   `json:"mode"`
+	// NAT hides the links behind the ports' addresses.
+	NAT bool `json:"nat"`
+	// AuthorizedKeys may log in by ssh: lines as in authorized_keys, without options.
+	AuthorizedKeys []string `json:"authorized_keys,omitempty"`
+	// Firmware is the version that the host started, for Status to repeat.
+	Firmware string `json:"firmware,omitempty"`
+}
+
+// Link is the card's end of one connection to the host.
+type Link struct {
+	Name string `json:"name"`
+	MAC  string `json:"mac"`
+	// Card holds this end's addresses, one /31 and one /127 at most; Host the other ends'.
+	Card []netip.Prefix `json:"card"`
+	Host []netip.Addr   `json:"host"`
+}
+
+// Port is a network port of the card, towards the outside.
+type Port struct {
+	Name string `json:"name"`
+	MAC  string `json:"mac"`
+	MTU  int    `json:"mtu,omitempty"` // bytes; 0 leaves the device's own
+	// Addresses are DHCP, RA or prefixes.
+	Addresses []string     `json:"addresses,omitempty"`
+	Gateway   []netip.Addr `json:"gateway,omitempty"`
+	DNS       []netip.Addr `json:"dns,omitempty"`
+}
+
+// ParseConfig decodes a configuration strictly (unknown keys and anything
+// after the object are errors) and validates it.
+func ParseConfig(data []byte) (*Config, error) {
+	if len(data) > MaxConfig {
+		return nil, fmt.Errorf("configuration: %d bytes, at most %d are right", len(data), MaxConfig)
+	}
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.DisallowUnknownFields()
+	c := new(Config)
+	if err := dec.Decode(c); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("configuration: data after the object at byte %d, one object is right", dec.InputOffset())
+	}
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Encode is the configuration as ParseConfig reads it.
+func (c *Config) Encode() ([]byte, error) {
+	data, err := json.MarshalIndent(c, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("configuration of %q: %w", c.Name, err)
+	}
+	return append(data, '\n'), nil
+}
+
+// EffectiveHostname is the name that the card calls itself.
+func (c *Config) EffectiveHostname() string {
+	if c.Hostname != "" {
+		return c.Hostname
+	}
+	return c.Name
+}
+
+// HasDHCP says whether the port gets an address by DHCP.
+func (p *Port) HasDHCP() bool { return p.has(DHCP) }
+
+// HasRA says whether the port listens to router advertisements.
+func (p *Port) HasRA() bool { return p.has(RA) }
+
+func (p *Port) has(word string) bool {
+	for _, a := range p.Addresses {
+		if a == word {
+			return true
+		}
+	}
+	return false
+}
+
+// Static returns the prefixes among the port's addresses.
+func (p *Port) Static() []netip.Prefix {
+	var out []netip.Prefix
+	for _, a := range p.Addresses {
+		if prefix, err := netip.ParsePrefix(a); err == nil {
+			out = append(out, prefix)
+		}
+	}
+	return out
+}
+
+// parseMAC accepts the one spelling that the kernel prints.
+func parseMAC(s string) (net.HardwareAddr, error) {
+	mac, err := net.ParseMAC(s)
+	switch {
+	case err != nil || len(mac) != 6:
+		return nil, fmt.Errorf("%q: six bytes like 02:00:00:00:00:01 are right", s)
+	case mac.String() != s:
+		return nil, fmt.Errorf("%q: lower case with colons, %s, is right", s, mac)
+	case mac[0]&1 != 0 || strings.Trim(s, "0:") == "":
+		return nil, fmt.Errorf("%q: a unicast address other than zero is right", s)
+	}
+	return mac, nil
+}

@@ -1,0 +1,17 @@
+// Package control is the API between a host and its card: the configuration
+// that a card gets, the keys that both sides know each other by, and the
+// calls. The generated protocol is in control/cardpb.
+package control
+
+//go:generate protoc --go_out=. --go_opt=module=github.com/toe-project/toe/control --connect-go_out=. --connect-go_opt=module=github.com/toe-project/toe/control,package_suffix=,simple=true control.proto
+
+const (
+	// APIPort is the TCP port of the API on a card's link addresses.
+	APIPort = 7464
+	// ServerName is the name in every card's certificate. A card's address
+	// changes; its key does not.
+	ServerName = "card.toe"
+	// ConfigPath and KeysDir are where the card finds what its host gave it.
+	ConfigPath = "/etc/toe/card.json"
+	KeysDir    = "/etc/toe/keys"
+)
