@@ -1,0 +1,45 @@
+package vhostuser
+
+// Virtio feature bits, virtio 1.2 sections 5.1.3 and 6.
+const (
+	NetCSum         = 1 << 0
+	NetGuestCSum    = 1 << 1
+	NetMTU          = 1 << 3
+	NetMAC          = 1 << 5
+	NetGuestTSO4    = 1 << 7
+	NetGuestTSO6    = 1 << 8
+	NetGuestECN     = 1 << 9
+	NetHostTSO4     = 1 << 11
+	NetHostTSO6     = 1 << 12
+	NetHostECN      = 1 << 13
+	NetMergeable    = 1 << 15
+	NetStatus       = 1 << 16
+	NetMQ           = 1 << 22
+	RingIndirect    = 1 << 28
+	RingEventIdx    = 1 << 29
+	ProtocolFeature = 1 << 30 // VHOST_USER_F_PROTOCOL_FEATURES
+	Version1        = 1 << 32
+	NetGuestUSO4    = 1 << 54
+	NetGuestUSO6    = 1 << 55
+	NetHostUSO      = 1 << 56
+)
+
+// Protocol feature bits of vhost-user.
+const (
+	protoMQ          = 1 << 0
+	protoReplyAck    = 1 << 3
+	protoNetMTU      = 1 << 4
+	protoConfig      = 1 << 9
+	protoResetDevice = 1 << 13
+	protoMemSlots    = 1 << 15
+	protoStatus      = 1 << 16
+)
+
+// protocolFeatures is what this back end offers. Not among it, on purpose:
+// INBAND_NOTIFICATIONS and BACKEND_REQ (nothing here needs a channel back),
+// INFLIGHT_SHMFD (a ring whose heads are completed in order recovers from
+// memory), LOG_SHMFD (a card does not migrate).
+const protocolFeatures = protoMQ | protoReplyAck | protoNetMTU | protoConfig | protoResetDevice | protoMemSlots | protoStatus
+
+// maxMemSlots is how many memory regions a front end may have in all.
+const maxMemSlots = 64

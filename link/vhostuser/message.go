@@ -1,0 +1,185 @@
+// Package vhostuser is the back end's side of the vhost-user conversation
+// (QEMU docs/interop/vhost-user.rst) for a virtio-net device. It speaks; what
+// moves packets is a Device.
+package vhostuser
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// A message:
+//
+//	 0          4          8          12
+//	 +----------+----------+----------+------------ - -
+//	 | request  | flags    | size     | payload (size bytes)
+//	 +----------+----------+----------+------------ - -
+//
+// in the host's byte order, with up to 8 descriptors beside the first byte.
+const (
+	headerLen  = 12
+	maxPayload = 4096 // the largest we know is the configuration space, 268
+	maxFiles   = 8    // VHOST_MEMORY_BASELINE_NREGIONS
+
+	flagVersion   = 0x1
+	flagVersionIs = 0x3
+	flagReply     = 0x4
+	flagNeedReply = 0x8
+)
+
+// Request is the kind of a front end's message.
+type Request uint32
+
+// The requests that this back end knows.
+const (
+	GetFeatures         Request = 1
+	SetFeatures         Request = 2
+	SetOwner            Request = 3
+	ResetOwner          Request = 4
+	SetMemTable         Request = 5
+	SetVringNum         Request = 8
+	SetVringAddr        Request = 9
+	SetVringBase        Request = 10
+	GetVringBase        Request = 11
+	SetVringKick        Request = 12
+	SetVringCall        Request = 13
+	SetVringErr         Request = 14
+	GetProtocolFeatures Request = 15
+	SetProtocolFeatures Request = 16
+	GetQueueNum         Request = 17
+	SetVringEnable      Request = 18
+	SendRARP            Request = 19
+	NetSetMTU           Request = 20
+	SetBackendReqFD     Request = 21
+	GetConfig           Request = 24
+	SetConfig           Request = 25
+	ResetDevice         Request = 34
+	GetMaxMemSlots      Request = 36
+	AddMemReg           Request = 37
+	RemMemReg           Request = 38
+	SetStatus           Request = 39
+	GetStatus           Request = 40
+)
+
+// ErrMessage says that a message breaks the protocol: the conversation ends.
+var ErrMessage = errors.New("malformed vhost-user message")
+
+// message is one message with the descriptors that came with it.
+type message struct {
+	request Request
+	flags   uint32
+	payload []byte
+	files   []*os.File
+}
+
+// closeFiles closes the descriptors that nobody took (CVE-2019-14818,
+// CVE-2022-0669).
+func (m *message) closeFiles() {
+	for _, f := range m.files {
+		f.Close()
+	}
+	m.files = nil
+}
+
+// take hands the first descriptor over to the caller, nil if there is none.
+func (m *message) take() *os.File {
+	if len(m.files) == 0 {
+		return nil
+	}
+	f := m.files[0]
+	m.files = m.files[1:]
+	return f
+}
+
+// receive reads one message into buf's memory, which is maxPayload long.
+func receive(c *net.UnixConn, buf []byte) (*message, error) {
+	var head [headerLen]byte
+	oob := make([]byte, unix.CmsgSpace(4*maxFiles))
+	n, oobn, flags, _, err := c.ReadMsgUnix(head[:], oob)
+	m := &message{}
+	if oobn > 0 {
+		m.files, err = files(oob[:oobn], err)
+	}
+	if err == nil && flags&unix.MSG_CTRUNC != 0 {
+		err = fmt.Errorf("%w: more than %d descriptors", ErrMessage, maxFiles)
+	}
+	if err == nil && n == 0 {
+		err = io.EOF
+	}
+	if err == nil && n < headerLen {
+		_, err = io.ReadFull(c, head[n:])
+	}
+	if err == nil {
+		err = m.decode(head[:], buf, c)
+	}
+	if err != nil {
+		m.closeFiles()
+		return nil, err
+	}
+	return m, nil
+}
+
+// decode takes the header apart and reads the payload.
+func (m *message) decode(head, buf []byte, r io.Reader) error {
+	m.request = Request(binary.NativeEndian.Uint32(head))
+	m.flags = binary.NativeEndian.Uint32(head[4:])
+	size := binary.NativeEndian.Uint32(head[8:])
+	if m.flags&flagVersionIs != flagVersion || m.flags&flagReply != 0 {
+		return fmt.Errorf("%w: request %d with flags %#x", ErrMessage, m.request, m.flags)
+	}
+	if size > maxPayload || int(size) > len(buf) {
+		return fmt.Errorf("%w: request %d of %d bytes, want at most %d", ErrMessage, m.request, size, maxPayload)
+	}
+	m.payload = buf[:size]
+	if _, err := io.ReadFull(r, m.payload); err != nil {
+		return fmt.Errorf("request %d: payload of %d bytes: %w", m.request, size, err)
+	}
+	return nil
+}
+
+// files makes files of the descriptors in ancillary data; also when the read
+// failed, so that they can be closed.
+func files(oob []byte, err error) ([]*os.File, error) {
+	var out []*os.File
+	messages, perr := unix.ParseSocketControlMessage(oob)
+	if perr != nil && err == nil {
+		err = fmt.Errorf("%w: ancillary data: %w", ErrMessage, perr)
+	}
+	for _, sc := range messages {
+		fds, ferr := unix.ParseUnixRights(&sc)
+		if ferr != nil {
+			continue
+		}
+		for _, fd := range fds {
+			unix.CloseOnExec(fd)
+			out = append(out, os.NewFile(uintptr(fd), "vhost-user"))
+		}
+	}
+	return out, err
+}
+
+// reply sends an answer to a request.
+func reply(c *net.UnixConn, request Request, payload []byte) error {
+	b := make([]byte, headerLen, headerLen+len(payload))
+	binary.NativeEndian.PutUint32(b, uint32(request))
+	binary.NativeEndian.PutUint32(b[4:], flagVersion|flagReply)
+	binary.NativeEndian.PutUint32(b[8:], uint32(len(payload)))
+	_, err := c.Write(append(b, payload...))
+	return err
+}
+
+func u64(v uint64) []byte { return binary.NativeEndian.AppendUint64(nil, v) }
+
+func u32s(v ...uint32) []byte {
+	var b []byte
+	for _, x := range v {
+		b = binary.NativeEndian.AppendUint32(b, x)
+	}
+	return b
+}

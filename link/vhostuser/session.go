@@ -1,0 +1,273 @@
+package vhostuser
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+)
+
+// Region is one piece of the card's memory as the front end names it.
+// All numbers are bytes.
+type Region struct {
+	Guest, User, Size, Offset uint64
+	File                      *os.File // owned by the session; valid until it is taken out of the table
+}
+
+// Ring is a ring that can start: where it is and whom to tell.
+type Ring struct {
+	Size              int
+	Desc, Avail, Used uint64 // addresses in the front end's process
+	Base              uint16
+	Kick, Call, Err   *os.File // Call and Err may be nil; owned by the session
+	Enabled           bool
+}
+
+// Device moves the packets. The session calls it from one goroutine. What a
+// call is given stays valid until a later call changes it.
+type Device interface {
+	// Features are the virtio feature bits that the device offers.
+	Features() uint64
+	// Pairs is the number of queue pairs, at least 1.
+	Pairs() int
+	// Config is the device's configuration space, virtio 1.2 section 5.1.4.
+	Config() []byte
+	// SetMTU refuses an MTU that the device cannot do.
+	SetMTU(mtu uint64) error
+	// SetFeatures tells what the driver took; every ring is stopped.
+	SetFeatures(features uint64) error
+	// SetMemory replaces the memory table, also while rings run.
+	SetMemory(table []Region) error
+	// StartRing starts ring i (2n receives, 2n+1 transmits, as the card
+	// sees it), or starts it anew where its descriptors changed.
+	StartRing(i int, r Ring) error
+	// StopRing stops ring i and returns the next avail index to take. No
+	// access to the ring's memory happens after it returned.
+	StopRing(i int) (base uint16, err error)
+	// EnableRing switches a started ring's traffic on or off.
+	EnableRing(i int, on bool) error
+	// Reset stops every ring and forgets memory and features.
+	Reset()
+}
+
+// Serve holds one conversation until the front end hangs up (nil) or breaks
+// the protocol. It closes every descriptor that the front end passed and
+// leaves the device reset. The connection stays the caller's.
+func Serve(c *net.UnixConn, dev Device) error {
+	s := &session{conn: c, dev: dev, rings: make([]ring, 2*dev.Pairs())}
+	defer s.end()
+	buf := make([]byte, maxPayload)
+	for {
+		m, err := receive(c, buf)
+		if err != nil {
+			if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			return err
+		}
+		err = s.answer(m)
+		m.closeFiles()
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// ring is what the front end has said of one ring.
+type ring struct {
+	Ring
+	placed  bool // SET_VRING_ADDR came
+	started bool
+}
+
+type session struct {
+	conn     *net.UnixConn
+	dev      Device
+	features uint64
+	protocol uint64
+	status   byte
+	table    []Region
+	rings    []ring
+}
+
+// end gives everything back.
+func (s *session) end() {
+	s.dev.Reset()
+	for i := range s.rings {
+		s.rings[i].close()
+	}
+	for _, r := range s.table {
+		r.File.Close()
+	}
+}
+
+func (r *ring) close() {
+	for _, f := range []**os.File{&r.Kick, &r.Call, &r.Err} {
+		replace(f, nil)
+	}
+}
+
+// replace closes the old file, if any, and puts the new one in its place.
+func replace(old **os.File, f *os.File) {
+	if *old != nil {
+		(*old).Close()
+	}
+	*old = f
+}
+
+// answer does one message, and replies where a reply is due: with the value
+// that the request asks for, or with 0 or 1 where the front end wants to know
+// how it went. A request that fails without a way to say so ends the
+// conversation, since front end and back end no longer agree.
+func (s *session) answer(m *message) error {
+	value, err := s.do(m)
+	if errors.Is(err, ErrMessage) {
+		return err
+	}
+	if value != nil {
+		return reply(s.conn, m.request, value)
+	}
+	if m.flags&flagNeedReply != 0 && s.protocol&protoReplyAck != 0 {
+		code := uint64(0)
+		if err != nil {
+			code = 1
+		}
+		return reply(s.conn, m.request, u64(code))
+	}
+	if errors.Is(err, errUnknown) {
+		return nil
+	}
+	return err
+}
+
+var errUnknown = errors.New("unknown vhost-user request")
+
+// do does one message and returns the payload of its reply, nil for none.
+func (s *session) do(m *message) ([]byte, error) {
+	switch m.request {
+	case GetFeatures:
+		return u64(s.dev.Features() | ProtocolFeature), nil
+	case GetProtocolFeatures:
+		return u64(protocolFeatures), nil
+	case GetQueueNum:
+		return u64(uint64(s.dev.Pairs())), nil
+	case GetMaxMemSlots:
+		return u64(maxMemSlots), nil
+	case GetStatus:
+		return u64(uint64(s.status)), nil
+	case GetConfig:
+		return s.getConfig(m)
+	case GetVringBase:
+		return s.getVringBase(m)
+	case SetOwner, SendRARP, SetConfig:
+		// Nothing to do: one front end owns the device, there is no
+		// switch to tell of an address, and nothing in the
+		// configuration space can be written.
+		return nil, nil
+	case ResetOwner, ResetDevice:
+		return nil, s.reset()
+	case SetMemTable:
+		return nil, s.setMemTable(m)
+	case AddMemReg:
+		return nil, s.addMemReg(m)
+	case RemMemReg:
+		return nil, s.remMemReg(m)
+	case SetVringNum, SetVringBase, SetVringEnable:
+		return nil, s.setVringState(m)
+	case SetVringAddr:
+		return nil, s.setVringAddr(m)
+	case SetVringKick, SetVringCall, SetVringErr:
+		return nil, s.setVringFile(m)
+	}
+	return nil, s.setValue(m)
+}
+
+// setValue does the requests whose payload is one number.
+func (s *session) setValue(m *message) error {
+	v, err := m.u64()
+	if err != nil {
+		return err
+	}
+	switch m.request {
+	case SetFeatures:
+		return s.setFeatures(v)
+	case SetProtocolFeatures:
+		if v&^protocolFeatures != 0 {
+			return fmt.Errorf("%w: protocol features %#x, offered %#x", ErrMessage, v, uint64(protocolFeatures))
+		}
+		s.protocol = v
+		return nil
+	case SetStatus:
+		s.status = byte(v)
+		if s.status == 0 {
+			return s.reset()
+		}
+		return nil
+	case NetSetMTU:
+		return s.dev.SetMTU(v)
+	}
+	return fmt.Errorf("%w: %d", errUnknown, m.request)
+}
+
+func (s *session) setFeatures(v uint64) error {
+	if offered := s.dev.Features() | ProtocolFeature; v&^offered != 0 {
+		return fmt.Errorf("%w: features %#x, offered %#x", ErrMessage, v, offered)
+	}
+	// Front ends repeat this with a bit for logging or the same bits while
+	// rings run: only a change stops anything.
+	if v == s.features {
+		return nil
+	}
+	for i := range s.rings {
+		if err := s.stop(i); err != nil {
+			return err
+		}
+	}
+	s.features = v
+	return s.dev.SetFeatures(v)
+}
+
+// reset stops every ring and keeps the memory: the front end has not taken it
+// back (RESET_DEVICE, and status 0 written by the driver).
+func (s *session) reset() error {
+	for i := range s.rings {
+		if err := s.stop(i); err != nil {
+			return err
+		}
+		s.rings[i].Enabled = false
+		s.rings[i].Base = 0
+	}
+	return nil
+}
+
+// u64 is the payload of a message that has just a number.
+func (m *message) u64() (uint64, error) {
+	if len(m.payload) < 8 {
+		return 0, fmt.Errorf("%w: request %d of %d bytes, want 8", ErrMessage, m.request, len(m.payload))
+	}
+	return binary.NativeEndian.Uint64(m.payload), nil
+}
+
+// getConfig serves a window of the configuration space:
+//
+//	 0        4        8        12
+//	 +--------+--------+--------+-------- - -
+//	 | offset | size   | flags  | size bytes
+//	 +--------+--------+--------+-------- - -
+func (s *session) getConfig(m *message) ([]byte, error) {
+	if len(m.payload) < 12 {
+		return nil, fmt.Errorf("%w: GET_CONFIG of %d bytes", ErrMessage, len(m.payload))
+	}
+	offset := binary.NativeEndian.Uint32(m.payload)
+	size := binary.NativeEndian.Uint32(m.payload[4:])
+	if uint64(size) != uint64(len(m.payload)-12) || offset > 256 || size > 256 {
+		return nil, fmt.Errorf("%w: GET_CONFIG of %d bytes at %d in %d", ErrMessage, size, offset, len(m.payload))
+	}
+	out := append(u32s(offset, size, 0), make([]byte, size)...)
+	if config := s.dev.Config(); int(offset) < len(config) {
+		copy(out[12:], config[offset:])
+	}
+	return out, nil
+}

@@ -1,0 +1,162 @@
+package vhostuser
+
+import (
+	"encoding/binary"
+	"fmt"
+)
+
+// index finds the ring that a message is about.
+func (s *session) index(m *message, v uint32) (int, error) {
+	if uint64(v) >= uint64(len(s.rings)) {
+		return 0, fmt.Errorf("%w: request %d for ring %d of %d", ErrMessage, m.request, v, len(s.rings))
+	}
+	return int(v), nil
+}
+
+// state takes a vring state apart: ring and number, 4 bytes each.
+func (s *session) state(m *message) (i int, v uint32, err error) {
+	if len(m.payload) < 8 {
+		return 0, 0, fmt.Errorf("%w: request %d of %d bytes, want 8", ErrMessage, m.request, len(m.payload))
+	}
+	i, err = s.index(m, binary.NativeEndian.Uint32(m.payload))
+	return i, binary.NativeEndian.Uint32(m.payload[4:]), err
+}
+
+// setVringState does SET_VRING_NUM, SET_VRING_BASE and SET_VRING_ENABLE. Size
+// and base are refused while the ring runs (CVE-2026-86565).
+func (s *session) setVringState(m *message) error {
+	i, v, err := s.state(m)
+	if err != nil {
+		return err
+	}
+	r := &s.rings[i]
+	if m.request == SetVringEnable {
+		r.Enabled = v != 0
+		if r.started {
+			return s.dev.EnableRing(i, r.Enabled)
+		}
+		return nil
+	}
+	if r.started {
+		return fmt.Errorf("%w: request %d for ring %d while it runs", ErrMessage, m.request, i)
+	}
+	if m.request == SetVringBase {
+		r.Base = uint16(v)
+		return nil
+	}
+	if v == 0 || v > 32768 || v&(v-1) != 0 {
+		return fmt.Errorf("%w: ring %d of %d entries, want a power of two up to 32768", ErrMessage, i, v)
+	}
+	r.Size = int(v)
+	return nil
+}
+
+// setVringAddr takes the addresses of a ring:
+//
+//	 0       4       8        16      24      32      40
+//	 +-------+-------+--------+-------+-------+-------+
+//	 | index | flags | desc   | used  | avail | log   |
+//	 +-------+-------+--------+-------+-------+-------+
+func (s *session) setVringAddr(m *message) error {
+	if len(m.payload) < 40 {
+		return fmt.Errorf("%w: SET_VRING_ADDR of %d bytes, want 40", ErrMessage, len(m.payload))
+	}
+	i, err := s.index(m, binary.NativeEndian.Uint32(m.payload))
+	if err != nil {
+		return err
+	}
+	r := &s.rings[i]
+	desc := binary.NativeEndian.Uint64(m.payload[8:])
+	used := binary.NativeEndian.Uint64(m.payload[16:])
+	avail := binary.NativeEndian.Uint64(m.payload[24:])
+	if r.started && (desc != r.Desc || used != r.Used || avail != r.Avail) {
+		return fmt.Errorf("%w: SET_VRING_ADDR moves ring %d while it runs", ErrMessage, i)
+	}
+	r.Desc, r.Used, r.Avail, r.placed = desc, used, avail, true
+	return nil
+}
+
+// setVringFile takes a kick, call or error descriptor. Bit 8 says that there
+// is none: fine for call and error (the front end polls), not for kick, since
+// nothing here polls a ring for ever.
+func (s *session) setVringFile(m *message) error {
+	v, err := m.u64()
+	if err != nil {
+		return err
+	}
+	i, err := s.index(m, uint32(v&0xff))
+	if err != nil {
+		return err
+	}
+	f := m.take()
+	if (f == nil) != (v&0x100 != 0) {
+		if f != nil {
+			f.Close()
+		}
+		return fmt.Errorf("%w: request %d for ring %d: descriptor and flag disagree", ErrMessage, m.request, i)
+	}
+	r := &s.rings[i]
+	switch m.request {
+	case SetVringErr:
+		replace(&r.Err, f)
+		return nil
+	case SetVringCall:
+		replace(&r.Call, f)
+		if !r.started {
+			return nil
+		}
+	case SetVringKick:
+		if f == nil {
+			return fmt.Errorf("%w: ring %d without a kick descriptor: polling is not supported", ErrMessage, i)
+		}
+		replace(&r.Kick, f)
+	}
+	return s.start(i)
+}
+
+// start starts a ring, or tells the device of its new descriptors. By the
+// specification a ring starts at its first kick; like others we look at once,
+// because a front end that connects anew has guests that wait already.
+func (s *session) start(i int) error {
+	r := &s.rings[i]
+	if r.Size == 0 || !r.placed {
+		return fmt.Errorf("%w: ring %d starts without size or address", ErrMessage, i)
+	}
+	// Without protocol features there is no SET_VRING_ENABLE.
+	if s.features&ProtocolFeature == 0 {
+		r.Enabled = true
+	}
+	if err := s.dev.StartRing(i, r.Ring); err != nil {
+		return fmt.Errorf("ring %d: %w", i, err)
+	}
+	r.started = true
+	return nil
+}
+
+// stop stops a ring if it runs, and remembers where it was.
+func (s *session) stop(i int) error {
+	r := &s.rings[i]
+	if !r.started {
+		return nil
+	}
+	base, err := s.dev.StopRing(i)
+	if err != nil {
+		return fmt.Errorf("ring %d: %w", i, err)
+	}
+	r.started, r.Base = false, base
+	return nil
+}
+
+// getVringBase stops a ring and says where it was.
+func (s *session) getVringBase(m *message) ([]byte, error) {
+	i, _, err := s.state(m)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.stop(i); err != nil {
+		return nil, err
+	}
+	replace(&s.rings[i].Kick, nil)
+	replace(&s.rings[i].Call, nil)
+	return u32s(uint32(i), uint32(s.rings[i].Base)), nil
+}

@@ -1,0 +1,116 @@
+// Package vring is the device side of virtio's split ring (virtio 1.2,
+// section 2.7) over memory that belongs to somebody hostile.
+//
+// Every value in that memory is read once into a local, the local is checked,
+// and only the local is used. Nothing here allocates once a ring runs, and
+// nothing here blocks.
+package vring
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sort"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Region is one piece of the card's memory.
+type Region struct {
+	Guest uint64 // first physical address on the card
+	User  uint64 // first address in the front end's process: ring addresses are given in these
+	Size  uint64 // bytes
+	Host  unsafe.Pointer
+	unmap func() error
+}
+
+// Memory is the card's memory as a table of regions that do not overlap.
+// It does not change once made; a change of the table is a new Memory.
+type Memory struct {
+	regions []Region // by guest address
+}
+
+// ErrAddress says that a range is not wholly in the card's memory.
+var ErrAddress = errors.New("address outside the card's memory")
+
+// NewMemory makes a table of regions that are mapped already, for tests and
+// for rings in a process's own memory.
+func NewMemory(regions ...Region) (*Memory, error) {
+	m := &Memory{regions: append([]Region(nil), regions...)}
+	sort.Slice(m.regions, func(i, j int) bool { return m.regions[i].Guest < m.regions[j].Guest })
+	for i, r := range m.regions {
+		if r.Size == 0 || r.Guest+r.Size < r.Guest || r.User+r.Size < r.User {
+			return nil, fmt.Errorf("memory region at %#x of %d bytes is empty or wraps", r.Guest, r.Size)
+		}
+		if i > 0 && m.regions[i-1].Guest+m.regions[i-1].Size > r.Guest {
+			return nil, fmt.Errorf("memory region at %#x overlaps the one before it", r.Guest)
+		}
+	}
+	return m, nil
+}
+
+// Map maps size bytes of file from offset as the region at guest. The file
+// must be as long as the region says. One that could be cut short afterwards
+// (no F_SEAL_SHRINK) is accepted, since User-Mode Linux has no other: payload
+// then meets EFAULT in readv and writev, and a ring access is a fault that
+// ends the pump, not the host.
+func Map(file *os.File, guest, user, size, offset uint64) (Region, error) {
+	const most = 1 << 46
+	if size == 0 || size > most || offset > most || guest+size < guest || user+size < user {
+		return Region{}, fmt.Errorf("memory region at %#x: size %d, offset %d out of range", guest, size, offset)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+		return Region{}, fmt.Errorf("memory region at %#x: fstat: %w", guest, err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFREG || uint64(st.Size) < offset+size {
+		return Region{}, fmt.Errorf("memory region at %#x: %d bytes at offset %d of a file of %d bytes", guest, size, offset, st.Size)
+	}
+	// mmap wants a page-aligned offset; the region may start within a page.
+	skew := offset % uint64(os.Getpagesize())
+	b, err := unix.Mmap(int(file.Fd()), int64(offset-skew), int(size+skew), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return Region{}, fmt.Errorf("memory region at %#x: mmap of %d bytes: %w", guest, size, err)
+	}
+	return Region{Guest: guest, User: user, Size: size, Host: unsafe.Pointer(&b[skew]), unmap: func() error { return unix.Munmap(b) }}, nil
+}
+
+// Unmap gives a mapped region back. No ring may use it any more.
+func (r Region) Unmap() error {
+	if r.unmap == nil {
+		return nil
+	}
+	return r.unmap()
+}
+
+// Regions returns the table.
+func (m *Memory) Regions() []Region { return m.regions }
+
+// at finds the part of [guest, guest+size) that the region of guest holds:
+// where it is mapped and how many bytes of it are there, never 0.
+// The checks are subtractions, so nothing can wrap (CVE-2018-1059).
+func (m *Memory) at(guest, size uint64) (unsafe.Pointer, uint64, bool) {
+	for i := range m.regions {
+		r := &m.regions[i]
+		off := guest - r.Guest
+		if guest < r.Guest || off >= r.Size {
+			continue
+		}
+		return unsafe.Add(r.Host, off), min(size, r.Size-off), true
+	}
+	return nil, 0, false
+}
+
+// user finds a ring: the whole of [addr, addr+size) in one region, by the
+// front end's own addresses.
+func (m *Memory) user(addr, size uint64) (unsafe.Pointer, error) {
+	for i := range m.regions {
+		r := &m.regions[i]
+		off := addr - r.User
+		if addr >= r.User && size <= r.Size && off <= r.Size-size {
+			return unsafe.Add(r.Host, off), nil
+		}
+	}
+	return nil, fmt.Errorf("%w: %d bytes at %#x", ErrAddress, size, addr)
+}

@@ -1,0 +1,313 @@
+package vring
+
+import (
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// MaxSize is the most entries a ring may have, virtio 1.2 section 2.7.
+const MaxSize = 32768
+
+// Why a ring or a chain is refused. A broken ring cannot go on: nobody knows
+// any more which heads are the device's. A bad chain is returned with length
+// 0 and the ring goes on.
+var (
+	ErrBroken = errors.New("ring is broken")
+	ErrChain  = errors.New("bad descriptor chain")
+)
+
+var (
+	errJump     = fmt.Errorf("%w: the avail index is more than the ring ahead", ErrBroken)
+	errHead     = fmt.Errorf("%w: head out of range", ErrBroken)
+	errNext     = fmt.Errorf("%w: next out of range", ErrChain)
+	errLoop     = fmt.Errorf("%w: longer than the ring", ErrChain)
+	errBytes    = fmt.Errorf("%w: more bytes than any packet needs", ErrChain)
+	errSegments = fmt.Errorf("%w: more segments than one system call takes", ErrChain)
+	errWay      = fmt.Errorf("%w: segment of the wrong direction", ErrChain)
+	errIndirect = fmt.Errorf("%w: bad indirect table", ErrChain)
+	errRange    = fmt.Errorf("%w: %w", ErrChain, ErrAddress)
+)
+
+// MaxChain bounds the bytes of one chain: a receive buffer of virtio_net's
+// big packets (17 pages and a header) fits, and little more is ever needed.
+const MaxChain = 256 << 10
+
+// Config is where a ring is and how it runs.
+type Config struct {
+	Size              int    // entries, a power of two
+	Desc, Avail, Used uint64 // addresses in the front end's process
+	Base              int    // next avail index to take, or -1: go on from the used index in memory
+	EventIdx          bool   // VIRTIO_F_EVENT_IDX was negotiated
+	Indirect          bool   // VIRTIO_F_INDIRECT_DESC was negotiated
+	Write             bool   // the device writes into the buffers: a receive ring
+}
+
+// descriptor is struct virtq_desc, virtio 1.2 section 2.7.5:
+//
+//	 0                8        12       14     16
+//	 +----------------+--------+--------+------+
+//	 | addr           | len    | flags  | next |
+//	 +----------------+--------+--------+------+
+type descriptor struct {
+	addr  uint64
+	len   uint32
+	flags uint16
+	next  uint16
+}
+
+const (
+	descNext     = 1
+	descWrite    = 2
+	descIndirect = 4
+	descLen      = 16
+)
+
+// Flags of the avail ring (driver) and the used ring (device).
+const (
+	noInterrupt = 1
+	noNotify    = 1
+)
+
+// Ring is the device side of one split ring. One goroutine uses it.
+//
+// A head is completed in the order it was taken, always. So the used index
+// in memory says all there is to know of a ring whose device died, and
+// another device can go on from there.
+type Ring struct {
+	mem  *Memory
+	cfg  Config
+	mask uint16
+
+	desc  unsafe.Pointer
+	avail unsafe.Pointer // flags, idx, ring[size], used_event
+	used  unsafe.Pointer // flags, idx, ring[size] of (id, len), avail_event
+
+	next      uint16 // next avail index to take
+	done      uint16 // next used index to fill
+	shown     uint16 // used index that the driver has been shown
+	called    uint16 // used index at the last call decision
+	flags     uint16 // our used flags
+	seen      uint16 // avail index read last
+	fence     uint32
+	takenOver bool // nobody knows when the driver was called last
+}
+
+// New places a ring in memory. Addresses must be aligned as section 2.7 asks
+// (16, 2 and 4 bytes) and each part must lie whole in one region.
+func New(mem *Memory, cfg Config) (*Ring, error) {
+	n := uint64(cfg.Size)
+	if cfg.Size < 1 || cfg.Size > MaxSize || n&(n-1) != 0 {
+		return nil, fmt.Errorf("ring size %d: want a power of two up to %d", cfg.Size, MaxSize)
+	}
+	if cfg.Desc%16 != 0 || cfg.Avail%2 != 0 || cfg.Used%4 != 0 {
+		return nil, fmt.Errorf("ring at desc %#x, avail %#x, used %#x: want alignment to 16, 2 and 4 bytes", cfg.Desc, cfg.Avail, cfg.Used)
+	}
+	r := &Ring{mem: mem, cfg: cfg, mask: uint16(n - 1)}
+	var err error
+	if r.desc, err = mem.user(cfg.Desc, n*descLen); err != nil {
+		return nil, fmt.Errorf("descriptor table: %w", err)
+	}
+	if r.avail, err = mem.user(cfg.Avail, 4+2*n+2); err != nil {
+		return nil, fmt.Errorf("avail ring: %w", err)
+	}
+	if r.used, err = mem.user(cfg.Used, 4+8*n+2); err != nil {
+		return nil, fmt.Errorf("used ring: %w", err)
+	}
+	r.done = uint16(atomic.LoadUint32((*uint32)(r.used)) >> 16)
+	r.next = r.done
+	if cfg.Base >= 0 {
+		// The front end's word counts: QEMU completes what was queued
+		// itself when a back end goes away.
+		r.next, r.done = uint16(cfg.Base), uint16(cfg.Base)
+		r.show()
+	}
+	r.seen, r.shown, r.called, r.takenOver = r.next, r.done, r.done, true
+	return r, nil
+}
+
+// Base is the next avail index that a device after this one has to take.
+// What was taken and not completed is taken again.
+func (r *Ring) Base() uint16 { return r.done }
+
+// Size is the number of entries.
+func (r *Ring) Size() int { return r.cfg.Size }
+
+// Waiting says how many heads the driver has made available and we have not
+// taken. The error is ErrBroken where the index leaves the ring
+// (rust-vmm 196, Firecracker 3149).
+func (r *Ring) Waiting() (int, error) {
+	if r.seen == r.next {
+		r.seen = r.availIdx()
+	}
+	n := r.seen - r.next
+	// Against what we have completed, not taken: a driver can never have
+	// more heads out than the ring has entries.
+	if int(r.seen-r.done) > r.cfg.Size {
+		return 0, errJump
+	}
+	return int(n), nil
+}
+
+// availIdx reads the avail index with acquire semantics. Go has no atomic
+// access of 16 bits, so the aligned word around it is read.
+func (r *Ring) availIdx() uint16 {
+	if uintptr(r.avail)%4 == 0 {
+		return uint16(atomic.LoadUint32((*uint32)(r.avail)) >> 16)
+	}
+	return uint16(atomic.LoadUint32((*uint32)(unsafe.Add(r.avail, 2))))
+}
+
+// Take takes the next head and appends its segments to iov, which must have
+// capacity. It returns the head, iov with what was appended, and the bytes of
+// the chain. Waiting must have said that there is one.
+//
+// After ErrChain the head is the device's: Complete it with length 0. After
+// ErrBroken it is not.
+func (r *Ring) Take(iov []unix.Iovec) (head uint16, out []unix.Iovec, size int, err error) {
+	head = *(*uint16)(unsafe.Add(r.avail, 4+2*uintptr(r.next&r.mask)))
+	if int(head) >= r.cfg.Size {
+		return 0, iov, 0, errHead
+	}
+	r.next++
+	n := len(iov)
+	out, size, err = r.chain(iov, r.desc, uint16(r.cfg.Size), head, true)
+	if err != nil {
+		return head, out[:n], 0, err
+	}
+	return head, out, size, nil
+}
+
+// chain walks one chain. table has limit entries, so no chain of it can be
+// longer; a loop ends there (CVE-2026-86847). Only the ring's own table may
+// lead to an indirect one, also where a driver names the ring's own table as
+// the indirect one.
+func (r *Ring) chain(iov []unix.Iovec, table unsafe.Pointer, limit, i uint16, direct bool) ([]unix.Iovec, int, error) {
+	size := 0
+	for range limit {
+		d := *(*descriptor)(unsafe.Add(table, uintptr(i)*descLen)) // one copy; only the copy is used
+		if d.flags&descIndirect != 0 {
+			if !direct || !r.cfg.Indirect || d.flags&descNext != 0 || size != 0 {
+				return iov, 0, errIndirect
+			}
+			return r.indirect(iov, d)
+		}
+		if (d.flags&descWrite != 0) != r.cfg.Write {
+			return iov, 0, errWay
+		}
+		if d.len > MaxChain || size+int(d.len) > MaxChain {
+			return iov, 0, errBytes
+		}
+		var err error
+		if iov, err = r.segment(iov, d.addr, uint64(d.len)); err != nil {
+			return iov, 0, err
+		}
+		size += int(d.len)
+		if d.flags&descNext == 0 {
+			return iov, size, nil
+		}
+		if i = d.next; i >= limit {
+			return iov, 0, errNext
+		}
+	}
+	return iov, 0, errLoop
+}
+
+// indirect walks a table of its own, virtio 1.2 section 2.7.5.3. The table
+// must lie whole in one region.
+func (r *Ring) indirect(iov []unix.Iovec, d descriptor) ([]unix.Iovec, int, error) {
+	n := d.len / descLen
+	if n == 0 || d.len%descLen != 0 || int(n) > r.cfg.Size {
+		return iov, 0, errIndirect
+	}
+	table, have, ok := r.mem.at(d.addr, uint64(d.len))
+	if !ok || have != uint64(d.len) {
+		return iov, 0, errRange
+	}
+	return r.chain(iov, table, uint16(n), 0, false)
+}
+
+// segment appends [addr, addr+size), which may run over the seam between two
+// regions.
+func (r *Ring) segment(iov []unix.Iovec, addr, size uint64) ([]unix.Iovec, error) {
+	for size > 0 {
+		p, n, ok := r.mem.at(addr, size)
+		if !ok {
+			return iov, errRange
+		}
+		if len(iov) == cap(iov) {
+			return iov, errSegments
+		}
+		iov = append(iov, unix.Iovec{Base: (*byte)(p), Len: n})
+		addr, size = addr+n, size-n
+	}
+	return iov, nil
+}
+
+// Complete gives a head back with the bytes that were written into it. The
+// driver does not see it before Show.
+func (r *Ring) Complete(head uint16, size int) {
+	e := unsafe.Add(r.used, 4+8*uintptr(r.done&r.mask))
+	*(*uint64)(e) = uint64(head) | uint64(size)<<32
+	r.done++
+}
+
+// Show makes everything completed visible to the driver.
+func (r *Ring) Show() {
+	if r.shown != r.done {
+		r.show()
+	}
+}
+
+func (r *Ring) show() {
+	atomic.StoreUint32((*uint32)(r.used), uint32(r.flags)|uint32(r.done)<<16)
+	r.shown = r.done
+}
+
+// MustCall says whether the driver wants to be called for what has been shown
+// since MustCall was asked last, virtio 1.2 section 2.7.7.
+func (r *Ring) MustCall() bool {
+	if r.called == r.shown {
+		return false
+	}
+	old := r.called
+	r.called = r.shown
+	atomic.AddUint32(&r.fence, 1) // the index must be out before the wish is read
+	if r.takenOver {
+		r.takenOver = false
+		return true
+	}
+	if !r.cfg.EventIdx {
+		return *(*uint16)(r.avail)&noInterrupt == 0
+	}
+	event := *(*uint16)(unsafe.Add(r.avail, 4+2*uintptr(r.cfg.Size)))
+	return r.shown-event-1 < r.shown-old
+}
+
+// WantKicks asks the driver for a kick with the next head it makes available,
+// and says whether one has come meanwhile, so that nothing is slept over.
+func (r *Ring) WantKicks() (more bool) {
+	if r.cfg.EventIdx {
+		// Behind what we have looked at, the driver kicks. avail_event
+		// is 16 bits wide and may be the last of the region, hence a
+		// plain store and a fence.
+		*(*uint16)(unsafe.Add(r.used, 4+8*uintptr(r.cfg.Size))) = r.seen
+	} else {
+		r.flags = 0
+		r.show()
+	}
+	atomic.AddUint32(&r.fence, 1)
+	return r.availIdx() != r.seen
+}
+
+// NoKicks tells the driver that we are awake and will look by ourselves. With
+// event indexes there is nothing to do: an event that is behind says it.
+func (r *Ring) NoKicks() {
+	if !r.cfg.EventIdx && r.flags&noNotify == 0 {
+		r.flags = noNotify
+		r.show()
+	}
+}
