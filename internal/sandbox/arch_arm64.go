@@ -1,0 +1,11 @@
+package sandbox
+
+import "golang.org/x/sys/unix"
+
+const (
+	auditArch = unix.AUDIT_ARCH_AARCH64
+	x32Bit    = 0
+)
+
+// pumpCallsArch: arm64 never had the calls that newer ones replaced.
+var pumpCallsArch []uintptr

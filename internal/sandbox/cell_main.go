@@ -1,0 +1,4 @@
+package sandbox
+
+// Main takes over when this process is a cell's helper. See cell.go.
+func Main() {}

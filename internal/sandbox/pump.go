@@ -1,0 +1,95 @@
+package sandbox
+
+import (
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Nobody is the user and group that a privileged process turns into unless it
+// is told otherwise (Debian's nobody and nogroup).
+const Nobody = 65534
+
+// PumpOptions says how far Pump goes. The zero value is right for most.
+type PumpOptions struct {
+	// UID and GID are taken when the process has the right to change them
+	// and they exist in its user namespace; 0 means Nobody.
+	UID, GID int
+	// Parent, if not 0, is the process id that must be this one's parent:
+	// when it ends the pump gets SIGKILL, also after the change of user,
+	// which would otherwise cancel that. Pump fails if it ended already.
+	Parent int
+}
+
+// PumpEnv is what a pump process must find in its environment from its very
+// start. A program linked with the C library (a -race build; toe itself is
+// not) counts the CPUs in /sys for every new thread's memory arena, which is
+// an open and would be its end; with one arena it does not.
+func PumpEnv() []string { return []string{"MALLOC_ARENA_MAX=1"} }
+
+// Report says what confinement is in place, for the log and for toe status.
+type Report struct {
+	UID, GID int
+	Landlock int    // ABI version that is enforced; 0 means the kernel has none
+	Note     string // what could not be done, for a person; empty if nothing
+}
+
+// Pump takes every right from this process but to use the descriptors it
+// holds, on all of its threads, for ever. Call it when everything is open:
+// afterwards any system call outside the allow list (pump_policy.go) ends the
+// process with SIGSYS. On an error the process is half confined and must exit.
+func Pump(o PumpOptions) (Report, error) {
+	// Load the time zone now: the first time.Local would open a file later.
+	_, _ = time.Now().Zone()
+
+	var r Report
+	if err := dropPrivileges(o, &r); err != nil {
+		return r, err
+	}
+	if err := limitResources(); err != nil {
+		return r, err
+	}
+	if err := armParentDeath(o.Parent); err != nil {
+		return r, err
+	}
+	if err := restrictLandlock(&r); err != nil {
+		return r, err
+	}
+	if err := checkThreads(); err != nil {
+		return r, err
+	}
+	return r, install(pumpPolicy(os.Getpid()))
+}
+
+// limitResources keeps the pump's memory, which maps the card's, out of core
+// files. RLIMIT_NPROC is left alone: it counts every thread of the user, so a
+// low one would stop the Go runtime from starting threads, and the filter
+// allows no processes anyway.
+func limitResources() error {
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
+		return fmt.Errorf("prctl(PR_SET_DUMPABLE, 0): %w", err)
+	}
+	for name, res := range map[string]int{"RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK} {
+		if err := unix.Setrlimit(res, &unix.Rlimit{}); err != nil {
+			return fmt.Errorf("setrlimit(%s, 0): %w", name, err)
+		}
+	}
+	return nil
+}
+
+// armParentDeath asks for SIGKILL when the parent ends. It is set on every
+// thread because any one of them may carry it, and they come and go.
+func armParentDeath(parent int) error {
+	if parent == 0 {
+		return nil
+	}
+	if err := allThreads(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0); err != nil {
+		return fmt.Errorf("prctl(PR_SET_PDEATHSIG): %w", err)
+	}
+	if p := os.Getppid(); p != parent {
+		return fmt.Errorf("the parent is process %d, not %d: it ended before the pump was ready", p, parent)
+	}
+	return nil
+}

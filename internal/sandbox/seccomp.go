@@ -1,0 +1,40 @@
+package sandbox
+
+import (
+	"fmt"
+	"runtime"
+	"unsafe"
+
+	"golang.org/x/net/bpf"
+	"golang.org/x/sys/unix"
+)
+
+// install puts the filter on every thread of this process, and on those to
+// come. It needs no_new_privs or CAP_SYS_ADMIN. no_new_privs is taken over by
+// all threads too (seccomp(2), SECCOMP_FILTER_FLAG_TSYNC).
+func install(p Policy) error {
+	raw, err := p.Assemble()
+	if err != nil {
+		return err
+	}
+	filter := sockFilter(raw)
+	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	tid, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
+		unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog)))
+	runtime.KeepAlive(filter)
+	if errno != 0 {
+		return fmt.Errorf("seccomp: setting a filter of %d instructions: %w (needs Linux 4.14 or later with CONFIG_SECCOMP_FILTER)", len(filter), errno)
+	}
+	if tid != 0 {
+		return fmt.Errorf("seccomp: thread %d already has a filter of its own", tid)
+	}
+	return nil
+}
+
+func sockFilter(raw []bpf.RawInstruction) []unix.SockFilter {
+	out := make([]unix.SockFilter, len(raw))
+	for i, r := range raw {
+		out[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
+	}
+	return out
+}
