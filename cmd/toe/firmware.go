@@ -1,0 +1,116 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/internal/progress"
+)
+
+func firmwareCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "firmware",
+		Short: "Build what a card boots, and show what is built",
+	}
+	cmd.AddCommand(firmwareBuildCmd(), firmwareStatusCmd())
+	return cmd
+}
+
+func firmwareBuildCmd() *cobra.Command {
+	var o firmware.Options
+	var edition, target, output string
+	var quiet bool
+	cmd := &cobra.Command{
+		Use:   "build",
+		Short: "Build firmware from Debian packages and the agent, into the cache",
+		Long: `Build fetches Debian packages through a private apt root, from the mirror that
+this host uses, verifies them, and makes one image of kernel, initramfs and
+manifest. For machine uml it compiles User-Mode Linux from Debian's newest
+linux-source, which takes minutes the first time.`,
+		Example: "  toe firmware build\n  toe firmware build --machine uml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Edition, o.Target = firmware.Edition(edition), firmware.Target(target)
+			if target == "kvm" || target == "tcg" {
+				o.Target = firmware.QEMU
+			}
+			dir, err := firmware.CacheDir()
+			if err != nil {
+				return err
+			}
+			o.CacheDir, o.Update = dir, !cmd.Flags().Changed("offline")
+			if !quiet {
+				o.Progress = progress.New(cmd.ErrOrStderr())
+			}
+			img, err := firmware.Build(cmd.Context(), o)
+			if err != nil {
+				return err
+			}
+			path := img.Path
+			if output != "" {
+				if err := img.Export(output); err != nil {
+					return err
+				}
+				path = output
+			}
+			fmt.Fprintln(cmd.OutOrStdout(), path)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&edition, "edition", string(firmware.Micro), "edition to build: micro")
+	f.StringVar(&target, "machine", string(firmware.QEMU), "machine to build for: qemu or uml")
+	f.StringVar(&o.Kernel, "kernel", "", "series X.Y of linux-source to build, for uml (default the newest)")
+	f.StringVar(&o.Mirror, "mirror", "", "URL of a Debian mirror (default the one this host's apt uses)")
+	f.StringVar(&o.AgentPath, "agent", "", "the agent program (default toe-agent beside toe)")
+	f.StringVarP(&output, "output", "o", "", "also write the image to this file")
+	f.Bool("offline", false, "use the packages in the cache, ask the mirror for none that is there")
+	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
+	return cmd
+}
+
+func firmwareStatusCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the firmware in the cache",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dir, err := firmware.CacheDir()
+			if err != nil {
+				return err
+			}
+			status, err := firmware.ReadStatus(dir)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				enc := json.NewEncoder(cmd.OutOrStdout())
+				enc.SetIndent("", "  ")
+				return enc.Encode(status)
+			}
+			return printFirmware(cmd.OutOrStdout(), status)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printFirmware(w io.Writer, s *firmware.Status) error {
+	fmt.Fprintf(w, "cache %s, %s\n", s.CacheDir, progress.Size(s.CacheBytes))
+	if len(s.Images) == 0 {
+		fmt.Fprintln(w, "no firmware is built; toe firmware build makes it")
+		return nil
+	}
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(tw, "EDITION\tARCH\tMACHINE\tVERSION\tKERNEL\tSIZE\tSTATE")
+	for _, i := range s.Images {
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.Edition, i.Arch, i.Target, i.Version, i.Kernel, progress.Size(i.Size), i.State)
+	}
+	return tw.Flush()
+}

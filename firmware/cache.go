@@ -1,0 +1,140 @@
+package firmware
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/progress"
+)
+
+// keepImages is how many images of a target stay in the cache: the current
+// one, and those that running cards may have been started from.
+const keepImages = 3
+
+const lockPoll = 200 * time.Millisecond
+
+// lockCache takes the cache's build lock, waiting for another build as long
+// as ctx lasts and saying for whom.
+func lockCache(ctx context.Context, cacheDir, what string, p *progress.Progress) (unlock func(), err error) {
+	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
+		return nil, fmt.Errorf("firmware cache: %w", err)
+	}
+	name := filepath.Join(cacheDir, "build.lock")
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("firmware cache: %w", err)
+	}
+	if err := waitLock(ctx, f, p); err != nil {
+		f.Close()
+		return nil, err
+	}
+	if err := f.Truncate(0); err == nil {
+		fmt.Fprintf(f, "process %d: %s\n", os.Getpid(), what)
+	}
+	return func() { f.Close() }, nil
+}
+
+func waitLock(ctx context.Context, f *os.File, p *progress.Progress) (err error) {
+	var stage *progress.Stage
+	defer func() {
+		if stage != nil {
+			stage.Fail(err)
+		}
+	}()
+	for {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("flock %s: %w", f.Name(), err)
+		}
+		if stage == nil {
+			stage = p.Stage("waiting for another build in the same cache", 0)
+			stage.Note(holder(f))
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for %s, held by %s: %w", f.Name(), holder(f), ctx.Err())
+		case <-time.After(lockPoll):
+		}
+	}
+}
+
+func holder(f *os.File) string {
+	b := make([]byte, 200)
+	n, _ := f.ReadAt(b, 0)
+	if line := strings.TrimSpace(string(b[:n])); line != "" {
+		return line
+	}
+	return "an unnamed process"
+}
+
+// store puts an image into the cache and makes it the current one.
+func store(cacheDir string, m Manifest, kernel, initramfs []byte) (*Image, error) {
+	dir := imageDir(cacheDir)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, imageName(m))
+	err := replaceFile(path, 0o644, func(w io.Writer) error { return pack(w, m, kernel, initramfs) })
+	if err != nil {
+		return nil, err
+	}
+	link := currentLink(cacheDir, m.Edition, m.Target, m.Arch)
+	if err := replaceLink(link, filepath.Base(path)); err != nil {
+		return nil, err
+	}
+	prune(cacheDir, m, path)
+	return openImage(path, cacheDir, nil)
+}
+
+func replaceLink(link, target string) error {
+	tmp := fmt.Sprintf("%s.%d", link, os.Getpid())
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(target, tmp); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, link); err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return syncDir(filepath.Dir(link))
+}
+
+// prune removes the oldest images of m's target and what was unpacked from
+// them. It is housekeeping: a failure costs disk space only.
+func prune(cacheDir string, m Manifest, current string) {
+	pattern := fmt.Sprintf("toe-%s-%s-%s-*.tar", m.Edition, m.Arch, m.Target)
+	paths, err := filepath.Glob(filepath.Join(imageDir(cacheDir), pattern))
+	if err != nil {
+		return
+	}
+	paths = slices.DeleteFunc(paths, func(p string) bool { return p == current })
+	slices.SortFunc(paths, func(a, b string) int { return modTime(b).Compare(modTime(a)) })
+	for _, path := range paths[min(len(paths), keepImages-1):] {
+		if img, err := openImage(path, cacheDir, nil); err == nil {
+			os.RemoveAll(filepath.Join(imageDir(cacheDir), "files", img.id))
+		}
+		os.Remove(path)
+	}
+}
+
+func modTime(path string) time.Time {
+	info, err := os.Stat(path)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}

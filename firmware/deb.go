@@ -1,0 +1,113 @@
+package firmware
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"path"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// killGrace is how long a program may take to end after ctx has.
+const killGrace = 5 * time.Second
+
+// command is a program in a process group of its own, all of which gets
+// SIGTERM when ctx ends, and SIGKILL when that does not help.
+func command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = killGrace
+	return cmd
+}
+
+// readDeb gives the contents of the files of a .deb that want accepts, by
+// their absolute names. Nothing is written to disk.
+func readDeb(ctx context.Context, deb string, want func(name string) bool) (map[string][]byte, error) {
+	files := map[string][]byte{}
+	err := walkDeb(ctx, deb, func(name string, r io.Reader) error {
+		if !want(name) {
+			return nil
+		}
+		b, err := io.ReadAll(io.LimitReader(r, maxMember+1))
+		if len(b) > maxMember {
+			return fmt.Errorf("%s: more than %d bytes", name, maxMember)
+		}
+		files[name] = b
+		return err
+	})
+	return files, err
+}
+
+// errEnough ends a walk early without an error.
+var errEnough = errors.New("enough")
+
+// walkDeb calls each for every regular file of a .deb.
+func walkDeb(ctx context.Context, deb string, each func(name string, r io.Reader) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var complaint bytes.Buffer
+	cmd := command(ctx, "dpkg-deb", "--fsys-tarfile", deb)
+	cmd.Stderr = &complaint
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("unpacking %s: %w", deb, err)
+	}
+	err = walkTar(out, each)
+	if err != nil {
+		cancel() // it need not finish writing
+	}
+	waitErr := cmd.Wait()
+	switch {
+	case errors.Is(err, errEnough):
+		return nil
+	case err != nil && complaint.Len() > 0:
+		return fmt.Errorf("unpacking %s: %w: %s", deb, err, strings.TrimSpace(complaint.String()))
+	case err != nil:
+		return fmt.Errorf("unpacking %s: %w", deb, err)
+	case waitErr != nil:
+		return fmt.Errorf("unpacking %s: %w: %s", deb, waitErr, strings.TrimSpace(complaint.String()))
+	}
+	return nil
+}
+
+func walkTar(r io.Reader, each func(name string, r io.Reader) error) error {
+	tr := tar.NewReader(r)
+	for {
+		hdr, err := tr.Next()
+		if err == io.EOF {
+			// What stands behind the end must be read, or the writer waits.
+			_, err = io.Copy(io.Discard, r)
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		if hdr.Typeflag != tar.TypeReg {
+			continue
+		}
+		if err := each(path.Clean("/"+hdr.Name), tr); err != nil {
+			return err
+		}
+	}
+}
+
+// unxz decompresses with the host's xz program.
+func unxz(ctx context.Context, compressed []byte) ([]byte, error) {
+	var out, complaint bytes.Buffer
+	cmd := command(ctx, "xz", "-dc")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(compressed), &out, &complaint
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("xz -dc: %w: %s", err, strings.TrimSpace(complaint.String()))
+	}
+	return out.Bytes(), nil
+}

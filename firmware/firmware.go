@@ -1,0 +1,133 @@
+// Package firmware builds, keeps and verifies what a card boots: a kernel and
+// an initramfs with the agent as PID 1, in one file with a manifest.
+//
+// Everything that is not ours comes from a Debian mirror through a private
+// apt root (internal/apt), which verifies it; nothing unverified is unpacked.
+// Nothing in an image belongs to one card: what does is a second cpio archive,
+// added at each start by Overlay.
+//
+// An image is a plain tar, the same bytes from the same packages:
+//
+//	manifest.json    versions, packages, size and SHA-256 of what follows
+//	kernel           vmlinux (qemu) or the linux program (uml)
+//	initramfs        newc cpio, not compressed
+//
+// The cache directory holds
+//
+//	apt/                       the private apt root and the packages fetched
+//	uml/                       User-Mode Linux kernels, by version and configuration
+//	firmware/*.tar             images
+//	firmware/current-*         links to the image that Find gives
+//	firmware/files/SHA256/     the kernel and initramfs of an image, unpacked
+package firmware
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"runtime"
+
+	"github.com/toe-project/toe/internal/progress"
+	"github.com/toe-project/toe/machine"
+)
+
+// Edition is what kind of system an image holds.
+type Edition string
+
+// Micro is the kernel, the agent as PID 1 and busybox.
+const Micro Edition = "micro"
+
+// Target is what an image is built for; several kinds of machine share one.
+type Target string
+
+const (
+	QEMU Target = "qemu" // kinds kvm and tcg: Debian's cloud kernel
+	UML  Target = "uml"  // kind uml: Linux built as a program
+)
+
+// TargetOf gives the target that a kind of machine boots.
+func TargetOf(kind machine.Kind) (Target, error) {
+	switch kind {
+	case machine.KVM, machine.TCG:
+		return QEMU, nil
+	case machine.UML:
+		return UML, nil
+	}
+	return "", fmt.Errorf("no firmware is made for machine kind %q; it is for kvm, tcg and uml", kind)
+}
+
+func (t Target) kinds() []machine.Kind {
+	if t == UML {
+		return []machine.Kind{machine.UML}
+	}
+	return []machine.Kind{machine.KVM, machine.TCG}
+}
+
+// ErrNotBuilt: the cache has no image of that edition, machine and
+// architecture. Build makes it.
+var ErrNotBuilt = errors.New("firmware is not built")
+
+// ErrInvalid: the file is not an image, or not an undamaged one. Build it
+// anew or fetch it again; nothing of it was used.
+var ErrInvalid = errors.New("not a valid firmware image")
+
+// ErrStale: the image was built from another agent than the one at hand.
+// Build makes a new one from the packages in the cache.
+var ErrStale = errors.New("firmware was built with another agent")
+
+// Options says what to build.
+type Options struct {
+	Edition  Edition // default Micro
+	Target   Target  // default QEMU
+	Arch     string  // Debian's name; default that of the host
+	CacheDir string
+	// AgentPath is the static toe-agent program; default: toe-agent in the
+	// directory of the running program.
+	AgentPath string
+	Kernel    string // uml: X.Y of the linux-source to take; default the newest
+	Mirror    string // URL of a Debian mirror; default the host's own
+	// Update asks the mirror for newer packages. Without it the packages in
+	// the cache are used and the mirror is asked only for what is missing.
+	Update   bool
+	Progress *progress.Progress // nil reports nothing
+}
+
+// normal fills in the defaults and refuses what cannot be built.
+func (o Options) normal() (Options, error) {
+	if o.Edition == "" {
+		o.Edition = Micro
+	}
+	if o.Target == "" {
+		o.Target = QEMU
+	}
+	if o.Arch == "" {
+		o.Arch = HostArch()
+	}
+	switch {
+	case o.Edition != Micro:
+		return o, fmt.Errorf("firmware edition %q: there is only %q", o.Edition, Micro)
+	case o.Target != QEMU && o.Target != UML:
+		return o, fmt.Errorf("firmware machine %q: there are %q and %q", o.Target, QEMU, UML)
+	case o.Arch != "amd64":
+		return o, fmt.Errorf("firmware architecture %q: only amd64 can be built", o.Arch)
+	case o.Kernel != "" && o.Target != UML:
+		return o, fmt.Errorf("kernel %s: a kernel is chosen for machine uml only; qemu takes Debian's own", o.Kernel)
+	case !filepath.IsAbs(o.CacheDir):
+		return o, fmt.Errorf("cache directory %q: must be an absolute path", o.CacheDir)
+	}
+	if o.AgentPath == "" {
+		var err error
+		if o.AgentPath, err = defaultAgent(); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+// HostArch is Debian's name of this program's architecture.
+func HostArch() string {
+	if deb, ok := map[string]string{"386": "i386", "arm": "armhf", "ppc64le": "ppc64el", "mips64le": "mips64el"}[runtime.GOARCH]; ok {
+		return deb
+	}
+	return runtime.GOARCH
+}

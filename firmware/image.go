@@ -1,0 +1,284 @@
+package firmware
+
+import (
+	"archive/tar"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/toe-project/toe/machine"
+)
+
+// Image is a firmware image on disk.
+type Image struct {
+	Manifest
+	Path  string // of the tar
+	Size  int64  // bytes
+	cache string
+	id    string // SHA-256 of the manifest, which stands for all of it
+}
+
+// Open reads and verifies all of the image at path, which may come from
+// anywhere. cacheDir is where Files unpacks it. Errors: ErrInvalid.
+func Open(path, cacheDir string) (*Image, error) {
+	img, err := openImage(path, cacheDir, func(Member, io.Reader) error { return nil })
+	if err != nil {
+		return nil, fmt.Errorf("firmware %s: %w", path, err)
+	}
+	return img, nil
+}
+
+// Find gives the image that the cache holds for a kind of machine. It reads
+// the manifest only: what the kernel is loaded from was verified as it was
+// unpacked. Errors: ErrNotBuilt.
+func Find(cacheDir string, edition Edition, kind machine.Kind, arch string) (*Image, error) {
+	target, err := TargetOf(kind)
+	if err != nil {
+		return nil, err
+	}
+	return find(cacheDir, edition, target, arch)
+}
+
+func find(cacheDir string, edition Edition, target Target, arch string) (*Image, error) {
+	link := currentLink(cacheDir, edition, target, arch)
+	name, err := os.Readlink(link)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: edition %s for %s on %s; toe firmware build --edition %s --machine %s makes it",
+			ErrNotBuilt, edition, target, arch, edition, target)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("firmware cache: %w", err)
+	}
+	path := filepath.Join(filepath.Dir(link), filepath.Base(name))
+	img, err := openImage(path, cacheDir, nil)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: %s is gone from the cache", ErrNotBuilt, path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("firmware %s: %w", path, err)
+	}
+	return img, nil
+}
+
+func imageDir(cacheDir string) string { return filepath.Join(cacheDir, "firmware") }
+
+func currentLink(cacheDir string, edition Edition, target Target, arch string) string {
+	return filepath.Join(imageDir(cacheDir), fmt.Sprintf("current-%s-%s-%s", edition, arch, target))
+}
+
+// Boots says whether a kind of machine boots this image.
+func (img *Image) Boots(kind machine.Kind) bool {
+	target, err := TargetOf(kind)
+	return err == nil && target == img.Target
+}
+
+// CheckAgent compares the image with the agent at path. Errors: ErrStale.
+func (img *Image) CheckAgent(path string) error {
+	sum, err := hashFile(path)
+	if err != nil {
+		return err
+	}
+	if sum != img.Agent {
+		return fmt.Errorf("%w: %s has %.12s, %s is %.12s", ErrStale, filepath.Base(img.Path), img.Agent, path, sum)
+	}
+	return nil
+}
+
+// Files gives the paths of the kernel and the initramfs, which it unpacks
+// into the cache and verifies the first time. Errors: ErrInvalid.
+func (img *Image) Files(ctx context.Context) (kernel, initrd string, err error) {
+	dir := filepath.Join(imageDir(img.cache), "files", img.id)
+	kernel, initrd = filepath.Join(dir, kernelName), filepath.Join(dir, initramfsName)
+	if img.unpacked(dir) {
+		return kernel, initrd, nil
+	}
+	if err := img.unpack(ctx, dir); err != nil {
+		return "", "", fmt.Errorf("unpacking firmware %s: %w", img.Path, err)
+	}
+	return kernel, initrd, nil
+}
+
+// unpacked is cheap, so that a start does not pay for reading a kernel twice:
+// the directory appears with verified contents only, by a rename.
+func (img *Image) unpacked(dir string) bool {
+	for _, f := range img.Members {
+		info, err := os.Stat(filepath.Join(dir, f.Name))
+		if err != nil || !info.Mode().IsRegular() || info.Size() != f.Size {
+			return false
+		}
+	}
+	return true
+}
+
+func (img *Image) unpack(ctx context.Context, dir string) (err error) {
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return err
+	}
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".unpacking-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	again, err := openImage(img.Path, img.cache, func(f Member, r io.Reader) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return writeNew(filepath.Join(tmp, f.Name), fileMode(f.Name), r)
+	})
+	if err != nil {
+		return err
+	}
+	if again.id != img.id {
+		return fmt.Errorf("%w: the file was replaced while it was in use", ErrInvalid)
+	}
+	return install(tmp, dir)
+}
+
+// install renames a finished directory to its place. Another process may have
+// put the same contents there; a damaged one is moved out of the way.
+func install(tmp, dir string) error {
+	if err := os.Chmod(tmp, 0o755); err != nil {
+		return err
+	}
+	if err := syncDir(tmp); err != nil {
+		return err
+	}
+	if _, err := os.Lstat(dir); err == nil {
+		if err := os.Rename(dir, tmp+".old"); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		defer os.RemoveAll(tmp + ".old")
+	}
+	if err := os.Rename(tmp, dir); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+func fileMode(member string) os.FileMode {
+	if member == kernelName {
+		return 0o755 // User-Mode Linux is a program
+	}
+	return 0o644
+}
+
+func writeNew(name string, perm os.FileMode, r io.Reader) error {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(f, r)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+// openImage reads an image. With each == nil it stops behind the manifest;
+// otherwise each gets every member, and all contents are verified. What each
+// has stored counts only when openImage returns no error.
+func openImage(path, cacheDir string, each func(Member, io.Reader) error) (*Image, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%w: no regular file", ErrInvalid)
+	}
+	m, id, err := readImage(f, info.Size(), each)
+	if err != nil {
+		return nil, err
+	}
+	return &Image{Manifest: *m, Path: path, Size: info.Size(), cache: cacheDir, id: id}, nil
+}
+
+// readImage reads an image of hostile origin, size bytes long.
+func readImage(r io.Reader, size int64, each func(Member, io.Reader) error) (*Manifest, string, error) {
+	tr := tar.NewReader(r)
+	hdr, err := nextMember(tr, manifestName)
+	if err != nil {
+		return nil, "", err
+	}
+	if hdr.Size > maxManifest {
+		return nil, "", fmt.Errorf("%w: %s has %d bytes, at most %d", ErrInvalid, manifestName, hdr.Size, maxManifest)
+	}
+	text, err := io.ReadAll(tr)
+	if err != nil {
+		return nil, "", fmt.Errorf("%w: %s: %v", ErrInvalid, manifestName, err)
+	}
+	m, err := parseManifest(text)
+	if err != nil {
+		return nil, "", err
+	}
+	if want := imageSize(int64(len(text)), m.Members); size != want {
+		return nil, "", fmt.Errorf("%w: %d bytes long, the manifest says %d", ErrInvalid, size, want)
+	}
+	sum := sha256.Sum256(text)
+	id := hex.EncodeToString(sum[:])
+	if each == nil {
+		return m, id, nil
+	}
+	for _, f := range m.Members {
+		if err := readMember(tr, f, each); err != nil {
+			return nil, "", err
+		}
+	}
+	if _, err := tr.Next(); err != io.EOF {
+		return nil, "", fmt.Errorf("%w: something follows the last member", ErrInvalid)
+	}
+	return m, id, nil
+}
+
+func nextMember(tr *tar.Reader, name string) (*tar.Header, error) {
+	hdr, err := tr.Next()
+	if err != nil {
+		return nil, fmt.Errorf("%w: member %s: %v", ErrInvalid, name, err)
+	}
+	if hdr.Name != name || hdr.Typeflag != tar.TypeReg || hdr.Format&tar.FormatUSTAR == 0 || len(hdr.PAXRecords) > 0 {
+		return nil, fmt.Errorf("%w: member %.64q of type %q where the file %s must be", ErrInvalid, hdr.Name, hdr.Typeflag, name)
+	}
+	return hdr, nil
+}
+
+func readMember(tr *tar.Reader, f Member, each func(Member, io.Reader) error) error {
+	hdr, err := nextMember(tr, f.Name)
+	if err != nil {
+		return err
+	}
+	if hdr.Size != f.Size {
+		return fmt.Errorf("%w: member %s has %d bytes, the manifest says %d", ErrInvalid, f.Name, hdr.Size, f.Size)
+	}
+	h := sha256.New()
+	body := io.TeeReader(tr, h)
+	if err := each(f, body); err != nil {
+		return fmt.Errorf("member %s: %w", f.Name, err)
+	}
+	if _, err := io.Copy(io.Discard, body); err != nil {
+		return fmt.Errorf("%w: member %s: %v", ErrInvalid, f.Name, err)
+	}
+	if got := hex.EncodeToString(h.Sum(nil)); got != f.SHA256 {
+		return fmt.Errorf("%w: member %s has SHA-256 %s, the manifest says %s", ErrInvalid, f.Name, got, f.SHA256)
+	}
+	return nil
+}
+
+func hashFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("reading %s: %w", path, err)
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}

@@ -1,0 +1,245 @@
+package firmware
+
+import (
+	"bytes"
+	"context"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"strings"
+)
+
+// early are the modules a card loads first, by the agent, in this order: its
+// devices, and what forwarding with NAT needs.
+var early = []string{
+	"virtio_net", "virtio_rng", "virtio_blk",
+	"nf_tables", "nft_ct", "nft_chain_nat", "nft_masq",
+}
+
+// onDemand are the modules a card has besides, for modprobe and the kernel's
+// own requests.
+var onDemand = []string{
+	"nft_nat", "nft_redir", "nft_reject", "nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6",
+	"nft_log", "nft_limit", "nft_quota", "nft_queue", "nft_tproxy", "nft_socket", "nft_numgen", "nft_hash",
+	"nft_connlimit", "nft_fib", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6", "nft_flow_offload",
+	"nf_flow_table", "nf_flow_table_inet", "nf_conntrack_netlink", "nfnetlink", "nfnetlink_queue",
+	"nfnetlink_log", "nf_log_syslog", "nf_nat_ftp", "nf_conntrack_ftp",
+	"wireguard", "esp4", "esp6", "xfrm_user", "xfrm_interface", "gcm", "seqiv", "echainiv", "ctr", "cbc",
+	"ghash_generic", "ghash-clmulni-intel", "aesni-intel", "sha256_generic", "sha256", "hmac", "authenc",
+	"sch_netem", "sch_fq", "sch_tbf", "sch_htb", "sch_ingress", "cls_u32", "cls_matchall", "act_mirred", "tcp_bbr", "tcp_diag", "udp_diag", "inet_diag", "mptcp_diag",
+	"tun", "tap", "veth", "bridge", "8021q", "dummy", "ifb", "macvlan", "ipvlan", "vrf",
+	"overlay", "squashfs", "loop", "af_packet_diag", "unix_diag",
+}
+
+// optional are modules of the lists that a kernel may lack under that name:
+// they were added, renamed or built in by one version or another.
+var optional = []string{
+	"sha256_generic", "sha256", "ghash_generic", "ghash-clmulni-intel", "aesni-intel", "ctr", "cbc", "gcm", "seqiv",
+	"echainiv", "hmac", "authenc", "af_packet_diag", "nft_chain_nat",
+	"cls_u32", "cls_matchall", "act_mirred", "sch_ingress", "sch_tbf", "sch_htb", "ifb", "tap", "nft_numgen", "nft_hash",
+	"nft_connlimit", "nf_conntrack_ftp", "nf_nat_ftp", "ipvlan", "vrf", "mptcp_diag", "nft_quota", "unix_diag",
+}
+
+// module is one kernel module of a package, decompressed.
+type module struct {
+	name    string // with underscores
+	path    string // below /lib/modules/RELEASE
+	data    []byte
+	depends []string
+	aliases []string
+}
+
+// moduleTree is what a kernel package has below /usr/lib/modules/RELEASE.
+type moduleTree struct {
+	release string
+	files   map[string][]byte // path below it → contents, as packed
+	byName  map[string]string // module name → path
+	builtin map[string]bool
+	loaded  map[string]*module
+}
+
+func newModuleTree(release string, files map[string][]byte) *moduleTree {
+	t := &moduleTree{release: release, files: files, byName: map[string]string{}, builtin: map[string]bool{}, loaded: map[string]*module{}}
+	for name := range files {
+		if strings.Contains(path.Base(name), ".ko") {
+			t.byName[moduleName(name)] = name
+		}
+	}
+	for line := range strings.Lines(string(files["modules.builtin"])) {
+		t.builtin[moduleName(strings.TrimSpace(line))] = true
+	}
+	return t
+}
+
+// moduleName of kernel/net/esp4-x.ko.xz is esp4_x.
+func moduleName(file string) string {
+	base, _, _ := strings.Cut(path.Base(file), ".ko")
+	return strings.ReplaceAll(base, "-", "_")
+}
+
+// pick gives the modules of names that are not built in, everything that they
+// depend on before them.
+func (t *moduleTree) pick(ctx context.Context, names []string) ([]*module, error) {
+	var picked []*module
+	seen := map[string]bool{}
+	var visit func(name, neededBy string) error
+	visit = func(name, neededBy string) error {
+		name = moduleName(name)
+		if seen[name] || t.builtin[name] {
+			return nil
+		}
+		seen[name] = true
+		m, err := t.load(ctx, name)
+		if err != nil {
+			if neededBy == "" && slices.ContainsFunc(optional, func(o string) bool { return moduleName(o) == name }) && errors.Is(err, errNoModule) {
+				return nil
+			}
+			return fmt.Errorf("kernel %s: module %s, needed by %s: %w", t.release, name, orElse(neededBy, "a card"), err)
+		}
+		for _, d := range m.depends {
+			if err := visit(d, name); err != nil {
+				return err
+			}
+		}
+		picked = append(picked, m)
+		return nil
+	}
+	for _, name := range names {
+		if err := visit(name, ""); err != nil {
+			return nil, err
+		}
+	}
+	return picked, nil
+}
+
+func orElse(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+var errNoModule = errors.New("the package has no such module")
+
+func (t *moduleTree) load(ctx context.Context, name string) (*module, error) {
+	if m := t.loaded[name]; m != nil {
+		return m, nil
+	}
+	file, ok := t.byName[name]
+	if !ok {
+		return nil, errNoModule
+	}
+	data := t.files[file]
+	if strings.HasSuffix(file, ".xz") {
+		var err error
+		if data, err = unxz(ctx, data); err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+	} else if !strings.HasSuffix(file, ".ko") {
+		return nil, fmt.Errorf("%s: only .ko and .ko.xz can be read", file)
+	}
+	m, err := parseModule(data)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	m.name, m.path = name, strings.TrimSuffix(file, ".xz")
+	t.loaded[name] = m
+	return m, nil
+}
+
+// parseModule reads the .modinfo section: NAME=VALUE strings, each ended by NUL.
+func parseModule(data []byte) (*module, error) {
+	f, err := elf.NewFile(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	section := f.Section(".modinfo")
+	if section == nil {
+		return nil, errors.New("no .modinfo section")
+	}
+	info, err := section.Data()
+	if err != nil {
+		return nil, fmt.Errorf(".modinfo: %w", err)
+	}
+	m := &module{data: data}
+	for field := range strings.SplitSeq(string(info), "\x00") {
+		key, value, _ := strings.Cut(field, "=")
+		switch key {
+		case "depends":
+			m.depends = append(m.depends, strings.FieldsFunc(value, func(r rune) bool { return r == ',' })...)
+		case "alias":
+			m.aliases = append(m.aliases, value)
+		}
+	}
+	return m, nil
+}
+
+// moduleFiles are the modules of a card and the three lists beside them:
+// modules.dep and modules.alias for modprobe, and load.list with the absolute
+// paths of what the agent loads at once, in order.
+func (t *moduleTree) moduleFiles(ctx context.Context) ([]File, error) {
+	first, err := t.pick(ctx, early)
+	if err != nil {
+		return nil, err
+	}
+	all, err := t.pick(ctx, slices.Concat(early, onDemand))
+	if err != nil {
+		return nil, err
+	}
+	root := "/lib/modules/" + t.release
+	var load strings.Builder
+	for _, m := range first {
+		fmt.Fprintf(&load, "%s/%s\n", root, m.path)
+	}
+	slices.SortFunc(all, func(a, b *module) int { return strings.Compare(a.path, b.path) })
+	dep, alias := t.indexes(all)
+	files := []File{
+		Regular("/lib/modules/load.list", 0o644, []byte(load.String())),
+		Regular(root+"/modules.dep", 0o644, dep),
+		Regular(root+"/modules.alias", 0o644, alias),
+		Regular(root+"/modules.builtin", 0o644, t.files["modules.builtin"]),
+	}
+	for _, m := range all {
+		files = append(files, Regular(root+"/"+m.path, 0o644, m.data))
+	}
+	return files, nil
+}
+
+// indexes writes what depmod would. modules.dep names everything that a
+// module needs, the nearest first.
+func (t *moduleTree) indexes(all []*module) (dep, alias []byte) {
+	var d, a bytes.Buffer
+	for _, m := range all {
+		fmt.Fprintf(&d, "%s:", m.path)
+		for _, need := range t.needs(m) {
+			fmt.Fprintf(&d, " %s", need.path)
+		}
+		d.WriteByte('\n')
+		for _, pattern := range m.aliases {
+			fmt.Fprintf(&a, "alias %s %s\n", pattern, m.name)
+		}
+	}
+	return d.Bytes(), a.Bytes()
+}
+
+func (t *moduleTree) needs(m *module) []*module {
+	var all []*module
+	seen := map[string]bool{}
+	var visit func(*module)
+	visit = func(m *module) {
+		for _, name := range m.depends {
+			n := t.loaded[moduleName(name)]
+			if n == nil || seen[n.name] {
+				continue
+			}
+			seen[n.name] = true
+			visit(n)
+			all = append(all, n)
+		}
+	}
+	visit(m)
+	slices.Reverse(all)
+	return all
+}

@@ -1,0 +1,95 @@
+package firmware
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+)
+
+// Overlay writes to dst the firmware's initramfs followed by an archive of
+// files, which replace those of the firmware with the same name. The kernel
+// unpacks any number of archives that follow each other, each beginning at a
+// multiple of 4 bytes. The directories above the files are added, mode 0755.
+//
+// dst holds keys, so its mode is 0600. It is replaced atomically, and is left
+// as it was when anything fails.
+func Overlay(dst, firmwareInitrd string, files []File) error {
+	src, err := os.Open(firmwareInitrd)
+	if err != nil {
+		return fmt.Errorf("firmware's initramfs: %w", err)
+	}
+	defer src.Close()
+	return replaceFile(dst, 0o600, func(w io.Writer) error {
+		n, err := io.Copy(w, src)
+		if err != nil {
+			return err
+		}
+		if _, err := io.WriteString(w, padding(int(n%cpioAlign))); err != nil {
+			return err
+		}
+		return AppendCPIO(w, withParents(files))
+	})
+}
+
+// withParents puts the directories above a file before it, once each. To give
+// one another mode, list it before its first file.
+func withParents(files []File) []File {
+	known := map[string]bool{"/": true}
+	var all []File
+	for _, f := range files {
+		var above []File
+		for dir := path.Dir(f.Name); !known[dir] && path.IsAbs(dir); dir = path.Dir(dir) {
+			known[dir] = true
+			above = append(above, Dir(dir, 0o755))
+		}
+		slices.Reverse(above)
+		known[f.Name] = known[f.Name] || f.Mode.IsDir()
+		all = append(append(all, above...), f)
+	}
+	return all
+}
+
+// replaceFile writes a file by way of a temporary one beside it: write,
+// fsync, rename, fsync of the directory.
+func replaceFile(name string, perm os.FileMode, write func(io.Writer) error) (err error) {
+	dir := filepath.Dir(name)
+	tmp, err := os.CreateTemp(dir, "."+filepath.Base(name)+".*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", name, err)
+	}
+	defer func() {
+		if err != nil {
+			tmp.Close()
+			os.Remove(tmp.Name())
+			err = fmt.Errorf("writing %s: %w", name, err)
+		}
+	}()
+	if err = write(tmp); err != nil {
+		return err
+	}
+	if err = tmp.Chmod(perm); err != nil {
+		return err
+	}
+	if err = tmp.Sync(); err != nil {
+		return err
+	}
+	if err = tmp.Close(); err != nil {
+		return err
+	}
+	if err = os.Rename(tmp.Name(), name); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}

@@ -1,0 +1,86 @@
+package firmware
+
+import (
+	"archive/tar"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+const tarBlock = 512 // bytes
+
+// imageSize is how long an image is, to the byte.
+func imageSize(manifest int64, members []Member) int64 {
+	blocks := func(n int64) int64 { return 1 + (n+tarBlock-1)/tarBlock }
+	n := blocks(manifest) + 2 // the end of a tar is two empty blocks
+	for _, f := range members {
+		n += blocks(f.Size)
+	}
+	return n * tarBlock
+}
+
+// describe completes a manifest with what follows from the contents.
+func describe(m Manifest, kernel, initramfs []byte) Manifest {
+	m.Format = Format
+	m.Machines = m.Target.kinds()
+	m.Members = []Member{member(kernelName, kernel), member(initramfsName, initramfs)}
+	m.Packages = slices.Clone(m.Packages)
+	slices.SortFunc(m.Packages, func(a, b Package) int { return strings.Compare(a.Name, b.Name) })
+	all := sha256.New()
+	for _, f := range m.Members {
+		fmt.Fprintln(all, f.SHA256)
+	}
+	m.Version = plainVersion(m.Kernel) + "-" + hex.EncodeToString(all.Sum(nil)[:5])
+	return m
+}
+
+func member(name string, data []byte) Member {
+	sum := sha256.Sum256(data)
+	return Member{Name: name, Size: int64(len(data)), SHA256: hex.EncodeToString(sum[:])}
+}
+
+var leadingVersion = regexp.MustCompile(`^[0-9]+(\.[0-9]+)*`)
+
+// plainVersion is the numeric part of a kernel's release: 6.12.9 of
+// 6.12.9+deb13-cloud-amd64.
+func plainVersion(release string) string {
+	if v := leadingVersion.FindString(release); v != "" {
+		return v
+	}
+	return release
+}
+
+// imageName is the name of an image's file.
+func imageName(m Manifest) string {
+	return fmt.Sprintf("toe-%s-%s-%s-%s.tar", m.Edition, m.Arch, m.Target, m.Version)
+}
+
+// pack writes an image; m must be complete.
+func pack(w io.Writer, m Manifest, kernel, initramfs []byte) error {
+	text, err := m.encode()
+	if err != nil {
+		return err
+	}
+	tw := tar.NewWriter(w)
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{manifestName, text}, {kernelName, kernel}, {initramfsName, initramfs}} {
+		err := tw.WriteHeader(&tar.Header{
+			Typeflag: tar.TypeReg, Name: f.name, Size: int64(len(f.data)),
+			Mode: int64(fileMode(f.name)), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR,
+		})
+		if err != nil {
+			return err
+		}
+		if _, err := tw.Write(f.data); err != nil {
+			return err
+		}
+	}
+	return tw.Close()
+}

@@ -1,0 +1,31 @@
+package firmware
+
+import (
+	"errors"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strings"
+)
+
+// ErrTools: programs that a build needs are not installed. The message has
+// the line that installs them.
+var ErrTools = errors.New("programs are missing")
+
+// needTools looks for programs; packageOf gives each one's Debian package.
+func needTools(packageOf map[string]string) error {
+	var programs, packages []string
+	for program, name := range packageOf {
+		if _, err := exec.LookPath(program); err != nil {
+			programs = append(programs, program)
+			packages = append(packages, name)
+		}
+	}
+	if len(programs) == 0 {
+		return nil
+	}
+	slices.Sort(programs)
+	slices.Sort(packages)
+	return fmt.Errorf("%w: %s; install them with: apt-get install %s",
+		ErrTools, strings.Join(programs, ", "), strings.Join(slices.Compact(packages), " "))
+}
