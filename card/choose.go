@@ -1,0 +1,101 @@
+package card
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/toe-project/toe/machine"
+)
+
+// Kinds are the machines that there are, best first: the order of auto.
+type Kinds struct {
+	Machines []machine.Machine
+	// Depends names the files that decide whether a kind works, such as the
+	// program and the device. While they stay as they are and the host is not
+	// restarted, a kind is not probed again.
+	Depends func(machine.Kind) []string
+	Cache   string // folder for what was found out
+}
+
+// probeLimit bounds each probe.
+const probeLimit = 20 * time.Second
+
+// Choose gives the machine for card.yaml's machine.kind. A kind that was
+// asked for by name is taken without a probe: its start says what is wrong.
+func (k Kinds) Choose(ctx context.Context, kind string) (machine.Machine, string, error) {
+	if kind != "auto" {
+		for _, m := range k.Machines {
+			if string(m.Kind()) == kind {
+				return m, "asked for in card.yaml", nil
+			}
+		}
+		return nil, "", fmt.Errorf("machine.kind %q: not there", kind)
+	}
+	var why []string
+	for _, m := range k.Machines {
+		f, err := k.probe(ctx, m)
+		if err != nil {
+			return nil, "", err
+		}
+		if f.Works {
+			why = append(why, fmt.Sprintf("%s works: %s", m.Kind(), f.How))
+			return m, strings.Join(why, "; "), nil
+		}
+		why = append(why, fmt.Sprintf("not %s: %s", m.Kind(), f.How))
+	}
+	return nil, "", fmt.Errorf("no machine works here: %s; `toe doctor` says how to mend it", strings.Join(why, "; "))
+}
+
+// finding is what a probe found out.
+type finding struct {
+	Works bool   `json:"works"`
+	How   string `json:"how"`
+	Key   string `json:"key"`
+}
+
+func (k Kinds) probe(ctx context.Context, m machine.Machine) (finding, error) {
+	path := filepath.Join(k.Cache, "probe-"+string(m.Kind())+".json")
+	key := k.key(m.Kind())
+	var f finding
+	if readJSON(path, &f) == nil && f.Key == key {
+		return f, nil
+	}
+	pctx, cancel := context.WithTimeout(ctx, probeLimit)
+	defer cancel()
+	how, err := m.Probe(pctx)
+	if ctx.Err() != nil {
+		return f, ctx.Err()
+	}
+	f = finding{Works: err == nil, How: how, Key: key}
+	if err != nil {
+		f.How = err.Error()
+	}
+	if os.MkdirAll(k.Cache, 0o755) == nil {
+		_ = writeJSON(path, f) // only costs time when it fails
+	}
+	return f, nil
+}
+
+// key changes when a probe may find something else.
+func (k Kinds) key(kind machine.Kind) string {
+	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	parts := []string{strings.TrimSpace(string(boot)), fmt.Sprint(os.Geteuid())}
+	for _, path := range k.Depends(kind) {
+		fi, err := os.Stat(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			parts = append(parts, path+" absent")
+		case err != nil:
+			parts = append(parts, err.Error())
+		default:
+			parts = append(parts, fmt.Sprintf("%s %d %s %s", path, fi.Size(), fi.Mode(), fi.ModTime().UTC().Format(time.RFC3339Nano)))
+		}
+	}
+	return strings.Join(parts, "; ")
+}

@@ -1,0 +1,70 @@
+package card
+
+import (
+	"fmt"
+	"path"
+
+	"github.com/toe-project/toe/control"
+	"github.com/toe-project/toe/firmware"
+)
+
+// The devices of a card, as keepers, sockets and messages name them.
+const (
+	devLink = "link"
+	devExec = "exec"
+)
+
+func devPort(name string) string { return "port-" + name }
+
+// config is what the card is told about itself.
+func (c *Card) config(l Links, img Image) (*control.Config, error) {
+	cfg := &control.Config{
+		Name: c.Name, Hostname: c.Name,
+		DNS: c.Spec.DNS.Servers, Search: c.Spec.DNS.Search,
+		TimeServers: c.Spec.Time.Servers,
+		Mode:        c.Spec.Offload.Mode, NAT: true,
+		Firmware: img.Version,
+	}
+	for _, d := range []struct {
+		dev   string
+		addrs *LinkAddrs
+	}{{devLink, l.Link}, {devExec, l.Exec}} {
+		if d.addrs == nil {
+			continue
+		}
+		cfg.Links = append(cfg.Links, control.Link{
+			Name: fmt.Sprintf("pci%d", len(cfg.Links)),
+			MAC:  c.mac(d.dev).String(), Card: d.addrs.Card(), Host: d.addrs.HostAddrs(),
+		})
+	}
+	for _, p := range c.Spec.Ports {
+		port := control.Port{Name: p.Name, MAC: c.mac(devPort(p.Name)).String(), MTU: p.MTU, Gateway: p.Gateway, DNS: p.DNS}
+		for _, a := range p.Addresses {
+			port.Addresses = append(port.Addresses, string(a))
+		}
+		cfg.Ports = append(cfg.Ports, port)
+	}
+	login, err := c.loginPublic()
+	if err != nil {
+		return nil, err
+	}
+	cfg.AuthorizedKeys = append([]string{login}, c.Spec.SSH.AuthorizedKeys...)
+	return cfg, cfg.Validate()
+}
+
+// writeInitrd puts the card's own configuration and keys behind the firmware.
+func (c *Card) writeInitrd(img Image, cfg *control.Config) error {
+	keys, err := control.LoadKeys(c.Paths.Keys())
+	if err != nil {
+		return err
+	}
+	data, err := cfg.Encode()
+	if err != nil {
+		return err
+	}
+	files := []firmware.File{firmware.Regular(control.ConfigPath, 0o600, data)}
+	for name, data := range keys.CardFiles() {
+		files = append(files, firmware.Regular(path.Join(control.KeysDir, name), 0o600, data))
+	}
+	return firmware.Overlay(c.Paths.Initrd(), img.Initrd, files)
+}

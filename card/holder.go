@@ -1,0 +1,366 @@
+package card
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/link/tun"
+)
+
+// HolderVerb is the hidden verb of the program that becomes a namespace
+// holder: a process in a network namespace of its own, and a user namespace
+// of its own where the caller is not root. It makes the TUN there, hands its
+// descriptors out, and opens connections for the supervisor, which stays
+// where it is. Orders come on descriptor 3 as packets of JSON.
+const HolderVerb = "netns-holder"
+
+// holderPatience is how long a holder may take to be ready.
+const holderPatience = 10 * time.Second
+
+// execInterface is the link's name in the namespace of toe exec.
+const execInterface = "toe0"
+
+type holderOrder struct {
+	Op      string        `json:"op"` // link, dial, ping
+	Queues  int           `json:"queues,omitempty"`
+	Addrs   LinkAddrs     `json:"addrs"`
+	Network string        `json:"network,omitempty"`
+	Address string        `json:"address,omitempty"`
+	Limit   time.Duration `json:"limit,omitempty"`
+}
+
+type holderAnswer struct {
+	Error   string `json:"error,omitempty"`
+	Timeout bool   `json:"timeout,omitempty"`
+}
+
+// nsHolder is the supervisor's end of a holder.
+type nsHolder struct {
+	cmd    *exec.Cmd
+	orders *os.File
+	died   chan error
+}
+
+// Exec starts a holder and gives the TUN that it made.
+func (h *Host) Exec(ctx context.Context, want LinkWant) (*Attachment, error) {
+	n, err := h.startHolder()
+	if err != nil {
+		return nil, err
+	}
+	files, err := n.ask(ctx, holderOrder{Op: "link", Queues: want.Queues, Addrs: want.Addrs, Limit: holderPatience})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("namespace for toe exec: %w", err), n.close())
+	}
+	return &Attachment{
+		Interface: execInterface, Files: files, Seam: true,
+		Namespace: &Namespace{PID: n.cmd.Process.Pid, User: !privileged()},
+		Dial:      n.dial,
+		Ping: func(ctx context.Context, card netip.Addr) error {
+			_, err := n.ask(ctx, holderOrder{Op: "ping", Address: card.String()})
+			return err
+		},
+		Died: n.died, Close: n.close,
+	}, nil
+}
+
+func (h *Host) startHolder() (*nsHolder, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair for the namespace holder: %w", err)
+	}
+	n := &nsHolder{orders: os.NewFile(uintptr(fds[0]), "holder"), died: make(chan error, 1)}
+	theirs := os.NewFile(uintptr(fds[1]), "orders")
+	defer theirs.Close()
+	n.cmd = exec.Command("/proc/self/exe", HolderVerb)
+	n.cmd.Args[0] = "toe"
+	n.cmd.ExtraFiles = []*os.File{theirs}
+	n.cmd.Stderr = os.Stderr
+	n.cmd.SysProcAttr = holderAttr()
+	if err := startChild(n.cmd); err != nil {
+		n.orders.Close()
+		return nil, namespaceProblem(err)
+	}
+	go func() {
+		_ = n.cmd.Wait()
+		n.died <- fmt.Errorf("the process that keeps the namespace ended (%s)", n.cmd.ProcessState)
+		close(n.died)
+	}()
+	return n, nil
+}
+
+// holderAttr puts a process into namespaces of its own. Without root it is
+// itself there, not root, so that whoever joins it is, too; what it needs to
+// set up the network it keeps as ambient capabilities.
+func holderAttr() *syscall.SysProcAttr {
+	if privileged() {
+		return &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	}
+	uid, gid := os.Geteuid(), os.Getegid()
+	return &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWNET | unix.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}},
+		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_SYS_ADMIN},
+	}
+}
+
+func namespaceProblem(err error) error {
+	if !privileged() && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EACCES)) {
+		return fmt.Errorf("user namespaces are not allowed here: %w; `toe doctor` says how to allow them", err)
+	}
+	return fmt.Errorf("namespace for toe exec: %w", err)
+}
+
+// ask sends an order with a socket for its answer, so that several can be
+// under way. It returns the descriptors that came with the answer.
+func (n *nsHolder) ask(ctx context.Context, o holderOrder) ([]*os.File, error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		o.Limit = time.Until(deadline)
+	}
+	if o.Limit <= 0 {
+		o.Limit = holderPatience
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := packetConn(fds[0])
+	if err != nil {
+		unix.Close(fds[1])
+		return nil, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	data, err := json.Marshal(o)
+	if err == nil {
+		err = unix.Sendmsg(int(n.orders.Fd()), data, unix.UnixRights(fds[1]), nil, unix.MSG_NOSIGNAL)
+	}
+	unix.Close(fds[1]) // the holder's copy is the only one: its end is an end of file
+	if err != nil {
+		return nil, fmt.Errorf("the process that keeps the namespace is gone: %w", err)
+	}
+	_ = conn.SetDeadline(time.Now().Add(o.Limit + time.Second))
+	return readAnswer(conn)
+}
+
+func packetConn(fd int) (*net.UnixConn, error) {
+	f := os.NewFile(uintptr(fd), "packets")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UnixConn), nil
+}
+
+func readAnswer(conn *net.UnixConn) ([]*os.File, error) {
+	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*tun.MaxQueues))
+	k, oobn, _, _, err := conn.ReadMsgUnix(buf, oob)
+	if err != nil {
+		return nil, fmt.Errorf("no answer from the process that keeps the namespace: %w", err)
+	}
+	files, err := takeFiles(oob[:oobn])
+	if err != nil {
+		return nil, err
+	}
+	var a holderAnswer
+	if err := json.Unmarshal(buf[:k], &a); err != nil {
+		closeAll(files)
+		return nil, fmt.Errorf("answer of the process that keeps the namespace: %w", err)
+	}
+	switch {
+	case a.Timeout:
+		closeAll(files)
+		return nil, fmt.Errorf("%s: %w", a.Error, os.ErrDeadlineExceeded)
+	case a.Error != "":
+		closeAll(files)
+		return nil, errors.New(a.Error)
+	}
+	return files, nil
+}
+
+func takeFiles(oob []byte) ([]*os.File, error) {
+	msgs, err := unix.ParseSocketControlMessage(oob)
+	if err != nil {
+		return nil, err
+	}
+	var files []*os.File
+	for _, m := range msgs {
+		fds, err := unix.ParseUnixRights(&m)
+		if err != nil {
+			continue
+		}
+		for i, fd := range fds {
+			unix.CloseOnExec(fd)
+			files = append(files, os.NewFile(uintptr(fd), "passed:"+strconv.Itoa(i)))
+		}
+	}
+	return files, nil
+}
+
+func (n *nsHolder) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	files, err := n.ask(ctx, holderOrder{Op: "dial", Network: network, Address: address})
+	if err != nil {
+		return nil, err
+	}
+	defer closeAll(files)
+	if len(files) != 1 {
+		return nil, fmt.Errorf("dial %s: %d descriptors, want 1", address, len(files))
+	}
+	return net.FileConn(files[0])
+}
+
+// close ends the holder, and with it the namespace once nobody else is in it.
+func (n *nsHolder) close() error {
+	n.orders.Close()
+	select {
+	case <-n.died:
+	case <-time.After(2 * time.Second):
+		_ = n.cmd.Process.Kill()
+		<-n.died
+	}
+	return nil
+}
+
+// HolderMain is the holder. It ends when its supervisor hangs up.
+func HolderMain() error {
+	orders := os.NewFile(3, "orders")
+	if orders == nil {
+		return errors.New("no orders on descriptor 3; only toe itself starts this")
+	}
+	for {
+		buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
+		k, oobn, _, _, err := unix.Recvmsg(int(orders.Fd()), buf, oob, unix.MSG_CMSG_CLOEXEC)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil || k == 0 {
+			return nil
+		}
+		files, err := takeFiles(oob[:oobn])
+		if err != nil || len(files) != 1 {
+			closeAll(files)
+			continue
+		}
+		var o holderOrder
+		if err := json.Unmarshal(buf[:k], &o); err != nil {
+			closeAll(files)
+			continue
+		}
+		go func() {
+			defer files[0].Close()
+			out, err := o.obey()
+			reply(files[0], out, err)
+		}()
+	}
+}
+
+func reply(to *os.File, out []*os.File, err error) {
+	defer closeAll(out)
+	var a holderAnswer
+	if err != nil {
+		a = holderAnswer{Error: err.Error(), Timeout: errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)}
+	}
+	data, err := json.Marshal(a)
+	if err != nil {
+		return
+	}
+	fds := make([]int, len(out))
+	for i, f := range out {
+		fds[i] = int(f.Fd())
+	}
+	_ = unix.Sendmsg(int(to.Fd()), data, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+}
+
+func (o holderOrder) obey() ([]*os.File, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), o.Limit)
+	defer cancel()
+	switch o.Op {
+	case "link":
+		return makeExecLink(o)
+	case "dial":
+		return dialFile(ctx, o.Network, o.Address)
+	case "ping":
+		card, err := netip.ParseAddr(o.Address)
+		if err != nil {
+			return nil, err
+		}
+		return nil, pingFull(ctx, card)
+	}
+	return nil, fmt.Errorf("order %q: unknown", o.Op)
+}
+
+func dialFile(ctx context.Context, network, address string) ([]*os.File, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	f, err := c.(interface{ File() (*os.File, error) }).File()
+	if err != nil {
+		return nil, err
+	}
+	return []*os.File{f}, nil
+}
+
+// makeExecLink makes the namespace's network: loopback, the link, and the
+// card as the way to everywhere.
+func makeExecLink(o holderOrder) ([]*os.File, error) {
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("loopback: %w", err)
+	}
+	// ping(8) without privilege, for the groups that exist here.
+	group := "0 2147483647"
+	if !privileged() {
+		group = fmt.Sprintf("%d %d", os.Getegid(), os.Getegid())
+	}
+	_ = os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte(group), 0)
+	files, err := tun.Open(tun.Options{Name: execInterface, Queues: o.Queues})
+	if err != nil {
+		return nil, err
+	}
+	if err := configureLink(execInterface, o.Addrs); err != nil {
+		closeAll(files)
+		return nil, err
+	}
+	l, err := netlink.LinkByName(execInterface)
+	for _, card := range o.Addrs.CardAddrs() {
+		if err != nil {
+			break
+		}
+		err = netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: card.AsSlice(), Dst: toIPNet(netip.PrefixFrom(zero(card), 0))})
+		if card.Is6() && !hasIPv6() {
+			err = nil
+		}
+	}
+	if err != nil {
+		closeAll(files)
+		return nil, fmt.Errorf("default route: %w", err)
+	}
+	return files, nil
+}
+
+// zero is 0.0.0.0 or ::, as a is.
+func zero(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}

@@ -1,0 +1,82 @@
+package card
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+)
+
+// Journal is what this card changed on its host and has to put back. Each
+// entry is written before the change is made, so that whoever comes next can
+// undo it, however the supervisor ended.
+type Journal struct {
+	ResolvConf *SavedFile `json:"resolv_conf,omitempty"`
+	Interfaces []string   `json:"interfaces,omitempty"` // persistent ones that we made
+}
+
+// SavedFile is a file as it was: either a symbolic link or contents.
+type SavedFile struct {
+	Path   string `json:"path"`
+	Link   string `json:"link,omitempty"`
+	Data   []byte `json:"data,omitempty"`
+	Mode   uint32 `json:"mode,omitempty"`
+	Absent bool   `json:"absent,omitempty"`
+	Ours   []byte `json:"ours"` // what we put there; anything else is somebody's later change and stays
+}
+
+func (c *Card) loadJournal() (Journal, error) {
+	var j Journal
+	err := readJSON(c.Paths.Journal(), &j)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return j, err
+}
+
+func (c *Card) saveJournal(j Journal) error { return writeJSON(c.Paths.Journal(), j) }
+
+// note adds to the journal.
+func (c *Card) note(change func(*Journal)) error {
+	j, err := c.loadJournal()
+	if err != nil {
+		return err
+	}
+	change(&j)
+	return c.saveJournal(j)
+}
+
+// Clean puts back what a supervisor left: the host's name resolution,
+// interfaces and rules that we made, and the runtime files. It does nothing
+// where nothing was left. The caller holds the card's lock or knows that
+// nobody does.
+func (c *Card) Clean() error {
+	j, err := c.loadJournal()
+	if err != nil {
+		return err
+	}
+	errs := []error{removeInterfaces(j.Interfaces), restoreFile(j.ResolvConf)}
+	if err := errors.Join(errs...); err != nil {
+		return err // the journal stays, for the next try
+	}
+	if err := os.Remove(c.Paths.Journal()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return c.cleanRuntime()
+}
+
+// cleanRuntime removes what only makes sense while the card runs. The logs
+// stay: they say why it does not.
+func (c *Card) cleanRuntime() error {
+	keep := map[string]bool{c.Paths.Log(): true, c.Paths.ConsoleLog(): true, c.Paths.ConsoleLog() + ".1": true, c.Paths.Lock(): true}
+	entries, err := os.ReadDir(c.Paths.Runtime)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		path := c.Paths.Runtime + "/" + e.Name()
+		if !keep[path] {
+			err = errors.Join(err, os.RemoveAll(path))
+		}
+	}
+	return err
+}

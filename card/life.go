@@ -1,0 +1,273 @@
+package card
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/toe-project/toe/control"
+	"github.com/toe-project/toe/control/cardpb"
+	"github.com/toe-project/toe/machine"
+)
+
+// errEnded: the machine ended while it was waited for.
+var errEnded = errors.New("the machine ended")
+
+// life is one life of the machine, from power on to its end. Reached says
+// that the agent answered. A life that ctx ends is shut down in order.
+func (s *Supervisor) life(ctx context.Context) (reached bool, exit machine.Exit, err error) {
+	s.change(func() { s.phase, s.reply = Starting, nil })
+	inst, err := s.powerOn(ctx)
+	if err != nil {
+		return false, exit, err
+	}
+	defer func() {
+		if stop := s.powerOff(ctx, inst, reached); stop != nil && err == nil {
+			err = stop
+		}
+		s.change(func() { s.instance = nil })
+	}()
+	if err := s.awaitReady(ctx, inst); err != nil {
+		if errors.Is(err, errEnded) {
+			exit = inst.Exit()
+			err = fmt.Errorf("%w: %s", err, exit)
+		}
+		return false, exit, s.startError(err)
+	}
+	s.setReady()
+	return true, s.steady(ctx, inst), nil
+}
+
+// powerOn gives the machine a fresh configuration and console and starts it.
+func (s *Supervisor) powerOn(ctx context.Context) (machine.Instance, error) {
+	s.setStage("starting the machine")
+	write := s.parts.Initrd
+	if write == nil {
+		write = func(c *Card, img Image, cfg *control.Config) error { return c.writeInitrd(img, cfg) }
+	}
+	if err := write(s.card, s.image, s.config); err != nil {
+		return nil, err
+	}
+	dir := s.card.Paths.Machine()
+	if err := os.RemoveAll(dir); err != nil {
+		return nil, err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	spec := s.spec()
+	var err error
+	if spec.Console, err = s.console.connect(); err != nil {
+		return nil, err
+	}
+	inst, err := s.machine.Start(ctx, spec)
+	if err != nil {
+		return nil, fmt.Errorf("machine %s: %w", s.machine.Kind(), err)
+	}
+	s.change(func() { s.instance = inst })
+	return inst, nil
+}
+
+// powerOff ends an instance: in order where the agent can be asked, then at
+// once. It does nothing to one that has ended by itself.
+func (s *Supervisor) powerOff(ctx context.Context, inst machine.Instance, reached bool) error {
+	if ended(inst) {
+		return nil
+	}
+	l := s.parts.Limits
+	if reached && ctx.Err() != nil {
+		s.setStage("waiting for the card to power off")
+		rpc, cancel := context.WithTimeout(context.Background(), l.Shutdown)
+		if _, err := s.agent.PowerOff(rpc, &cardpb.PowerOffRequest{}); err == nil {
+			select {
+			case <-inst.Done():
+			case <-rpc.Done():
+				s.event("the card did not power itself off within %s", l.Shutdown)
+			}
+		}
+		cancel()
+	}
+	s.setStage("stopping the machine")
+	stop, cancel := context.WithTimeout(context.Background(), l.Stop)
+	defer cancel()
+	return inst.Stop(stop)
+}
+
+func ended(inst machine.Instance) bool {
+	select {
+	case <-inst.Done():
+		return true
+	default:
+		return false
+	}
+}
+
+// awaitReady waits until the agent answers over the link and a packet of
+// full size comes back, within the limit of this kind of machine.
+func (s *Supervisor) awaitReady(ctx context.Context, inst machine.Instance) error {
+	limit := s.parts.Limits.Start[s.machine.Kind()]
+	began := time.Now()
+	wctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for _, step := range []struct {
+		stage string
+		try   func(context.Context) error
+	}{
+		{"booting", s.knock},
+		{"waiting for the agent", s.ask},
+		{"waiting for the link to pass a packet of 65535 bytes", s.ping},
+	} {
+		s.setStage(step.stage)
+		if err := s.insist(wctx, inst, step.try); err != nil {
+			if ctx.Err() == nil && wctx.Err() != nil {
+				err = fmt.Errorf("not done after %s (%w)", time.Since(began).Round(time.Second), err)
+			}
+			return err
+		}
+	}
+	s.settle(ctx, inst)
+	return nil
+}
+
+// insist tries until it succeeds, the machine ends or ctx does; the error
+// then is that of the last try.
+func (s *Supervisor) insist(ctx context.Context, inst machine.Instance, try func(context.Context) error) error {
+	for wait := s.parts.Limits.Knock; ; wait = min(wait*11/10, 250*time.Millisecond) {
+		err := try(ctx)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-inst.Done():
+			return errEnded
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+		}
+	}
+}
+
+// knock opens a TCP connection to the agent. A lost SYN would be repeated
+// only a second later, so each try is short and there are many.
+func (s *Supervisor) knock(ctx context.Context) error {
+	limit := 20 * time.Millisecond
+	if s.machine.Kind() == machine.TCG {
+		limit = 200 * time.Millisecond
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	conn, err := s.dial(ctx, "tcp", netip.AddrPortFrom(s.address(), control.APIPort).String())
+	if err != nil {
+		return fmt.Errorf("the card at %s does not answer: %w", s.address(), cause(err))
+	}
+	return conn.Close()
+}
+
+// cause leaves out the addresses that the message has already.
+func cause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
+}
+
+// ask asks the agent how it is.
+func (s *Supervisor) ask(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	reply, err := s.agent.Status(ctx, &cardpb.StatusRequest{HostTimeUnixNano: time.Now().UnixNano()})
+	if err != nil {
+		return fmt.Errorf("the agent: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reply == nil || s.reply.Health != reply.Health || len(s.reply.Reasons) != len(reply.Reasons) {
+		s.tell()
+	}
+	s.reply, s.replied = reply, time.Now()
+	return nil
+}
+
+func (s *Supervisor) ping(ctx context.Context) error {
+	if s.links[0].Att.Ping == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	return s.links[0].Att.Ping(ctx, s.address())
+}
+
+// settle gives a card whose ports are still getting their addresses some
+// time before it is called degraded.
+func (s *Supervisor) settle(ctx context.Context, inst machine.Instance) {
+	s.setStage("addresses and health")
+	ctx, cancel := context.WithTimeout(ctx, s.parts.Limits.Settle)
+	defer cancel()
+	_ = s.insist(ctx, inst, func(ctx context.Context) error {
+		if err := s.ask(ctx); err != nil {
+			return err
+		}
+		if h := s.health(); h != cardpb.Health_HEALTH_HEALTHY {
+			return fmt.Errorf("the card is %s", healthWord(h))
+		}
+		return nil
+	})
+}
+
+// setReady ends the start.
+func (s *Supervisor) setReady() {
+	s.trouble("machine", "")
+	if s.undo == nil && s.card.Spec.Link.DefaultRoute && s.links[0].Name == devLink {
+		undo, err := s.parts.Network.DefaultRoute(context.Background(), s.links[0].Att.Interface, *s.links[0].addrs)
+		if s.undo = undo; err != nil {
+			s.trouble("default route", err.Error())
+		}
+	}
+	s.change(func() {
+		s.phase, s.stage = Healthy, ""
+		if s.ready == 0 {
+			s.ready = time.Since(s.began)
+		}
+	})
+	s.event("ready")
+}
+
+// steady watches a running card until its machine ends or ctx does.
+func (s *Supervisor) steady(ctx context.Context, inst machine.Instance) machine.Exit {
+	tick := time.NewTicker(s.parts.Limits.Poll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-inst.Done():
+			return inst.Exit()
+		case <-ctx.Done():
+			return machine.Exit{}
+		case <-s.restart:
+			return machine.Exit{Cause: machine.Stopped}
+		case <-tick.C:
+			s.poll(ctx)
+		}
+	}
+}
+
+// poll asks the agent and says on disk that this supervisor is alive.
+func (s *Supervisor) poll(ctx context.Context) {
+	now := time.Now()
+	_ = os.Chtimes(s.card.Paths.Lock(), now, now)
+	err := s.ask(ctx)
+	if err == nil {
+		s.trouble("agent", "")
+		return
+	}
+	s.mu.Lock()
+	silent := time.Since(s.replied)
+	s.mu.Unlock()
+	if ctx.Err() == nil && silent > 2*s.parts.Limits.Poll {
+		s.trouble("agent", fmt.Sprintf("has not answered for %s; `toe reset %s` starts the card again", silent.Round(time.Second), s.card.Name))
+	}
+}

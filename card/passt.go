@@ -1,0 +1,188 @@
+package card
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// What a card sees behind a user port; QEMU's own user network has the same
+// IPv4 addresses, so that a card may move from one machine to another.
+const (
+	userCard = "10.0.2.15"
+	userMask = "24"
+	userGate = "10.0.2.2"
+	userDNS  = "10.0.2.3"
+)
+
+// errNoPasst: the program is missing.
+var errNoPasst = errors.New("passt is not installed; `apt install passt` brings it")
+
+// passt gives a user port to a machine that has none of its own: passt(1)
+// opens the card's connections as sockets of this host, without privilege.
+// It gets one end of a stream socket, the pump has the other.
+func (h *Host) passt(_ context.Context, p PortSpec) (*Attachment, error) {
+	program, err := exec.LookPath("passt")
+	if err != nil {
+		return nil, errNoPasst
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair for passt: %w", err)
+	}
+	ours, theirs := os.NewFile(uintptr(fds[0]), "passt"), os.NewFile(uintptr(fds[1]), "passt's end")
+	run := &passtRun{program: program, port: p, theirs: theirs, logf: h.logf, died: make(chan error, 1), quit: make(chan struct{}), done: make(chan struct{})}
+	go run.keep()
+	return &Attachment{Files: []*os.File{ours}, Stream: true, Died: run.died, Close: run.close}, nil
+}
+
+// passtRun is one passt, started as soon as the host has a way to anywhere.
+type passtRun struct {
+	program    string
+	port       PortSpec
+	theirs     *os.File
+	logf       func(string, ...any)
+	died       chan error
+	quit, done chan struct{}
+}
+
+// routePoll is how often a host without a default route is looked at again.
+const routePoll = 2 * time.Second
+
+func (r *passtRun) keep() {
+	defer close(r.done)
+	defer close(r.died)
+	defer r.theirs.Close()
+	for told := false; ; told = true {
+		via4, via6 := outgoing()
+		if via4 != "" || via6 != "" {
+			if err := r.run(via4, via6); err != nil {
+				r.died <- err
+			}
+			return
+		}
+		if !told {
+			r.logf("port %s: the host has no default route; waiting for one", r.port.Name)
+		}
+		select {
+		case <-r.quit:
+			return
+		case <-time.After(routePoll):
+		}
+	}
+}
+
+// outgoing names the interfaces of the host's default routes, by family.
+func outgoing() (via4, via6 string) {
+	return defaultVia(netlink.FAMILY_V4), defaultVia(netlink.FAMILY_V6)
+}
+
+func defaultVia(family int) string {
+	routes, err := netlink.RouteList(nil, family)
+	if err != nil {
+		return ""
+	}
+	best, name := 0, ""
+	for _, r := range routes {
+		if r.Dst != nil && r.Dst.IP != nil && !r.Dst.IP.IsUnspecified() {
+			continue
+		}
+		if r.Dst != nil {
+			if ones, _ := r.Dst.Mask.Size(); ones != 0 {
+				continue
+			}
+		}
+		l, err := netlink.LinkByIndex(r.LinkIndex)
+		if err == nil && (name == "" || r.Priority < best) {
+			best, name = r.Priority, l.Attrs().Name
+		}
+	}
+	return name
+}
+
+func (r *passtRun) args(via4, via6 string) []string {
+	args := []string{"--foreground", "--stderr", "--quiet", "--fd", "3", "--mtu", fmt.Sprint(r.port.MTU),
+		"--no-map-gw", "--tcp-ports", "none", "--udp-ports", "none"}
+	if via4 != "" {
+		args = append(args, "--address", userCard, "--netmask", userMask, "--gateway", userGate, "--dns-forward", userDNS, "--dns", userDNS, "--outbound-if4", via4)
+	} else {
+		args = append(args, "--ipv6-only", "--interface", via6)
+	}
+	if via6 == "" {
+		args = append(args, "--ipv4-only", "--interface", via4)
+	} else {
+		args = append(args, "--outbound-if6", via6)
+	}
+	return args
+}
+
+// run is one life of passt. It returns nil when it was ended on purpose.
+func (r *passtRun) run(via4, via6 string) error {
+	cmd := exec.Command(r.program, r.args(via4, via6)...)
+	cmd.ExtraFiles = []*os.File{r.theirs}
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return err
+	}
+	if err := startChild(cmd); err != nil {
+		return fmt.Errorf("passt: %w", err)
+	}
+	r.theirs.Close() // the pump must notice when passt is gone
+	words := make(chan string, 1)
+	go func() { words <- r.listen(stderr) }()
+	ended := make(chan struct{})
+	go func() {
+		select {
+		case <-r.quit:
+			_ = cmd.Process.Signal(unix.SIGTERM)
+			select {
+			case <-ended:
+			case <-time.After(time.Second):
+				_ = cmd.Process.Kill()
+			}
+		case <-ended:
+		}
+	}()
+	last := <-words
+	err = cmd.Wait()
+	close(ended)
+	select {
+	case <-r.quit:
+		return nil
+	default:
+		return fmt.Errorf("passt ended (%s) %s", cmd.ProcessState, last)
+	}
+}
+
+// listen logs what passt says and returns its last line.
+func (r *passtRun) listen(stderr io.Reader) (last string) {
+	lines := bufio.NewScanner(stderr)
+	for lines.Scan() {
+		text := strings.TrimSpace(lines.Text())
+		if text == "" || strings.HasPrefix(text, "Failed to send") || strings.HasPrefix(text, "Don't run as root") {
+			continue
+		}
+		last = text
+		r.logf("passt of port %s: %s", r.port.Name, text)
+	}
+	return last
+}
+
+func (r *passtRun) close() error {
+	close(r.quit)
+	select {
+	case <-r.done:
+		return nil
+	case <-time.After(3 * time.Second):
+		return fmt.Errorf("passt of port %s did not end", r.port.Name)
+	}
+}

@@ -1,0 +1,178 @@
+package card
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/toe-project/toe/control"
+	"github.com/toe-project/toe/machine"
+)
+
+// prepare makes everything that outlives the machine: firmware at hand,
+// links, ports, keepers. What does not depend on each other is done at once.
+func (s *Supervisor) prepare(ctx context.Context) error {
+	s.setStage("choosing a machine")
+	m, why, err := s.parts.Choose(ctx, s.card.Spec.Machine.Kind)
+	if err != nil {
+		return err
+	}
+	s.machine = m
+	s.change(func() { s.why = why })
+	if s.given, err = s.card.reserve(); err != nil {
+		return err
+	}
+	for _, p := range s.card.Spec.Ports {
+		if err := s.parts.Network.CheckPort(p); err != nil {
+			return fmt.Errorf("port %s: %w", p.Name, err)
+		}
+	}
+	s.setStage("firmware")
+	s.plan()
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.bringImage(gctx) })
+	for _, d := range s.links {
+		g.Go(func() error { return s.openLink(gctx, d) })
+	}
+	for _, d := range s.ports {
+		g.Go(func() error { return s.openPort(gctx, d) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return s.afterNetwork(ctx)
+}
+
+// plan lists the card's devices in the order the card sees them.
+func (s *Supervisor) plan() {
+	add := func(dev string, a *LinkAddrs) {
+		if a != nil {
+			s.links = append(s.links, &device{addrs: a, Device: Device{
+				Name: dev, Socket: s.card.Paths.Vhost(dev), MAC: s.card.mac(dev), MTU: linkMTU, Queues: s.card.Spec.Link.Queues,
+			}})
+		}
+	}
+	add(devLink, s.given.Link)
+	add(devExec, s.given.Exec)
+	for _, p := range s.card.Spec.Ports {
+		dev := devPort(p.Name)
+		s.ports = append(s.ports, &device{spec: p, attach: p.Attach.String(), Device: Device{
+			Name: dev, Socket: s.card.Paths.Vhost(dev), MAC: s.card.mac(dev), MTU: p.MTU, Queues: 1,
+		}})
+	}
+}
+
+func (s *Supervisor) bringImage(ctx context.Context) (err error) {
+	s.image, err = s.parts.Image(ctx, s.card.Spec.Firmware.Edition, s.machine.Kind())
+	if err != nil {
+		return fmt.Errorf("firmware: %w", err)
+	}
+	s.config, err = s.card.config(s.given, s.image)
+	return err
+}
+
+func (s *Supervisor) openLink(ctx context.Context, d *device) error {
+	want := LinkWant{Queues: d.Queues, Addrs: *d.addrs}
+	open := s.parts.Network.Exec
+	if d.Name == devLink {
+		want.Interface, want.Prefer, open = s.card.Spec.Link.Interface, s.given.Interface, s.parts.Network.Link
+	}
+	att, err := open(ctx, want)
+	if err != nil {
+		return fmt.Errorf("%s: %w", d.Name, err)
+	}
+	s.mu.Lock()
+	d.Att = att
+	s.mu.Unlock()
+	return s.keep(d)
+}
+
+func (s *Supervisor) openPort(ctx context.Context, d *device) error {
+	att, err := s.parts.Network.Port(ctx, d.spec, d.MAC, s.machine.Kind())
+	if err != nil {
+		return fmt.Errorf("port %s: %w", d.spec.Name, err)
+	}
+	if att == nil {
+		d.Socket = "" // the machine's own network
+		return nil
+	}
+	s.mu.Lock()
+	d.Att = att
+	s.mu.Unlock()
+	if att.Died != nil {
+		s.task(func() { s.watchAttachment(ctx, d) })
+	}
+	return s.keep(d)
+}
+
+// keep starts the keeper of a device whose attachment is open.
+func (s *Supervisor) keep(d *device) error {
+	k, err := s.parts.Keeper(d.Device, func(text string) { s.event("%s: %s", d.Name, text) })
+	if err != nil {
+		return fmt.Errorf("%s: %w", d.Name, err)
+	}
+	s.mu.Lock()
+	d.keeper = k
+	s.mu.Unlock()
+	s.task(func() {
+		if err := k.Serve(context.Background()); err != nil {
+			s.event("%s: %v", d.Name, err)
+			s.trouble(d.Name, err.Error())
+		}
+	})
+	return nil
+}
+
+// watchAttachment says when the other end of a port has died.
+func (s *Supervisor) watchAttachment(ctx context.Context, d *device) {
+	select {
+	case err := <-d.Att.Died:
+		if err != nil {
+			s.event("port %s: %v", d.spec.Name, err)
+			s.trouble("port "+d.spec.Name, err.Error())
+		}
+	case <-s.downing():
+	}
+}
+
+// afterNetwork is what needs all of the network at hand.
+func (s *Supervisor) afterNetwork(ctx context.Context) error {
+	if err := s.rememberInterface(); err != nil {
+		return err
+	}
+	keys, err := control.LoadClientKeys(s.card.Paths.Keys())
+	if err != nil {
+		return err
+	}
+	s.agent, s.hangUp, err = s.parts.Control(netip.AddrPortFrom(s.address(), control.APIPort), keys, s.dial)
+	return err
+}
+
+// rememberInterface keeps the name that the kernel gave the link, so that
+// the card has the same one at its next start.
+func (s *Supervisor) rememberInterface() error {
+	if s.links[0].Name != devLink || s.given.Interface == s.links[0].Att.Interface {
+		return nil
+	}
+	s.given.Interface = s.links[0].Att.Interface
+	return writeJSON(s.card.Paths.Links(), s.given)
+}
+
+// spec is what the machine is told at each of its starts.
+func (s *Supervisor) spec() machine.Spec {
+	m := s.card.Spec.Machine
+	sp := machine.Spec{
+		Name: s.card.Name, Dir: s.card.Paths.Machine(), Kernel: s.image.Kernel, Initrd: s.card.Paths.Initrd(),
+		CPUs: m.CPUs, Memory: int64(m.Memory),
+	}
+	for _, d := range append(append([]*device{}, s.links...), s.ports...) {
+		name := d.Name
+		if d.spec.Name != "" {
+			name = d.spec.Name
+		}
+		sp.Nets = append(sp.Nets, machine.Net{Name: name, MAC: d.MAC, MTU: d.MTU, Queues: d.Queues, Socket: d.Socket})
+	}
+	return sp
+}

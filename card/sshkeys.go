@@ -1,0 +1,91 @@
+package card
+
+import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/crypto/ssh"
+)
+
+func checkAuthorizedKey(line string) error {
+	if strings.ContainsAny(line, "\n\r") {
+		return fmt.Errorf("one key a list entry")
+	}
+	_, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(line))
+	switch {
+	case err != nil || len(rest) > 0:
+		return fmt.Errorf("not a public key as in authorized_keys(5), such as ssh-ed25519 AAAA… you@there")
+	case len(options) > 0:
+		return fmt.Errorf("options (%s) are not taken; only the key itself", strings.Join(options, ","))
+	}
+	return nil
+}
+
+// userKeys are the public keys in home/.ssh that can be used; a key that
+// cannot be read is not worth failing for.
+func userKeys(home string) []string {
+	files, _ := filepath.Glob(filepath.Join(home, ".ssh", "*.pub"))
+	var keys []string
+	for _, f := range files {
+		data, err := os.ReadFile(f)
+		if err != nil || len(data) > 64<<10 {
+			continue
+		}
+		if line := strings.TrimSpace(string(data)); line != "" && checkAuthorizedKey(line) == nil {
+			keys = append(keys, line)
+		}
+	}
+	return keys
+}
+
+// loginKey is the key that `toe ssh` uses, made with the card.
+const loginKey = "ssh_login_ed25519_key"
+
+// makeLoginKey puts a new key pair into dir.
+func makeLoginKey(dir string) error {
+	pub, priv, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	block, err := ssh.MarshalPrivateKey(priv, "toe ssh")
+	if err != nil {
+		return err
+	}
+	sshPub, err := ssh.NewPublicKey(pub)
+	if err != nil {
+		return err
+	}
+	if err := replaceFile(filepath.Join(dir, loginKey), pem.EncodeToMemory(block), 0o600); err != nil {
+		return err
+	}
+	return replaceFile(filepath.Join(dir, loginKey+".pub"), ssh.MarshalAuthorizedKey(sshPub), 0o600)
+}
+
+// LoginKey is the private key of `toe ssh`, and HostKey what the card answers with.
+func (c *Card) LoginKey() (ssh.Signer, error) {
+	data, err := os.ReadFile(filepath.Join(c.Paths.Keys(), loginKey))
+	if err != nil {
+		return nil, err
+	}
+	return ssh.ParsePrivateKey(data)
+}
+
+// HostKey is the public key that the card proves itself with.
+func (c *Card) HostKey() (ssh.PublicKey, error) {
+	data, err := os.ReadFile(filepath.Join(c.Paths.Keys(), "ssh_host_ed25519_key.pub"))
+	if err != nil {
+		return nil, err
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey(data)
+	return key, err
+}
+
+func (c *Card) loginPublic() (string, error) {
+	data, err := os.ReadFile(filepath.Join(c.Paths.Keys(), loginKey+".pub"))
+	return strings.TrimSpace(string(data)), err
+}

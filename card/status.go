@@ -1,0 +1,135 @@
+package card
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/toe-project/toe/link"
+)
+
+// State is how a card is, in one word.
+type State string
+
+// The states of a card.
+const (
+	Stopped  State = "stopped"  // no supervisor, or one that is on its way out
+	Starting State = "starting" // not ready yet, or on its way back after its machine ended
+	Healthy  State = "healthy"  // the agent answers and has nothing to complain about
+	Degraded State = "degraded" // the agent answers and complains, or something on the host is missing
+	Failed   State = "failed"   // it did not start, or its supervisor was killed
+)
+
+// Status is what `toe status --json` prints.
+type Status struct {
+	Name          string         `json:"name"`
+	State         State          `json:"state"`
+	Reasons       []string       `json:"reasons"`
+	Stage         string         `json:"stage,omitempty"` // what is being waited for while starting
+	Supervisor    ProcessStatus  `json:"supervisor"`
+	Machine       MachineStatus  `json:"machine"`
+	Pump          ProcessStatus  `json:"pump"` // of the link
+	Link          LinkStatus     `json:"link"`
+	Exec          *LinkStatus    `json:"exec,omitempty"`
+	Ports         []PortStatus   `json:"ports"`
+	Firmware      FirmwareStatus `json:"firmware"`
+	UptimeSeconds float64        `json:"uptime_seconds"` // of the card's kernel
+	ReadySeconds  float64        `json:"ready_seconds,omitempty"`
+	Restarts      int            `json:"restarts"`
+	History       []Event        `json:"history"`
+	Sequence      uint64         `json:"sequence"` // grows with each change of state, stage or history
+}
+
+// ProcessStatus is a process of the host; 0 when it does not run.
+type ProcessStatus struct {
+	PID int `json:"pid"`
+}
+
+// MachineStatus is what runs the card's CPU.
+type MachineStatus struct {
+	Kind   string `json:"kind"`
+	Why    string `json:"why,omitempty"` // how auto chose it
+	PID    int    `json:"pid"`
+	CPUs   int    `json:"cpus"`
+	Memory int64  `json:"memory_bytes"`
+}
+
+// LinkStatus is one connection between host and card.
+type LinkStatus struct {
+	Interface string            `json:"interface"`
+	MTU       int               `json:"mtu"`
+	Host      []netip.Addr      `json:"host"`
+	Card      []netip.Addr      `json:"card"`
+	Namespace bool              `json:"namespace"` // the interface is in the card's own network namespace, for toe exec
+	PumpPID   int               `json:"pump_pid"`
+	Queues    []link.QueueStats `json:"queues"`
+}
+
+// PortStatus is one network port of the card.
+type PortStatus struct {
+	Name      string            `json:"name"`
+	Attach    string            `json:"attach"`
+	MAC       string            `json:"mac"`
+	MTU       int               `json:"mtu"`
+	State     string            `json:"state"` // as the card sees it: starting, healthy or degraded
+	Detail    string            `json:"detail,omitempty"`
+	Addresses []string          `json:"addresses"`
+	Gateways  []string          `json:"gateways"`
+	PumpPID   int               `json:"pump_pid,omitempty"`
+	Queues    []link.QueueStats `json:"queues,omitempty"`
+}
+
+// FirmwareStatus is what the card runs.
+type FirmwareStatus struct {
+	Edition string `json:"edition"`
+	Version string `json:"version"`
+	Kernel  string `json:"kernel"`
+	Agent   string `json:"agent,omitempty"`
+}
+
+// Event is something that happened to the card.
+type Event struct {
+	Time time.Time `json:"time"`
+	Text string    `json:"text"`
+}
+
+// maxHistory is how many events are kept.
+const maxHistory = 32
+
+// last is what a supervisor leaves behind (last.json) for the status of a
+// card that does not run.
+type last struct {
+	State   State     `json:"state"`
+	Reasons []string  `json:"reasons"`
+	Time    time.Time `json:"time"`
+	PID     int       `json:"supervisor_pid"`
+	History []Event   `json:"history"`
+}
+
+// empty is the status of a card without a supervisor.
+func (c *Card) empty() Status {
+	st := Status{Name: c.Name, State: Stopped, Reasons: []string{}, Ports: []PortStatus{}, History: []Event{}}
+	st.Machine = MachineStatus{Kind: c.Spec.Machine.Kind, CPUs: c.Spec.Machine.CPUs, Memory: int64(c.Spec.Machine.Memory)}
+	st.Firmware.Edition = c.Spec.Firmware.Edition
+	st.Link = LinkStatus{Interface: c.Spec.Link.Interface, MTU: linkMTU, Host: []netip.Addr{}, Card: []netip.Addr{}, Queues: []link.QueueStats{}}
+	var l Links
+	if readJSON(c.Paths.Links(), &l) == nil {
+		st.Link.Interface = orString(l.Interface, st.Link.Interface)
+		if a := firstAddrs(l); a != nil {
+			st.Link.Host, st.Link.Card = a.HostAddrs(), a.CardAddrs()
+		}
+	}
+	for _, p := range c.Spec.Ports {
+		st.Ports = append(st.Ports, PortStatus{
+			Name: p.Name, Attach: p.Attach.String(), MAC: c.mac("port-" + p.Name).String(), MTU: p.MTU,
+			State: string(Stopped), Addresses: []string{}, Gateways: []string{},
+		})
+	}
+	return st
+}
+
+func firstAddrs(l Links) *LinkAddrs {
+	if l.Link != nil {
+		return l.Link
+	}
+	return l.Exec
+}

@@ -1,0 +1,221 @@
+package card
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"os/user"
+	"path/filepath"
+
+	"github.com/toe-project/toe/control"
+)
+
+// ErrNoCard: there is no card of that name. `toe up NAME` makes one.
+var ErrNoCard = errors.New("no such card")
+
+// Card is a card that exists: it has a state folder.
+type Card struct {
+	Name  string
+	Spec  Spec
+	Paths Paths
+	dirs  Dirs
+}
+
+// Links is what a card was given to be unique on its host (links.json).
+type Links struct {
+	Interface string     `json:"interface,omitempty"` // the host's name of the link
+	Link      *LinkAddrs `json:"link,omitempty"`
+	Exec      *LinkAddrs `json:"exec,omitempty"`
+}
+
+// Open reads a card. It returns ErrNoCard where there is none.
+func (d Dirs) Open(name string) (*Card, error) {
+	if err := CheckName(name); err != nil {
+		return nil, err
+	}
+	c := &Card{Name: name, Paths: d.Card(name), dirs: d}
+	data, err := os.ReadFile(c.Paths.Spec())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("card %s: %w; `toe up %s` makes it", name, ErrNoCard, name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if c.Spec, err = Parse(c.Paths.Spec(), data); err != nil {
+		return nil, err
+	}
+	c.Spec.Name = name
+	return c, nil
+}
+
+// Create makes a card: its folder, its specification and its keys. home is
+// where the public keys of the person who creates it are looked for. A card
+// that exists keeps its keys and gets the new specification.
+func (d Dirs) Create(spec Spec, home string) (*Card, error) {
+	if err := CheckName(spec.Name); err != nil {
+		return nil, err
+	}
+	c := &Card{Name: spec.Name, Spec: spec, Paths: d.Card(spec.Name), dirs: d}
+	if err := os.MkdirAll(d.State, 0o755); err != nil {
+		return nil, err
+	}
+	if err := privateDir(c.Paths.State); err != nil {
+		return nil, err
+	}
+	if c.Spec.SSH.AuthorizedKeys == nil {
+		c.Spec.SSH.AuthorizedKeys = userKeys(home)
+	}
+	if err := c.makeKeys(); err != nil {
+		return nil, err
+	}
+	// The specification comes last: a folder without one is no card.
+	return c, c.saveSpec()
+}
+
+func (c *Card) saveSpec() error {
+	data, err := c.Spec.YAML()
+	if err != nil {
+		return err
+	}
+	return replaceFile(c.Paths.Spec(), data, 0o600)
+}
+
+// makeKeys makes the card's keys where it has none yet.
+func (c *Card) makeKeys() error {
+	if _, err := control.LoadKeys(c.Paths.Keys()); err == nil {
+		return nil
+	}
+	keys, err := control.GenerateKeys()
+	if err != nil {
+		return err
+	}
+	if err := privateDir(c.Paths.Keys()); err != nil {
+		return err
+	}
+	if err := makeLoginKey(c.Paths.Keys()); err != nil {
+		return err
+	}
+	return keys.Save(c.Paths.Keys())
+}
+
+// List names the cards that exist, sorted.
+func (d Dirs) List() ([]string, error) {
+	entries, err := os.ReadDir(d.State)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if CheckName(e.Name()) != nil {
+			continue
+		}
+		if _, err := os.Stat(d.Card(e.Name()).Spec()); err == nil {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// Remove deletes a card that is not running.
+func (c *Card) Remove() error {
+	if pid, held, err := holder(c.Paths.Lock()); err != nil {
+		return err
+	} else if held {
+		return fmt.Errorf("card %s: %w (supervisor %d); `toe down %s` first", c.Name, ErrRunning, pid, c.Name)
+	}
+	if err := c.Clean(); err != nil {
+		return err
+	}
+	// Without its specification it is no card any more, so that a removal
+	// cut short can be repeated.
+	if err := os.Remove(c.Paths.Spec()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return errors.Join(os.RemoveAll(c.Paths.State), os.RemoveAll(c.Paths.Runtime))
+}
+
+// mac gives the device called dev an address that is the same at every
+// start: locally administered, unicast.
+func (c *Card) mac(dev string) net.HardwareAddr {
+	sum := sha256.Sum256([]byte("mac\x00" + c.Name + "\x00" + dev))
+	return net.HardwareAddr{0x02, sum[0], sum[1], sum[2], sum[3], sum[4]}
+}
+
+// privileged says whether the host's own network is ours to change.
+func privileged() bool { return os.Geteuid() == 0 }
+
+// reserve gives the card its links' addresses, keeping those it has where
+// nobody else took them meanwhile.
+func (c *Card) reserve() (Links, error) {
+	all, err := waitLock(filepath.Join(c.dirs.State, ".lock"))
+	if err != nil {
+		return Links{}, err
+	}
+	defer all.release()
+	var had Links
+	if err := readJSON(c.Paths.Links(), &had); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return Links{}, err
+	}
+	others, err := c.othersPrefixes()
+	if err != nil {
+		return Links{}, err
+	}
+	got, err := c.chooseLinks(had, others)
+	if err != nil {
+		return Links{}, err
+	}
+	return got, writeJSON(c.Paths.Links(), got)
+}
+
+func (c *Card) chooseLinks(had Links, others []usedPrefix) (Links, error) {
+	taken := takenBy(others)
+	var got Links
+	pick := func(link string, want4, want6 Prefix, had *LinkAddrs) (*LinkAddrs, error) {
+		if had != nil {
+			want4 = keep(want4, had.IPv4, taken)
+			want6 = keep(want6, had.IPv6, taken)
+		}
+		a, err := chooseAddrs(c.Name, link, want4, want6, taken)
+		return &a, err
+	}
+	var err error
+	if privileged() {
+		got.Interface = had.Interface
+		if got.Link, err = pick("link", c.Spec.Link.IPv4, c.Spec.Link.IPv6, had.Link); err != nil {
+			return got, err
+		}
+		if !c.Spec.Link.WantExec() {
+			return got, nil
+		}
+		got.Exec, err = pick("exec", Prefix{}, Prefix{}, had.Exec)
+		return got, err
+	}
+	got.Exec, err = pick("exec", c.Spec.Link.IPv4, c.Spec.Link.IPv6, had.Exec)
+	return got, err
+}
+
+// keep is what is wanted, or else what was there before if nobody has it.
+func keep(want Prefix, had netip.Prefix, taken func(netip.Prefix) string) Prefix {
+	if !want.IsZero() || !had.IsValid() || taken(had) != "" {
+		return want
+	}
+	return Prefix{had}
+}
+
+// Home is the folder of the person behind this process, also behind sudo.
+func Home() string {
+	if name := os.Getenv("SUDO_USER"); name != "" && os.Geteuid() == 0 {
+		if u, err := user.Lookup(name); err == nil {
+			return u.HomeDir
+		}
+	}
+	home, _ := os.UserHomeDir()
+	return home
+}
