@@ -1,0 +1,120 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/control"
+)
+
+// link is the card's end of a connection to the host.
+type link struct {
+	conf control.Link
+	nl   *netlink.Handle
+	sys  sysctls
+
+	mu  sync.Mutex // guards err
+	err error      // why it is not up; errStarting before the first try
+}
+
+var errStarting = errors.New("not set up yet")
+
+func newLink(conf control.Link, nl *netlink.Handle, sys sysctls) *link {
+	return &link{conf: conf, nl: nl, sys: sys, err: errStarting}
+}
+
+// up brings the link up. It may be called again.
+func (l *link) up() error {
+	err := l.configure()
+	l.mu.Lock()
+	l.err = err
+	l.mu.Unlock()
+	return err
+}
+
+func (l *link) configure() error {
+	dev, err := nameDevice(l.nl, l.conf.MAC, l.conf.Name)
+	if err != nil {
+		return err
+	}
+	l.sys.forLink(l.conf.Name)
+	// No ARP and no neighbour discovery: an Ethernet header on the link is
+	// a constant, there is no address to find out.
+	if err := l.nl.LinkSetARPOff(dev); err != nil {
+		return fmt.Errorf("NOARP on %s: %w", l.conf.Name, err)
+	}
+	if err := setMTU(l.nl, dev, control.LinkMTU); err != nil {
+		return err
+	}
+	if err := l.nl.LinkSetUp(dev); err != nil {
+		return fmt.Errorf("set %s up: %w", l.conf.Name, err)
+	}
+	for _, p := range l.conf.Card {
+		if err := addAddress(l.nl, dev, p, unix.IFA_F_NODAD); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// keepTrying calls up until it succeeds: a device may appear late, when its
+// driver is a module.
+func (l *link) keepTrying(ctx context.Context, log *Log) bool {
+	pause := 5 * time.Millisecond
+	said := ""
+	for {
+		err := l.up()
+		if err == nil {
+			return true
+		}
+		if err.Error() != said && pause > 200*time.Millisecond {
+			said = err.Error()
+			log.Sayf("link %s: %v", l.conf.Name, err)
+		}
+		if !sleep(ctx, pause) {
+			return false
+		}
+		pause = min(2*pause, time.Second)
+	}
+}
+
+func (l *link) health() reason {
+	r := reason{component: "link " + l.conf.Name, state: healthy}
+	l.mu.Lock()
+	err := l.err
+	l.mu.Unlock()
+	if errors.Is(err, errStarting) {
+		return r.with(starting, err.Error())
+	}
+	if err != nil {
+		return r.with(degraded, err.Error())
+	}
+	dev, err := l.nl.LinkByName(l.conf.Name)
+	if err != nil {
+		return r.with(degraded, fmt.Sprintf("the device is gone: %v", err))
+	}
+	if a := dev.Attrs(); a.RawFlags&unix.IFF_UP == 0 || a.RawFlags&unix.IFF_LOWER_UP == 0 {
+		return r.with(degraded, "no carrier: the host's end is not there")
+	} else if a.MTU != control.LinkMTU {
+		return r.with(degraded, fmt.Sprintf("MTU %d, %d is right", a.MTU, control.LinkMTU))
+	}
+	return r
+}
+
+// sleep waits and says whether ctx still lives.
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

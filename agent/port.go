@@ -1,0 +1,327 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/control"
+)
+
+// grace is how long a port may be without an address before that is a fault.
+const grace = 10 * time.Second
+
+// port is one network port of the card. What it put on its device it
+// remembers, and touches nothing else there.
+type port struct {
+	nl      *netlink.Handle
+	sys     sysctls
+	log     *Log
+	metric  int            // of its routes; lower wins, the first port has the lowest
+	guarded []netip.Prefix // the links' prefixes, which nothing on the wire may claim
+	changed func()         // called when its name servers may have changed
+
+	// configuring is held while the device is changed, one change at a time.
+	configuring sync.Mutex
+	static      []netip.Prefix
+	routes      []route
+	worker      *worker // the DHCP client, nil when there is none
+
+	mu       sync.Mutex // guards what follows, for readers
+	conf     control.Port
+	up       bool  // configured at least once
+	err      error // why it is not configured
+	since    time.Time
+	lease    *lease
+	leaseErr error
+	advDNS   []advertised
+	carrier  chan struct{} // closed and replaced when the carrier comes
+}
+
+func newPort(conf control.Port, nl *netlink.Handle, sys sysctls, log *Log) *port {
+	return &port{
+		nl: nl, sys: sys, log: log, conf: conf, metric: 100, changed: func() {},
+		err: errStarting, since: time.Now(), carrier: make(chan struct{}),
+	}
+}
+
+// worker is a goroutine that can be ended and waited for.
+type worker struct {
+	stop context.CancelFunc
+	done chan struct{}
+}
+
+func startWorker(ctx context.Context, f func(context.Context)) *worker {
+	ctx, cancel := context.WithCancel(ctx)
+	w := &worker{cancel, make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		f(ctx)
+	}()
+	return w
+}
+
+func (w *worker) end() {
+	w.stop()
+	<-w.done
+}
+
+// configure makes the port what conf says, changing only what differs from
+// what is there. After an error the port may be half changed: configuring it
+// with the former conf takes it back.
+func (p *port) configure(ctx context.Context, conf control.Port) error {
+	p.configuring.Lock()
+	defer p.configuring.Unlock()
+	err := p.change(ctx, conf)
+	p.mu.Lock()
+	p.err = err
+	if err == nil {
+		if !p.up || !slices.Equal(p.conf.Addresses, conf.Addresses) {
+			p.since = time.Now()
+		}
+		p.up, p.conf = true, conf
+	}
+	p.mu.Unlock()
+	p.changed()
+	return err
+}
+
+func (p *port) change(ctx context.Context, conf control.Port) error {
+	dev, err := nameDevice(p.nl, conf.MAC, conf.Name)
+	if err != nil {
+		return err
+	}
+	p.sys.forPort(conf.Name, conf.HasRA())
+	if conf.MTU != 0 {
+		if err := setMTU(p.nl, dev, conf.MTU); err != nil {
+			return err
+		}
+	}
+	if err := p.nl.LinkSetUp(dev); err != nil {
+		return fmt.Errorf("set %s up: %w", conf.Name, err)
+	}
+	if err := p.setAddresses(dev, conf.Static()); err != nil {
+		return err
+	}
+	if err := p.setRoutes(dev, conf.Gateway); err != nil {
+		return err
+	}
+	p.setDHCP(ctx, conf)
+	return nil
+}
+
+// setAddresses adds before it removes: a card never has no address because
+// one of them was replaced.
+func (p *port) setAddresses(dev netlink.Link, want []netip.Prefix) error {
+	for _, a := range want {
+		if slices.Contains(p.static, a) {
+			continue
+		}
+		if err := addAddress(p.nl, dev, a, 0); err != nil {
+			return err
+		}
+		p.static = append(p.static, a)
+	}
+	for _, a := range slices.Clone(p.static) {
+		if slices.Contains(want, a) {
+			continue
+		}
+		if err := removeAddress(p.nl, dev, a); err != nil {
+			return err
+		}
+		p.static = slices.DeleteFunc(p.static, func(x netip.Prefix) bool { return x == a })
+	}
+	return nil
+}
+
+// setRoutes puts in every wanted route again, also one that should be there:
+// the kernel drops routes with the address they depended on.
+func (p *port) setRoutes(dev netlink.Link, gateways []netip.Addr) error {
+	var want []route
+	for _, g := range gateways {
+		want = append(want, defaultRoute(g, p.metric))
+	}
+	for _, r := range slices.Clone(p.routes) {
+		if slices.Contains(want, r) {
+			continue
+		}
+		if err := removeRoute(p.nl, dev, r); err != nil {
+			return err
+		}
+		p.routes = slices.DeleteFunc(p.routes, func(x route) bool { return x == r })
+	}
+	for _, r := range want {
+		if err := addRoute(p.nl, dev, r); err != nil {
+			return err
+		}
+		if !slices.Contains(p.routes, r) {
+			p.routes = append(p.routes, r)
+		}
+	}
+	return nil
+}
+
+func (p *port) setDHCP(ctx context.Context, conf control.Port) {
+	switch {
+	case conf.HasDHCP() && p.worker == nil:
+		name, honourMTU := conf.Name, conf.MTU == 0
+		p.worker = startWorker(ctx, func(ctx context.Context) { p.runDHCP(ctx, name, honourMTU) })
+	case !conf.HasDHCP() && p.worker != nil:
+		p.worker.end()
+		p.worker = nil
+	}
+}
+
+// keepTrying configures the port until that succeeds once.
+func (p *port) keepTrying(ctx context.Context) {
+	pause := 10 * time.Millisecond
+	said := ""
+	for {
+		err := p.configure(ctx, p.wanted())
+		if err == nil {
+			return
+		}
+		if err.Error() != said && pause > 200*time.Millisecond {
+			said = err.Error()
+			p.log.Sayf("port %s: %v", p.wanted().Name, err)
+		}
+		if !sleep(ctx, pause) {
+			return
+		}
+		pause = min(2*pause, 2*time.Second)
+	}
+}
+
+func (p *port) wanted() control.Port {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.conf
+}
+
+// remove takes away what the port put on its device and gives a lease back.
+func (p *port) remove() {
+	p.configuring.Lock()
+	defer p.configuring.Unlock()
+	if p.worker != nil {
+		p.worker.end()
+		p.worker = nil
+	}
+	dev, err := p.nl.LinkByName(p.wanted().Name)
+	if err != nil {
+		return
+	}
+	for _, r := range p.routes {
+		_ = removeRoute(p.nl, dev, r)
+	}
+	for _, a := range p.static {
+		_ = removeAddress(p.nl, dev, a)
+	}
+	p.routes, p.static = nil, nil
+	if err := p.nl.LinkSetDown(dev); err != nil {
+		p.log.Printf("port %s: set down: %v", p.wanted().Name, err)
+	}
+}
+
+// linkChanged hears of the device's carrier.
+func (p *port) linkChanged(name string, carrier bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if name == p.conf.Name && carrier {
+		close(p.carrier)
+		p.carrier = make(chan struct{})
+	}
+}
+
+func (p *port) carrierComes() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.carrier
+}
+
+// dns lists the name servers that this port knows, configured ones first.
+func (p *port) dns() []netip.Addr {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := slices.Clone(p.conf.DNS)
+	if p.lease != nil {
+		out = append(out, p.lease.dns...)
+	}
+	now := time.Now()
+	for _, a := range p.advDNS {
+		if now.Before(a.until) {
+			out = append(out, a.server)
+		}
+	}
+	return out
+}
+
+func (p *port) search() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lease == nil {
+		return nil
+	}
+	return p.lease.search
+}
+
+func (p *port) health() reason {
+	p.mu.Lock()
+	conf, err, leaseErr, lease, since := p.conf, p.err, p.leaseErr, p.lease, p.since
+	p.mu.Unlock()
+	r := reason{component: "port " + conf.Name, state: healthy}
+	late := degraded
+	if time.Since(since) < grace {
+		late = starting
+	}
+	if errors.Is(err, errStarting) {
+		return r.with(late, err.Error())
+	}
+	if err != nil {
+		return r.with(degraded, err.Error())
+	}
+	dev, err := p.nl.LinkByName(conf.Name)
+	if err != nil {
+		return r.with(degraded, fmt.Sprintf("the device is gone: %v", err))
+	}
+	if dev.Attrs().RawFlags&unix.IFF_LOWER_UP == 0 {
+		return r.with(late, "no carrier")
+	}
+	return addressHealth(r, late, conf, addresses(p.nl, dev), lease, leaseErr)
+}
+
+// addressHealth asks for what was configured: an IPv4 lease where there is
+// DHCP, an IPv6 address where there are advertisements. A port that has one
+// of the two is healthy: few networks have both.
+func addressHealth(r reason, late health, conf control.Port, have []netip.Prefix, lease *lease, leaseErr error) reason {
+	for _, want := range conf.Static() {
+		if !slices.Contains(have, want) {
+			return r.with(late, fmt.Sprintf("address %s is not there or not yet checked for duplicates", want))
+		}
+	}
+	if lease != nil || !conf.HasDHCP() && !conf.HasRA() {
+		return r
+	}
+	if conf.HasRA() && slices.ContainsFunc(have, func(a netip.Prefix) bool {
+		return a.Addr().Is6() && !slices.Contains(conf.Static(), a)
+	}) {
+		return r
+	}
+	detail := "no router advertisement with a prefix"
+	if conf.HasDHCP() {
+		detail = "no DHCP offer"
+		if leaseErr != nil {
+			detail = leaseErr.Error()
+		}
+	}
+	if late == degraded {
+		detail += fmt.Sprintf(" after %v", grace)
+	}
+	return r.with(late, detail)
+}

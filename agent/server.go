@@ -1,0 +1,128 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/toe-project/toe/control"
+	"github.com/toe-project/toe/control/cardpb"
+)
+
+// server is the control API on the card.
+type server struct {
+	agent *Agent
+	http  *http.Server
+}
+
+func newServer(a *Agent) (*server, error) {
+	conf, err := control.ServerTLS(a.opts.Keys)
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle(cardpb.NewCardHandler(rpc{a}, connect.WithReadMaxBytes(control.MaxConfig+4096)))
+	return &server{a, &http.Server{
+		TLSConfig:         conf,
+		Handler:           mux,
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          log.New(a.log, "control: ", 0),
+		// A host that died keeps no stream open for ever.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
+	}}, nil
+}
+
+// listen serves one address until the server is closed.
+func (s *server) listen(ctx context.Context, at netip.AddrPort) error {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", at.String())
+	if err != nil {
+		return fmt.Errorf("control: %w", err)
+	}
+	s.agent.spawn(func() {
+		if err := s.http.ServeTLS(limitListener(ln, 64), "", ""); err != nil && !errors.Is(err, http.ErrServerClosed) {
+			s.agent.log.Sayf("control on %s: %v", at, err)
+		}
+	})
+	return nil
+}
+
+// close lets answers under way go out, for a moment.
+func (s *server) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+	defer cancel()
+	if s.http.Shutdown(ctx) != nil {
+		_ = s.http.Close()
+	}
+}
+
+// rpc answers the calls.
+type rpc struct{ a *Agent }
+
+func (r rpc) Status(_ context.Context, q *cardpb.StatusRequest) (*cardpb.StatusResponse, error) {
+	if q.HostTimeUnixNano > 0 {
+		r.a.clock.hear(time.Unix(0, q.HostTimeUnixNano))
+	}
+	return r.a.status(), nil
+}
+
+func (r rpc) Apply(ctx context.Context, q *cardpb.ApplyRequest) (*cardpb.ApplyResponse, error) {
+	conf, err := control.ParseConfig(q.Config)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	changes, err := r.a.Apply(ctx, conf)
+	if err != nil {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, err)
+	}
+	return &cardpb.ApplyResponse{Changes: changes}, nil
+}
+
+func (r rpc) Logs(ctx context.Context, q *cardpb.LogsRequest, out *connect.ServerStream[cardpb.LogLine]) error {
+	next := r.a.log.tail(uint64(q.Tail))
+	for {
+		lines, then, missed, wake := r.a.log.read(next, 256)
+		for _, l := range lines {
+			line := &cardpb.LogLine{TimeUnixNano: l.Time.UnixNano(), Source: l.Source, Text: l.Text, Missed: missed}
+			if err := out.Send(line); err != nil {
+				return err
+			}
+			missed = 0
+		}
+		next = then
+		if len(lines) > 0 {
+			continue
+		}
+		if !q.Follow {
+			return nil
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return nil
+		case <-r.a.run.Done():
+			return nil
+		}
+	}
+}
+
+func (r rpc) Reboot(context.Context, *cardpb.RebootRequest) (*cardpb.RebootResponse, error) {
+	r.a.log.Sayf("reboot: the host asks for it")
+	r.a.end(Reboot)
+	return &cardpb.RebootResponse{}, nil
+}
+
+func (r rpc) PowerOff(context.Context, *cardpb.PowerOffRequest) (*cardpb.PowerOffResponse, error) {
+	r.a.log.Sayf("power off: the host asks for it")
+	r.a.end(PowerOff)
+	return &cardpb.PowerOffResponse{}, nil
+}

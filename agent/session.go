@@ -1,0 +1,210 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/creack/pty"
+	"golang.org/x/crypto/ssh"
+)
+
+const (
+	shell      = "/bin/sh"
+	maxEnv     = 64              // variables a client may set
+	hangUpTime = 5 * time.Second // between SIGHUP and SIGKILL when the client is gone
+	drainTime  = 5 * time.Second // for a terminal's last output
+)
+
+// Requests of RFC 4254, section 6.
+type (
+	ptyRequest struct {
+		Term                         string
+		Columns, Rows, Width, Height uint32
+		Modes                        string
+	}
+	windowChange struct{ Columns, Rows, Width, Height uint32 }
+	envRequest   struct{ Name, Value string }
+	execRequest  struct{ Command string }
+	signalName   struct{ Name string }
+	exitStatus   struct{ Status uint32 }
+	exitSignal   struct {
+		Name    string
+		Core    bool
+		Message string
+		Lang    string
+	}
+)
+
+// signals by their names in RFC 4254, section 6.10.
+var signals = map[string]syscall.Signal{
+	"ABRT": syscall.SIGABRT, "ALRM": syscall.SIGALRM, "FPE": syscall.SIGFPE, "HUP": syscall.SIGHUP,
+	"ILL": syscall.SIGILL, "INT": syscall.SIGINT, "KILL": syscall.SIGKILL, "PIPE": syscall.SIGPIPE,
+	"QUIT": syscall.SIGQUIT, "SEGV": syscall.SIGSEGV, "TERM": syscall.SIGTERM,
+	"USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2,
+}
+
+var envName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`) })
+
+// session is one channel: one command or shell, with a terminal or without.
+type session struct {
+	ch    ssh.Channel
+	procs *procs
+	env   []string
+	term  *ptyRequest
+
+	cmd    *exec.Cmd
+	master *os.File   // of the terminal, nil without
+	pipes  []*os.File // to its input, from its output and errors; nil with a terminal
+	ended  chan struct{}
+}
+
+func newSession(ch ssh.Channel, p *procs) *session {
+	home := "/root"
+	if _, err := os.Stat(home); err != nil {
+		home = "/"
+	}
+	return &session{
+		ch: ch, procs: p, ended: make(chan struct{}),
+		env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + home, "USER=root", "LOGNAME=root", "SHELL=" + shell},
+	}
+}
+
+// run serves the channel until it and what ran in it have ended. ctx ends
+// with the connection.
+func (s *session) run(ctx context.Context, requests <-chan *ssh.Request) {
+	defer func() { _ = s.ch.Close() }()
+	var running sync.WaitGroup
+	defer running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // the client closed the channel: the command has lost its reader
+	for req := range requests {
+		ok := s.request(req, func() {
+			running.Go(func() {
+				s.report(s.follow(ctx))
+				_ = s.ch.Close() // ends the loop over the requests
+			})
+		})
+		if req.WantReply {
+			_ = req.Reply(ok, nil)
+		}
+	}
+}
+
+// request handles one request and says whether it was granted; follow is
+// called when a command has started.
+func (s *session) request(req *ssh.Request, follow func()) bool {
+	switch req.Type {
+	case "env":
+		return s.setEnv(req.Payload)
+	case "pty-req":
+		p := new(ptyRequest)
+		if s.cmd != nil || s.term != nil || ssh.Unmarshal(req.Payload, p) != nil {
+			return false
+		}
+		s.term = p
+		return true
+	case "shell", "exec":
+		if s.cmd != nil || !s.start(req) {
+			return false
+		}
+		follow()
+		return true
+	case "window-change":
+		var w windowChange
+		return s.master != nil && ssh.Unmarshal(req.Payload, &w) == nil && pty.Setsize(s.master, size(w.Columns, w.Rows)) == nil
+	case "signal":
+		var n signalName
+		if s.cmd == nil || ssh.Unmarshal(req.Payload, &n) != nil || signals[n.Name] == 0 {
+			return false
+		}
+		return s.kill(signals[n.Name])
+	}
+	return false
+}
+
+func size(columns, rows uint32) *pty.Winsize {
+	return &pty.Winsize{Cols: uint16(min(columns, 0xffff)), Rows: uint16(min(rows, 0xffff))}
+}
+
+// setEnv takes what ssh clients send by default. The account is root's own:
+// there is nothing that a variable could get around, only nonsense to refuse.
+func (s *session) setEnv(payload []byte) bool {
+	var e envRequest
+	if s.cmd != nil || ssh.Unmarshal(payload, &e) != nil || len(s.env) >= maxEnv ||
+		!envName().MatchString(e.Name) || strings.ContainsRune(e.Value, 0) {
+		return false
+	}
+	s.env = append(s.env, e.Name+"="+e.Value)
+	return true
+}
+
+// kill signals the command's whole process group, while it lives.
+func (s *session) kill(sig syscall.Signal) bool {
+	select {
+	case <-s.ended:
+		return false
+	default:
+		return syscall.Kill(-s.cmd.Process.Pid, sig) == nil
+	}
+}
+
+// start starts the command of a request.
+func (s *session) start(req *ssh.Request) bool {
+	cmd := &exec.Cmd{Path: shell, Args: []string{"-sh"}, Dir: "/"}
+	if req.Type == "exec" {
+		var e execRequest
+		if ssh.Unmarshal(req.Payload, &e) != nil || strings.ContainsRune(e.Command, 0) {
+			return false
+		}
+		cmd.Args = []string{"sh", "-c", e.Command}
+	}
+	for _, e := range s.env {
+		if dir, ok := strings.CutPrefix(e, "HOME="); ok {
+			cmd.Dir = dir
+		}
+	}
+	var err error
+	if s.term != nil {
+		err = s.startTerminal(cmd)
+	} else {
+		err = s.startPipes(cmd)
+	}
+	if err != nil {
+		_, _ = io.WriteString(s.ch.Stderr(), "toe-agent: "+err.Error()+"\r\n")
+		return false
+	}
+	return true
+}
+
+// report tells the client how the command ended.
+func (s *session) report(err error) {
+	var exit *exec.ExitError
+	status := exitStatus{}
+	if errors.As(err, &exit) {
+		if w, ok := exit.Sys().(syscall.WaitStatus); ok && w.Signaled() {
+			_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(exitSignal{Name: nameOf(w.Signal()), Core: w.CoreDump()}))
+			return
+		}
+		status.Status = uint32(exit.ExitCode())
+	} else if err != nil {
+		status.Status = 255
+	}
+	_, _ = s.ch.SendRequest("exit-status", false, ssh.Marshal(status))
+}
+
+func nameOf(sig syscall.Signal) string {
+	for name, s := range signals {
+		if s == sig {
+			return name
+		}
+	}
+	return sig.String()
+}

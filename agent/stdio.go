@@ -1,0 +1,114 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/creack/pty"
+)
+
+// stdio is a started command's end of its input and output on our side.
+type stdio struct {
+	files []*os.File     // to close when the client is gone
+	out   sync.WaitGroup // until all output has been sent
+}
+
+// startTerminal starts a command on a terminal of its own.
+func (s *session) startTerminal(cmd *exec.Cmd) error {
+	master, slave, err := pty.Open()
+	if err != nil {
+		return fmt.Errorf("terminal: %w", err)
+	}
+	defer func() { _ = slave.Close() }()
+	_ = pty.Setsize(master, size(s.term.Columns, s.term.Rows))
+	cmd.Env = append(s.env, "TERM="+s.term.Term)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
+	if err := s.procs.start(cmd); err != nil {
+		_ = master.Close()
+		return err
+	}
+	s.cmd, s.master = cmd, master
+	return nil
+}
+
+// startPipes starts a command on three pipes. They are ours and not
+// exec.Cmd's: its Wait would wait for a client that never closes its input.
+func (s *session) startPipes(cmd *exec.Cmd) error {
+	var theirs, ours []*os.File
+	for i := range 3 {
+		r, w, err := os.Pipe()
+		if err != nil {
+			closeAll(theirs)
+			closeAll(ours)
+			return fmt.Errorf("pipe: %w", err)
+		}
+		if i == 0 {
+			theirs, ours = append(theirs, r), append(ours, w)
+		} else {
+			theirs, ours = append(theirs, w), append(ours, r)
+		}
+	}
+	defer closeAll(theirs)
+	cmd.Env = s.env
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = theirs[0], theirs[1], theirs[2]
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := s.procs.start(cmd); err != nil {
+		closeAll(ours)
+		return err
+	}
+	s.cmd, s.pipes = cmd, ours
+	return nil
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
+}
+
+// follow copies between channel and command until the command has ended and
+// its output is sent, or the client has gone, and returns the command's end.
+func (s *session) follow(ctx context.Context) error {
+	x := s.copyAll()
+	gone := context.AfterFunc(ctx, func() {
+		s.kill(syscall.SIGHUP)
+		closeAll(x.files)
+		time.AfterFunc(hangUpTime, func() { s.kill(syscall.SIGKILL) })
+	})
+	err := s.procs.wait(s.cmd)
+	close(s.ended)
+	if s.master != nil {
+		// What a terminal was told last is still in it; a process left in
+		// the background may hold it open for ever.
+		time.AfterFunc(drainTime, func() { _ = s.master.Close() })
+	}
+	x.out.Wait()
+	gone()
+	closeAll(x.files)
+	return err
+}
+
+func (s *session) copyAll() *stdio {
+	x := &stdio{}
+	if s.master != nil {
+		x.files = []*os.File{s.master}
+		x.out.Go(func() { _, _ = io.Copy(s.ch, s.master) })
+		go func() { _, _ = io.Copy(s.master, s.ch) }()
+		return x
+	}
+	x.files = s.pipes
+	go func() {
+		_, _ = io.Copy(s.pipes[0], s.ch)
+		_ = s.pipes[0].Close() // the command sees the end of its input
+	}()
+	x.out.Go(func() { _, _ = io.Copy(s.ch, s.pipes[1]) })
+	x.out.Go(func() { _, _ = io.Copy(s.ch.Stderr(), s.pipes[2]) })
+	return x
+}

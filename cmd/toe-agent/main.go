@@ -1,0 +1,24 @@
+// Toe-agent is the program on the card: its init, its network and its API.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/toe-project/toe/agent"
+)
+
+// version is set by the linker when firmware is built.
+var version = "devel"
+
+func main() {
+	if len(os.Args) == 2 && (os.Args[1] == "version" || os.Args[1] == "--version") {
+		fmt.Println("toe-agent", version)
+		return
+	}
+	if os.Getpid() == 1 {
+		agent.Init(version)
+	}
+	fmt.Fprintln(os.Stderr, "toe-agent: this is a card's init and runs as process 1 of a card; here only \"toe-agent version\" is right")
+	os.Exit(2)
+}
