@@ -9,3 +9,6 @@ const (
 
 // pumpCallsArch: arm64 never had the calls that newer ones replaced.
 var pumpCallsArch []uintptr
+
+// umlCallsArch is empty for now: User-Mode Linux is an x86 port.
+var umlCallsArch []uintptr

@@ -24,6 +24,19 @@ func allThreads(nr, a, b, c uintptr) error {
 	return nil
 }
 
+// threadCall is a system call of up to three arguments, on every thread or on
+// this one alone.
+type threadCall func(nr, a, b, c uintptr) error
+
+// thisThread is enough where the thread is about to execute another program:
+// the others do not survive that.
+func thisThread(nr, a, b, c uintptr) error {
+	if _, _, e := unix.RawSyscall6(nr, a, b, c, 0, 0, 0); e != 0 {
+		return e
+	}
+	return nil
+}
+
 // dropPrivileges changes the user where it may, and empties every capability
 // set where it may not.
 func dropPrivileges(o PumpOptions, r *Report) error {
@@ -34,7 +47,7 @@ func dropPrivileges(o PumpOptions, r *Report) error {
 	if gid == 0 {
 		gid = Nobody
 	}
-	if err := dropBounding(); err != nil {
+	if err := dropBounding(allThreads); err != nil {
 		return err
 	}
 	if os.Geteuid() == 0 {
@@ -48,7 +61,7 @@ func dropPrivileges(o PumpOptions, r *Report) error {
 		}
 	}
 	r.UID, r.GID = os.Getuid(), os.Getgid()
-	if err := clearCapabilities(); err != nil {
+	if err := clearCapabilities(allThreads); err != nil {
 		return err
 	}
 	if err := allThreads(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0); err != nil {
@@ -90,9 +103,9 @@ func mapped(file string, id int) bool {
 // dropBounding empties the bounding set, so that no file capability could
 // ever give one back. It takes CAP_SETPCAP; without it there is nothing that
 // could be given back either once no_new_privs is set.
-func dropBounding() error {
+func dropBounding(call threadCall) error {
 	for c := uintptr(0); c <= 63; c++ {
-		err := allThreads(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0)
+		err := call(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0)
 		switch err {
 		case nil:
 		case unix.EPERM: // no CAP_SETPCAP
@@ -107,14 +120,14 @@ func dropBounding() error {
 }
 
 // clearCapabilities empties the permitted, effective, inheritable and ambient
-// sets of every thread (capabilities(7)).
-func clearCapabilities() error {
-	if err := allThreads(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0); err != nil {
+// sets (capabilities(7)).
+func clearCapabilities(call threadCall) error {
+	if err := call(unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0); err != nil {
 		return fmt.Errorf("prctl(PR_CAP_AMBIENT_CLEAR_ALL): %w", err)
 	}
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var none [2]unix.CapUserData
-	if err := allThreads(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&none[0])), 0); err != nil {
+	if err := call(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&none[0])), 0); err != nil {
 		return fmt.Errorf("capset({}): %w", err)
 	}
 	return nil

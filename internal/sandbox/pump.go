@@ -60,7 +60,7 @@ func Pump(o PumpOptions) (Report, error) {
 	if err := checkThreads(); err != nil {
 		return r, err
 	}
-	return r, install(pumpPolicy(os.Getpid()))
+	return r, install(pumpPolicy(os.Getpid()), unix.SECCOMP_FILTER_FLAG_TSYNC)
 }
 
 // limitResources keeps the pump's memory, which maps the card's, out of core

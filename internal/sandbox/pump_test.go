@@ -51,15 +51,15 @@ func raw(nr, a, b, c uintptr) func() error {
 	}
 }
 
-var path = append([]byte("/etc/passwd"), 0)
+var passwd = append([]byte("/etc/passwd"), 0)
 
 var pumpChildren = map[string]func() error{
 	"work":         work,
 	"clone3":       clone3,
-	"open":         raw(unix.SYS_OPENAT, ^uintptr(99), uintptr(unsafe.Pointer(&path[0])), 0),
+	"open":         raw(unix.SYS_OPENAT, ^uintptr(99), uintptr(unsafe.Pointer(&passwd[0])), 0),
 	"socket":       raw(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM, 0),
 	"connect":      raw(unix.SYS_CONNECT, 0, 0, 0),
-	"execve":       raw(unix.SYS_EXECVE, uintptr(unsafe.Pointer(&path[0])), 0, 0),
+	"execve":       raw(unix.SYS_EXECVE, uintptr(unsafe.Pointer(&passwd[0])), 0, 0),
 	"ioctl":        raw(unix.SYS_IOCTL, 0, unix.TUNGETFEATURES, 0),
 	"ptrace":       raw(unix.SYS_PTRACE, 0, 0, 0),
 	"fork":         raw(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0),

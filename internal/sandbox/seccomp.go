@@ -9,10 +9,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// install puts the filter on every thread of this process, and on those to
-// come. It needs no_new_privs or CAP_SYS_ADMIN. no_new_privs is taken over by
-// all threads too (seccomp(2), SECCOMP_FILTER_FLAG_TSYNC).
-func install(p Policy) error {
+// install puts the filter on this thread, or with SECCOMP_FILTER_FLAG_TSYNC
+// on every thread of this process and those to come. It needs no_new_privs or CAP_SYS_ADMIN. With TSYNC all
+// threads take no_new_privs over too (seccomp(2)).
+func install(p Policy, flags uintptr) error {
 	raw, err := p.Assemble()
 	if err != nil {
 		return err
@@ -20,7 +20,7 @@ func install(p Policy) error {
 	filter := sockFilter(raw)
 	prog := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
 	tid, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER,
-		unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&prog)))
+		flags, uintptr(unsafe.Pointer(&prog)))
 	runtime.KeepAlive(filter)
 	if errno != 0 {
 		return fmt.Errorf("seccomp: setting a filter of %d instructions: %w (needs Linux 4.14 or later with CONFIG_SECCOMP_FILTER)", len(filter), errno)

@@ -1,0 +1,108 @@
+package sandbox
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path"
+)
+
+// helperName is argument 0 of the process that prepares a cell.
+const helperName = "toe-sandbox-exec"
+
+// Bind is a file or directory of the host that the cell can see.
+type Bind struct {
+	Source string // on the host; opened with the caller's rights
+	Target string // absolute, inside the cell
+	Write  bool   // else mounted read-only
+	Device bool   // a device file, else nodev
+	// Optional leaves the bind out when Source does not exist.
+	Optional bool
+}
+
+// Scratch is an empty directory of the cell's own, on a tmpfs that goes away
+// with it.
+type Scratch struct {
+	Target string
+	Bytes  int64 // the most it may hold
+}
+
+// Filter names a seccomp policy for the program in the cell.
+type Filter string
+
+const (
+	NoFilter  Filter = ""    // the program brings its own (QEMU's -sandbox)
+	UMLFilter Filter = "uml" // see uml_policy.go
+)
+
+// Cell says what a confined program gets to see and use. It has no
+// capabilities, sees no process but its own, and dies with the process that
+// started it.
+type Cell struct {
+	Argv    []string // Argv[0] is the program's absolute path inside the cell
+	Env     []string // the whole environment
+	Binds   []Bind
+	Scratch []Scratch
+	Files   map[string][]byte // small files to write: path in the cell to content
+	Links   map[string]string // symbolic links: path in the cell to target
+	// UID and GID are what the program runs as when the caller is root; 0
+	// means Nobody. Other callers keep their own user, in a user namespace.
+	UID, GID int
+	// Groups are extra groups, only when the caller is root.
+	Groups []uint32
+	// HostNetwork leaves the program in the caller's network namespace.
+	HostNetwork bool
+	Filter      Filter
+	// FixedAddresses turns address randomization off, for programs that
+	// would otherwise execute themselves again to get that.
+	FixedAddresses bool
+	OpenFiles      uint64 // RLIMIT_NOFILE; 0 means 1024
+}
+
+// check finds mistakes of the calling code before a process is started.
+func (c Cell) check() error {
+	if len(c.Argv) == 0 || !path.IsAbs(c.Argv[0]) {
+		return fmt.Errorf("sandbox cell: Argv %q, want an absolute path first", c.Argv)
+	}
+	for _, b := range c.Binds {
+		if !path.IsAbs(b.Source) || !path.IsAbs(b.Target) {
+			return fmt.Errorf("sandbox cell: bind of %q to %q, want two absolute paths", b.Source, b.Target)
+		}
+	}
+	for _, s := range c.Scratch {
+		if !path.IsAbs(s.Target) || s.Bytes <= 0 {
+			return fmt.Errorf("sandbox cell: scratch %q of %d bytes, want an absolute path and a size", s.Target, s.Bytes)
+		}
+	}
+	if _, err := filterPolicy(c.Filter); err != nil {
+		return err
+	}
+	return nil
+}
+
+// Main turns this process into the program of a cell when it was started as
+// a helper; otherwise it returns at once. Every program (and test binary)
+// that starts cells calls it first thing in main.
+func Main() {
+	if len(os.Args) != 2 || os.Args[0] != helperName {
+		return
+	}
+	var c Cell
+	err := json.Unmarshal([]byte(os.Args[1]), &c)
+	if err == nil {
+		err = c.enter()
+	}
+	fmt.Fprint(os.NewFile(reportFD, "report"), err)
+	os.Exit(1)
+}
+
+func filterPolicy(f Filter) (*Policy, error) {
+	switch f {
+	case NoFilter:
+		return nil, nil
+	case UMLFilter:
+		p := umlPolicy()
+		return &p, nil
+	}
+	return nil, fmt.Errorf("sandbox cell: no filter %q", f)
+}

@@ -1,0 +1,179 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// stage is where the new root is put together. Any directory that is always
+// there would do: sources are opened before it is covered.
+const stage = "/tmp"
+
+// ownUser says whether the program gets a user id of its own: only with a
+// real root as the caller. In a user namespace root is the caller itself. It
+// reads /proc, so ask before that goes away.
+func ownUser() bool {
+	return mapped("/proc/self/uid_map", Nobody) && mapped("/proc/self/gid_map", Nobody)
+}
+
+// buildRoot replaces the file system with an empty one that holds the cell's
+// binds, scratch directories and files. /proc and /sys are not among them.
+func (c Cell) buildRoot(own bool) error {
+	sources, err := c.openBinds()
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("making the mounts private: %w", err)
+	}
+	if err := unix.Mount("toe-cell", stage, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=4m,nr_inodes=4096"); err != nil {
+		return fmt.Errorf("mounting the cell's root: %w", err)
+	}
+	for i, b := range c.Binds {
+		if sources[i] < 0 {
+			continue
+		}
+		if err := attach(sources[i], stage+b.Target); err != nil {
+			return fmt.Errorf("%s as %s: %w", b.Source, b.Target, err)
+		}
+	}
+	for _, s := range c.Scratch {
+		if err := s.mount(own, c.UID, c.GID); err != nil {
+			return err
+		}
+	}
+	if err := c.writeFiles(); err != nil {
+		return err
+	}
+	return pivot()
+}
+
+// openBinds takes a detached copy of every source's mount with its flags set.
+func (c Cell) openBinds() ([]int, error) {
+	fds := make([]int, len(c.Binds))
+	for i, b := range c.Binds {
+		fd, err := unix.OpenTree(unix.AT_FDCWD, b.Source,
+			unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+		if b.Optional && errors.Is(err, unix.ENOENT) {
+			fds[i] = -1
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open_tree %s: %w", b.Source, err)
+		}
+		attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_NOSUID}
+		if !b.Write {
+			attr.Attr_set |= unix.MOUNT_ATTR_RDONLY
+		}
+		if !b.Device {
+			attr.Attr_set |= unix.MOUNT_ATTR_NODEV
+		}
+		if err := unix.MountSetattr(fd, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &attr); err != nil {
+			return nil, fmt.Errorf("mount_setattr %s: %w (needs Linux 5.12)", b.Source, err)
+		}
+		fds[i] = fd
+	}
+	return fds, nil
+}
+
+// attach mounts fd at path, making a directory or an empty file there.
+func attach(fd int, path string) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("fstat: %w", err)
+	}
+	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return err
+		}
+	} else if err := writeFile(path, nil); err != nil {
+		return err
+	}
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move_mount: %w", err)
+	}
+	return unix.Close(fd)
+}
+
+// mount makes the scratch directory. It may be executed from: User-Mode Linux
+// maps its memory file executable, and refuses a noexec one.
+func (s Scratch) mount(own bool, uid, gid int) error {
+	path := stage + s.Target
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return err
+	}
+	opts := fmt.Sprintf("mode=0700,size=%d", s.Bytes)
+	if own {
+		opts += fmt.Sprintf(",uid=%d,gid=%d", orNobody(uid), orNobody(gid))
+	}
+	if err := unix.Mount("toe-scratch", path, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, opts); err != nil {
+		return fmt.Errorf("mounting %d bytes of tmpfs at %s: %w", s.Bytes, s.Target, err)
+	}
+	return nil
+}
+
+func orNobody(id int) int {
+	if id == 0 {
+		return Nobody
+	}
+	return id
+}
+
+func (c Cell) writeFiles() error {
+	for name, data := range c.Files {
+		if err := writeFile(stage+name, data); err != nil {
+			return err
+		}
+	}
+	for name, target := range c.Links {
+		if err := os.MkdirAll(filepath.Dir(stage+name), 0o755); err != nil {
+			return err
+		}
+		if err := os.Symlink(target, stage+name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeFile(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(path, data, 0o444)
+}
+
+// pivot makes the stage the root, lets go of the old one, and closes the new
+// one for writing (not what is mounted on it).
+func pivot() error {
+	if err := unix.Chdir(stage); err != nil {
+		return fmt.Errorf("chdir to the cell's root: %w", err)
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("pivot_root: %w", err)
+	}
+	// Both roots are at "." now, the old one on top (pivot_root(2), NOTES).
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("detaching the old root: %w", err)
+	}
+	if err := unix.Chdir("/"); err != nil {
+		return fmt.Errorf("chdir /: %w", err)
+	}
+	attr := unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}
+	if err := unix.MountSetattr(unix.AT_FDCWD, "/", 0, &attr); err != nil {
+		return fmt.Errorf("making the cell's root read-only: %w", err)
+	}
+	return nil
+}
+
+// rawExec is the one call after the filter.
+func rawExec(path *byte, args, env **byte, name string) error {
+	_, _, e := unix.RawSyscall(unix.SYS_EXECVE, uintptr(unsafe.Pointer(path)),
+		uintptr(unsafe.Pointer(args)), uintptr(unsafe.Pointer(env)))
+	return fmt.Errorf("execve %s: %w", name, e)
+}
