@@ -108,6 +108,14 @@ func ToCard(s *Seam, hdr *[HeaderLen]byte, first byte, size int, buffers uint16)
 	return nil
 }
 
+// ToCardEthernet makes the virtio header of a frame for the card where the host
+// hands out Ethernet frames and nothing moves.
+func ToCardEthernet(s *Seam, hdr *[HeaderLen]byte, buffers uint16) {
+	*(*[HeaderLen]byte)(s[:]) = *hdr
+	binary.LittleEndian.PutUint16(s[offHdrLen:], 0)
+	binary.LittleEndian.PutUint16(s[offNumBuffers:], buffers)
+}
+
 // FromCard judges the head of a frame that the card sent and makes the virtio
 // header for the TUN from it. size is the length of the whole frame on the
 // bus, SeamLen included, and first the first byte of the IP packet. gso holds

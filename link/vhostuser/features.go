@@ -35,11 +35,18 @@ const (
 	protoStatus      = 1 << 16
 )
 
-// protocolFeatures is what this back end offers. Not among it, on purpose:
+// offered is what this back end offers. Not among it, on purpose:
 // INBAND_NOTIFICATIONS and BACKEND_REQ (nothing here needs a channel back),
 // INFLIGHT_SHMFD (a ring whose heads are completed in order recovers from
-// memory), LOG_SHMFD (a card does not migrate).
-const protocolFeatures = protoMQ | protoReplyAck | protoNetMTU | protoConfig | protoResetDevice | protoMemSlots | protoStatus
+// memory), LOG_SHMFD (a card does not migrate). MQ only where there is more
+// than one pair: User-Mode Linux reads GET_QUEUE_NUM as a number of rings.
+func offered(pairs int) uint64 {
+	const always = protoReplyAck | protoNetMTU | protoConfig | protoResetDevice | protoMemSlots | protoStatus
+	if pairs > 1 {
+		return always | protoMQ
+	}
+	return always
+}
 
 // maxMemSlots is how many memory regions a front end may have in all.
 const maxMemSlots = 64

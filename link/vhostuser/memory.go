@@ -7,10 +7,10 @@ import (
 
 // A region in SET_MEM_TABLE, ADD_MEM_REG and REM_MEM_REG:
 //
-//	 0        8       16      24
-//	 +--------+-------+-------+--------+
-//	 | guest  | size  | user  | offset |
-//	 +--------+-------+-------+--------+
+//	0        8       16      24
+//	+--------+-------+-------+--------+
+//	| guest  | size  | user  | offset |
+//	+--------+-------+-------+--------+
 const regionLen = 32
 
 func region(b []byte) Region {

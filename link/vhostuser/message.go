@@ -16,10 +16,10 @@ import (
 
 // A message:
 //
-//	 0          4          8          12
-//	 +----------+----------+----------+------------ - -
-//	 | request  | flags    | size     | payload (size bytes)
-//	 +----------+----------+----------+------------ - -
+//	0          4          8          12
+//	+----------+----------+----------+------------ - -
+//	| request  | flags    | size     | payload (size bytes)
+//	+----------+----------+----------+------------ - -
 //
 // in the host's byte order, with up to 8 descriptors beside the first byte.
 const (

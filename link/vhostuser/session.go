@@ -150,7 +150,7 @@ func (s *session) do(m *message) ([]byte, error) {
 	case GetFeatures:
 		return u64(s.dev.Features() | ProtocolFeature), nil
 	case GetProtocolFeatures:
-		return u64(protocolFeatures), nil
+		return u64(offered(s.dev.Pairs())), nil
 	case GetQueueNum:
 		return u64(uint64(s.dev.Pairs())), nil
 	case GetMaxMemSlots:
@@ -194,8 +194,8 @@ func (s *session) setValue(m *message) error {
 	case SetFeatures:
 		return s.setFeatures(v)
 	case SetProtocolFeatures:
-		if v&^protocolFeatures != 0 {
-			return fmt.Errorf("%w: protocol features %#x, offered %#x", ErrMessage, v, uint64(protocolFeatures))
+		if have := offered(s.dev.Pairs()); v&^have != 0 {
+			return fmt.Errorf("%w: protocol features %#x, offered %#x", ErrMessage, v, have)
 		}
 		s.protocol = v
 		return nil
@@ -252,10 +252,10 @@ func (m *message) u64() (uint64, error) {
 
 // getConfig serves a window of the configuration space:
 //
-//	 0        4        8        12
-//	 +--------+--------+--------+-------- - -
-//	 | offset | size   | flags  | size bytes
-//	 +--------+--------+--------+-------- - -
+//	0        4        8        12
+//	+--------+--------+--------+-------- - -
+//	| offset | size   | flags  | size bytes
+//	+--------+--------+--------+-------- - -
 func (s *session) getConfig(m *message) ([]byte, error) {
 	if len(m.payload) < 12 {
 		return nil, fmt.Errorf("%w: GET_CONFIG of %d bytes", ErrMessage, len(m.payload))

@@ -53,10 +53,10 @@ func (s *session) setVringState(m *message) error {
 
 // setVringAddr takes the addresses of a ring:
 //
-//	 0       4       8        16      24      32      40
-//	 +-------+-------+--------+-------+-------+-------+
-//	 | index | flags | desc   | used  | avail | log   |
-//	 +-------+-------+--------+-------+-------+-------+
+//	0       4       8        16      24      32      40
+//	+-------+-------+--------+-------+-------+-------+
+//	| index | flags | desc   | used  | avail | log   |
+//	+-------+-------+--------+-------+-------+-------+
 func (s *session) setVringAddr(m *message) error {
 	if len(m.payload) < 40 {
 		return fmt.Errorf("%w: SET_VRING_ADDR of %d bytes, want 40", ErrMessage, len(m.payload))

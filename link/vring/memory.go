@@ -50,18 +50,18 @@ func NewMemory(regions ...Region) (*Memory, error) {
 	return m, nil
 }
 
-// Map maps size bytes of file from offset as the region at guest. The file
+// Map maps size bytes of the file fd from offset as the region at guest. The file
 // must be as long as the region says. One that could be cut short afterwards
 // (no F_SEAL_SHRINK) is accepted, since User-Mode Linux has no other: payload
 // then meets EFAULT in readv and writev, and a ring access is a fault that
 // ends the pump, not the host.
-func Map(file *os.File, guest, user, size, offset uint64) (Region, error) {
+func Map(fd int, guest, user, size, offset uint64) (Region, error) {
 	const most = 1 << 46
 	if size == 0 || size > most || offset > most || guest+size < guest || user+size < user {
 		return Region{}, fmt.Errorf("memory region at %#x: size %d, offset %d out of range", guest, size, offset)
 	}
 	var st unix.Stat_t
-	if err := unix.Fstat(int(file.Fd()), &st); err != nil {
+	if err := unix.Fstat(fd, &st); err != nil {
 		return Region{}, fmt.Errorf("memory region at %#x: fstat: %w", guest, err)
 	}
 	if st.Mode&unix.S_IFMT != unix.S_IFREG || uint64(st.Size) < offset+size {
@@ -69,7 +69,7 @@ func Map(file *os.File, guest, user, size, offset uint64) (Region, error) {
 	}
 	// mmap wants a page-aligned offset; the region may start within a page.
 	skew := offset % uint64(os.Getpagesize())
-	b, err := unix.Mmap(int(file.Fd()), int64(offset-skew), int(size+skew), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	b, err := unix.Mmap(fd, int64(offset-skew), int(size+skew), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return Region{}, fmt.Errorf("memory region at %#x: mmap of %d bytes: %w", guest, size, err)
 	}

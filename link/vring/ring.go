@@ -48,10 +48,10 @@ type Config struct {
 
 // descriptor is struct virtq_desc, virtio 1.2 section 2.7.5:
 //
-//	 0                8        12       14     16
-//	 +----------------+--------+--------+------+
-//	 | addr           | len    | flags  | next |
-//	 +----------------+--------+--------+------+
+//	0                8        12       14     16
+//	+----------------+--------+--------+------+
+//	| addr           | len    | flags  | next |
+//	+----------------+--------+--------+------+
 type descriptor struct {
 	addr  uint64
 	len   uint32
@@ -107,15 +107,8 @@ func New(mem *Memory, cfg Config) (*Ring, error) {
 		return nil, fmt.Errorf("ring at desc %#x, avail %#x, used %#x: want alignment to 16, 2 and 4 bytes", cfg.Desc, cfg.Avail, cfg.Used)
 	}
 	r := &Ring{mem: mem, cfg: cfg, mask: uint16(n - 1)}
-	var err error
-	if r.desc, err = mem.user(cfg.Desc, n*descLen); err != nil {
-		return nil, fmt.Errorf("descriptor table: %w", err)
-	}
-	if r.avail, err = mem.user(cfg.Avail, 4+2*n+2); err != nil {
-		return nil, fmt.Errorf("avail ring: %w", err)
-	}
-	if r.used, err = mem.user(cfg.Used, 4+8*n+2); err != nil {
-		return nil, fmt.Errorf("used ring: %w", err)
+	if err := r.place(); err != nil {
+		return nil, err
 	}
 	r.done = uint16(atomic.LoadUint32((*uint32)(r.used)) >> 16)
 	r.next = r.done
@@ -127,6 +120,21 @@ func New(mem *Memory, cfg Config) (*Ring, error) {
 	}
 	r.seen, r.shown, r.called, r.takenOver = r.next, r.done, r.done, true
 	return r, nil
+}
+
+// place finds the three parts in memory.
+func (r *Ring) place() (err error) {
+	n := uint64(r.cfg.Size)
+	if r.desc, err = r.mem.user(r.cfg.Desc, n*descLen); err != nil {
+		return fmt.Errorf("descriptor table: %w", err)
+	}
+	if r.avail, err = r.mem.user(r.cfg.Avail, 4+2*n+2); err != nil {
+		return fmt.Errorf("avail ring: %w", err)
+	}
+	if r.used, err = r.mem.user(r.cfg.Used, 4+8*n+2); err != nil {
+		return fmt.Errorf("used ring: %w", err)
+	}
+	return nil
 }
 
 // Base is the next avail index that a device after this one has to take.
@@ -180,6 +188,9 @@ func (r *Ring) Take(iov []unix.Iovec) (head uint16, out []unix.Iovec, size int, 
 	}
 	return head, out, size, nil
 }
+
+// Untake puts the head that was taken last back.
+func (r *Ring) Untake() { r.next-- }
 
 // chain walks one chain. table has limit entries, so no chain of it can be
 // longer; a loop ends there (CVE-2026-86847). Only the ring's own table may
@@ -310,4 +321,16 @@ func (r *Ring) NoKicks() {
 		r.flags = noNotify
 		r.show()
 	}
+}
+
+// Moved is the ring in a new memory table, going on where this one is. What
+// was taken and not completed is taken again. Nothing is written.
+func (r *Ring) Moved(mem *Memory) (*Ring, error) {
+	n := *r
+	n.mem = mem
+	if err := n.place(); err != nil {
+		return nil, err
+	}
+	n.next, n.seen = n.done, n.done
+	return &n, nil
 }

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/toe-project/toe/internal/sandbox"
+	"github.com/toe-project/toe/link"
+	"github.com/toe-project/toe/link/frame"
+	"github.com/toe-project/toe/link/tun"
+)
+
+type pumpFlags struct {
+	socket, iface    string
+	fd, queues       int
+	printCapabilites bool
+	tap              bool
+}
+
+// pumpCmd is the back end alone, by the conventions of vhost-user back-end
+// programs (QEMU docs/interop/vhost-user.rst, "Backend program conventions").
+func pumpCmd() *cobra.Command {
+	var f pumpFlags
+	c := &cobra.Command{
+		Use:   "pump --socket-path PATH --interface NAME",
+		Short: "Run the link's back end alone, for any virtual machine monitor",
+		Long: `Run the vhost-user-net back end of a link in the foreground: whatever virtual machine connects to
+the socket is joined to the TUN interface NAME by IP packets with an MTU of 65535. NAME is created if it does
+not exist. Ends on SIGTERM.`,
+		Example: `  toe pump --socket-path /run/link.sock --interface toe0
+  toe pump --fd 3 --interface toe0 --queues 2
+  toe pump --print-capabilities`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runPump(cmd, f) },
+	}
+	c.Flags().StringVar(&f.socket, "socket-path", "", "listen for the front end on this socket")
+	c.Flags().IntVar(&f.fd, "fd", -1, "a connected vhost-user socket that was passed in, instead of --socket-path")
+	c.Flags().StringVar(&f.iface, "interface", "", "TUN interface of the host")
+	c.Flags().IntVar(&f.queues, "queues", 1, "queue pairs")
+	c.Flags().BoolVar(&f.tap, "tap", false, "a TAP with Ethernet frames instead of a TUN with IP packets")
+	c.Flags().BoolVar(&f.printCapabilites, "print-capabilities", false, "print what this back end can do, as JSON, and exit")
+	return c
+}
+
+func runPump(cmd *cobra.Command, f pumpFlags) error {
+	if f.printCapabilites {
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"type": "net", "features": []string{}})
+	}
+	if f.iface == "" || (f.socket == "") == (f.fd < 0) {
+		return usageError{fmt.Errorf("pump: want --interface and one of --socket-path and --fd")}
+	}
+	files, err := tun.Open(tun.Options{Name: f.iface, Queues: f.queues, TAP: f.tap})
+	if err != nil {
+		return err
+	}
+	k, err := link.NewKeeper(link.Device{
+		Name: f.iface, Socket: f.socket, MAC: net.HardwareAddr{2, 't', 'o', 'e', 0, 1},
+		MTU: frame.MaxPacket, Files: files, Seam: !f.tap,
+	}, link.Options{Event: func(e link.Event) { fmt.Fprintf(os.Stderr, "%s: %s\n", e.Device, e.Text) }})
+	if err != nil {
+		return err
+	}
+	defer k.Close()
+	ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if f.fd >= 0 {
+		return conversePassed(ctx, k, f.fd)
+	}
+	return k.Serve(ctx)
+}
+
+// conversePassed speaks with the one front end behind a descriptor.
+func conversePassed(ctx context.Context, k *link.Keeper, fd int) error {
+	file := os.NewFile(uintptr(fd), "--fd")
+	c, err := net.FileConn(file)
+	if err != nil {
+		return usageError{fmt.Errorf("--fd %d: want a connected stream socket: %w", fd, err)}
+	}
+	file.Close()
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		c.Close()
+		return usageError{fmt.Errorf("--fd %d: want a unix socket, got %s", fd, c.LocalAddr().Network())}
+	}
+	defer context.AfterFunc(ctx, func() { k.Close() })()
+	if err := k.Converse(u); ctx.Err() == nil {
+		return err
+	}
+	return nil
+}
+
+// pumpWorkerCmd is the pump itself: the keeper starts it, nobody else.
+func pumpWorkerCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:    link.PumpVerb,
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			return link.Pump(3, func() error {
+				_, err := sandbox.Pump(sandbox.PumpOptions{Parent: os.Getppid()})
+				return err
+			})
+		},
+	}
+}

@@ -1,0 +1,125 @@
+package link
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// counters is one direction of one queue pair, in memory that the keeper and
+// every pump that serves the device share: they outlive a pump, and reading
+// them stops nothing. One pump writes; whole words, so a reader sees each
+// value as it was at some moment.
+type counters struct {
+	packets, bytes              uint64
+	kicks, calls, stalls        uint64
+	short, long, notIP, header  uint64 // drops: what the packet looked like
+	disabled, refused, tooSmall uint64 // drops: where it was to go
+	chains, broken              uint64 // the ring: bad chains, times stopped
+	_                           [2]uint64
+}
+
+const countersLen = 16 * 8
+
+// Direction is what went one way through one queue pair since the link was
+// made.
+type Direction struct {
+	Packets uint64 `json:"packets"`
+	Bytes   uint64 `json:"bytes"`  // of IP (or Ethernet on a port), without the seam
+	Kicks   uint64 `json:"kicks"`  // times the card woke the pump
+	Calls   uint64 `json:"calls"`  // times the pump called the card
+	Stalls  uint64 `json:"stalls"` // times the pump had to wait for buffers
+	Drops   Drops  `json:"drops"`
+	// BadChains were returned to the card unused; Broken counts how often
+	// the ring had to be stopped.
+	BadChains uint64 `json:"bad_chains"`
+	Broken    uint64 `json:"broken"`
+}
+
+// Drops counts packets that went nowhere, by cause.
+type Drops struct {
+	Short    uint64 `json:"short"`     // shorter than its headers
+	Long     uint64 `json:"long"`      // longer than 65535 bytes
+	NotIP    uint64 `json:"not_ip"`    // neither IPv4 nor IPv6
+	Header   uint64 `json:"header"`    // checksum or segmentation fields that do not fit
+	Disabled uint64 `json:"disabled"`  // queue pair switched off by the driver
+	Refused  uint64 `json:"refused"`   // the kernel or the port did not take it
+	TooSmall uint64 `json:"too_small"` // no receive buffer is large enough
+}
+
+// Total is the sum over all causes.
+func (d Drops) Total() uint64 {
+	return d.Short + d.Long + d.NotIP + d.Header + d.Disabled + d.Refused + d.TooSmall
+}
+
+// QueueStats is one queue pair.
+type QueueStats struct {
+	ToCard Direction `json:"to_card"`
+	ToHost Direction `json:"to_host"`
+}
+
+// board is the shared memory with the counters: two per queue pair, towards
+// the card first.
+type board struct {
+	file *os.File
+	mem  []byte
+	all  []counters
+}
+
+// newBoard makes the memory; openBoard maps one that was passed in.
+func newBoard(pairs int) (*board, error) {
+	fd, err := unix.MemfdCreate("toe-counters", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, fmt.Errorf("memfd_create for counters: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "counters")
+	if err := f.Truncate(int64(2 * pairs * countersLen)); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("counters: %w", err)
+	}
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("counters: F_ADD_SEALS: %w", err)
+	}
+	return openBoard(f, pairs)
+}
+
+func openBoard(f *os.File, pairs int) (*board, error) {
+	n := 2 * pairs * countersLen
+	mem, err := unix.Mmap(int(f.Fd()), 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("counters: mmap of %d bytes: %w", n, err)
+	}
+	return &board{file: f, mem: mem, all: unsafe.Slice((*counters)(unsafe.Pointer(&mem[0])), 2*pairs)}, nil
+}
+
+func (b *board) close() {
+	unix.Munmap(b.mem)
+	b.file.Close()
+}
+
+func (b *board) stats() []QueueStats {
+	out := make([]QueueStats, len(b.all)/2)
+	for i := range out {
+		out[i] = QueueStats{ToCard: b.all[2*i].read(), ToHost: b.all[2*i+1].read()}
+	}
+	return out
+}
+
+func (c *counters) read() Direction {
+	l := func(p *uint64) uint64 { return atomic.LoadUint64(p) }
+	return Direction{
+		Packets: l(&c.packets), Bytes: l(&c.bytes), Kicks: l(&c.kicks), Calls: l(&c.calls), Stalls: l(&c.stalls),
+		Drops: Drops{Short: l(&c.short), Long: l(&c.long), NotIP: l(&c.notIP), Header: l(&c.header),
+			Disabled: l(&c.disabled), Refused: l(&c.refused), TooSmall: l(&c.tooSmall)},
+		BadChains: l(&c.chains), Broken: l(&c.broken),
+	}
+}
+
+// count adds to a counter of ours. Nobody else writes, so a load and a store
+// of the word do, without the bus lock that an atomic addition takes.
+func count(p *uint64, n uint64) { atomic.StoreUint64(p, *p+n) }

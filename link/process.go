@@ -1,0 +1,183 @@
+package link
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process is a pump that runs.
+type Process interface {
+	PID() int
+	Kill() // at once, by force
+	// Wait returns when it has ended, and why in a few words.
+	Wait() string
+}
+
+// PumpVerb is the hidden verb of the program that becomes a pump: its orders
+// come on descriptor 3.
+const PumpVerb = "pump-worker"
+
+// answerWithin is how long a pump may take over an order. Mapping a card's
+// memory is the longest, and takes milliseconds.
+const answerWithin = 5 * time.Second
+
+// running is a pump and the keeper's end of its socket.
+type running struct {
+	process Process
+	seq     uint64
+	answers chan answer
+	news    chan string // closed when the pump has hung up
+
+	mu     sync.Mutex // guards the descriptor's end
+	orders int        // -1 when closed
+}
+
+// hangUp makes the pump's next read end.
+func (r *running) hangUp() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.orders >= 0 {
+		unix.Shutdown(r.orders, unix.SHUT_RDWR)
+	}
+}
+
+// closeOrders is for whoever knows that nothing is told any more.
+func (r *running) closeOrders() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	unix.Close(r.orders)
+	r.orders = -1
+}
+
+// refusal is a pump's no.
+type refusal string
+
+func (r refusal) Error() string { return string(r) }
+
+func start(launch func(*os.File) (Process, error)) (*running, error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair for the pump: %w", err)
+	}
+	theirs := os.NewFile(uintptr(fds[1]), "orders")
+	defer theirs.Close()
+	p, err := launch(theirs)
+	if err != nil {
+		unix.Close(fds[0])
+		return nil, fmt.Errorf("start pump: %w", err)
+	}
+	r := &running{process: p, orders: fds[0], answers: make(chan answer, 1), news: make(chan string, 16)}
+	go r.listen(r.orders)
+	return r, nil
+}
+
+// listen takes answers and news in until the pump hangs up.
+func (r *running) listen(orders int) {
+	defer close(r.news)
+	defer close(r.answers)
+	for {
+		var a answer
+		fds, err := receivePacket(orders, &a)
+		closeFDs(fds)
+		if err != nil {
+			return
+		}
+		if a.Seq != 0 {
+			r.answers <- a
+			continue
+		}
+		select {
+		case r.news <- a.News:
+		default: // a card can make no more news than is read
+		}
+	}
+}
+
+// tell gives one order and waits for its answer.
+func (r *running) tell(o order, files ...*os.File) (answer, error) {
+	r.seq++
+	o.Seq = r.seq
+	if err := sendPacket(r.orders, o, files); err != nil {
+		return answer{}, fmt.Errorf("%w: order %s: %w", errNoPump, o.Op, err)
+	}
+	timer := time.NewTimer(answerWithin)
+	defer timer.Stop()
+	for {
+		select {
+		case a, ok := <-r.answers:
+			switch {
+			case !ok:
+				return answer{}, fmt.Errorf("%w: it ended during order %s", errNoPump, o.Op)
+			case a.Seq != o.Seq:
+				continue // of an order that was given up
+			case a.Error != "":
+				return a, refusal(a.Error)
+			}
+			return a, nil
+		case <-timer.C:
+			return answer{}, fmt.Errorf("%w: no answer to order %s in %s", errNoPump, o.Op, answerWithin)
+		}
+	}
+}
+
+// end hangs up, so that the pump ends, and makes sure that it did.
+func (r *running) end() {
+	r.hangUp()
+	gone := make(chan struct{})
+	go func() { r.process.Wait(); close(gone) }()
+	select {
+	case <-gone:
+	case <-time.After(2 * time.Second):
+		r.process.Kill()
+		<-gone
+	}
+}
+
+// LaunchProcess starts this program anew as a pump.
+func LaunchProcess(orders *os.File) (Process, error) {
+	cmd := exec.Command("/proc/self/exe", PumpVerb)
+	cmd.Args[0] = "toe"
+	cmd.ExtraFiles = []*os.File{orders}
+	cmd.Stderr = os.Stderr
+	cmd.Env = []string{"GOTRACEBACK=single"}
+	// A terminal's Ctrl-C is the keeper's to act on.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
+	p := &process{cmd: cmd, done: make(chan struct{})}
+	started := make(chan error)
+	go func() {
+		// The death signal is tied to the thread that forks, so this
+		// thread stays for as long as the pump.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			cmd.Wait()
+			close(p.done)
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+type process struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+func (p *process) PID() int { return p.cmd.Process.Pid }
+func (p *process) Kill()    { p.cmd.Process.Kill() }
+
+func (p *process) Wait() string {
+	<-p.done
+	return p.cmd.ProcessState.String()
+}

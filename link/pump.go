@@ -1,0 +1,321 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/link/frame"
+	"github.com/toe-project/toe/link/vhostuser"
+	"github.com/toe-project/toe/link/vring"
+)
+
+// pump is the process that copies packets: it holds the host's end of a device
+// and the card's memory, and nothing else. What it needs it is passed in; it
+// remembers nothing that the next pump could not read from the rings.
+type pump struct {
+	orders   int // the keeper's socket
+	board    *board
+	queues   []*queue
+	mem      *vring.Memory
+	regions  []vring.Region
+	features uint64
+	confine  func() error // called once everything is open
+}
+
+// Pump serves the orders that come in on a SOCK_SEQPACKET socket until the
+// keeper hangs up. confine is called when the descriptors of the device have
+// arrived, before the first packet.
+func Pump(orders int, confine func() error) error {
+	debug.SetGCPercent(200)
+	p := &pump{orders: orders, confine: confine}
+	defer p.close()
+	for {
+		var o order
+		fds, err := receivePacket(orders, &o)
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("orders: %w", err)
+		}
+		a := answer{Seq: o.Seq}
+		if a.Base, err = p.obey(&o, fds); err != nil {
+			a.Error = err.Error()
+		}
+		closeFDs(fds)
+		if err := sendPacket(orders, a, nil); err != nil {
+			return fmt.Errorf("answer: %w", err)
+		}
+	}
+}
+
+// close ends the queues' goroutines and gives all memory back.
+func (p *pump) close() {
+	for _, q := range p.queues {
+		q.do(func() { q.quit = true })
+		for _, fd := range []int{q.fd, q.epoll, q.wake, q.rx.kick, q.rx.call, q.rx.err, q.tx.kick, q.tx.call, q.tx.err} {
+			if fd >= 0 {
+				unix.Close(fd)
+			}
+		}
+	}
+	for _, r := range p.regions {
+		r.Unmap()
+	}
+	if p.board != nil {
+		p.board.close()
+	}
+}
+
+// obey does one order. Of the descriptors that it keeps -1 is left behind.
+func (p *pump) obey(o *order, fds []int) (uint16, error) {
+	if o.Op == opInit {
+		return 0, p.init(o.Setup, fds)
+	}
+	if p.board == nil {
+		return 0, errors.New("order before init")
+	}
+	switch o.Op {
+	case opMemory:
+		return 0, p.memory(o.Regions, fds)
+	case opOffer:
+		p.features = o.Features
+		return 0, p.offer()
+	}
+	if o.Index < 0 || o.Index >= 2*len(p.queues) {
+		return 0, fmt.Errorf("order for ring %d of %d", o.Index, 2*len(p.queues))
+	}
+	switch o.Op {
+	case opStart:
+		return 0, p.start(o.Index, o.Ring, fds)
+	case opStop:
+		return p.stop(o.Index), nil
+	case opEnable:
+		q, e := p.end(o.Index)
+		q.do(func() { e.enabled = o.On })
+		return 0, nil
+	}
+	return 0, fmt.Errorf("unknown order %q", o.Op)
+}
+
+// end finds a ring by its number: 2n is towards the card, 2n+1 from it.
+func (p *pump) end(i int) (*queue, *end) {
+	q := p.queues[i/2]
+	if i%2 == 0 {
+		return q, &q.rx
+	}
+	return q, &q.tx
+}
+
+func (p *pump) init(s *setup, fds []int) error {
+	if p.board != nil || s == nil || s.Pairs < 1 || len(fds) != 1+s.Pairs {
+		return errors.New("init: want it once, with the counters and a descriptor per queue pair")
+	}
+	var err error
+	if p.board, err = openBoard(os.NewFile(uintptr(take(&fds[0])), "counters"), s.Pairs); err != nil {
+		return err
+	}
+	runtime.GOMAXPROCS(s.Pairs + 1)
+	for i := range s.Pairs {
+		fd := take(&fds[1+i])
+		if err := unix.SetNonblock(fd, true); err != nil {
+			return fmt.Errorf("queue pair %d: %w", i, err)
+		}
+		q, err := newQueue(i, fd, p.board, p.report)
+		if err != nil {
+			return err
+		}
+		q.seam, q.spin = s.Seam, time.Duration(s.Spin)
+		if s.Stream {
+			q.stream = newStream()
+		}
+		p.queues = append(p.queues, q)
+	}
+	if p.confine != nil {
+		if err := p.confine(); err != nil {
+			return fmt.Errorf("confinement: %w", err)
+		}
+	}
+	for _, q := range p.queues {
+		go q.run()
+	}
+	return nil
+}
+
+// report sends news of a ring that was stopped, or of the device (ring -1).
+func (p *pump) report(ring int, err error) {
+	news := fmt.Sprintf("ring %d stopped: %v", ring, err)
+	if ring < 0 {
+		news = err.Error()
+	}
+	sendPacket(p.orders, answer{News: news}, nil)
+}
+
+// memory maps the new table, lets every queue go over to it between two turns,
+// and only then unmaps the old one: no copy is under way in what goes away.
+func (p *pump) memory(table []region, fds []int) error {
+	if len(fds) != len(table) {
+		return fmt.Errorf("%d regions with %d descriptors", len(table), len(fds))
+	}
+	var regions []vring.Region
+	give := func(rs []vring.Region) {
+		for _, r := range rs {
+			r.Unmap()
+		}
+	}
+	for i, r := range table {
+		m, err := vring.Map(fds[i], r.Guest, r.User, r.Size, r.Offset)
+		if err != nil {
+			give(regions)
+			return err
+		}
+		regions = append(regions, m)
+	}
+	mem, err := vring.NewMemory(regions...)
+	if err == nil {
+		err = p.move(mem)
+	}
+	if err != nil {
+		give(regions)
+		return err
+	}
+	give(p.regions)
+	p.mem, p.regions = mem, regions
+	return nil
+}
+
+// move puts every running ring where it is in the new memory. If one is not
+// there, all stay where they were.
+func (p *pump) move(mem *vring.Memory) error {
+	moved := make([]*vring.Ring, 2*len(p.queues))
+	for _, apply := range []bool{false, true} {
+		for i := range moved {
+			q, e := p.end(i)
+			var err error
+			q.do(func() {
+				if e.ring == nil {
+					return
+				}
+				if moved[i], err = e.ring.Moved(mem); err != nil || !apply {
+					return
+				}
+				e.ring = moved[i]
+				if e == &q.rx {
+					q.win.reset()
+				}
+			})
+			if err != nil {
+				return fmt.Errorf("ring %d: %w", i, err)
+			}
+		}
+	}
+	return nil
+}
+
+// offer tells the queues what the driver took.
+func (p *pump) offer() error {
+	f := p.features
+	gso := frame.GSO{
+		TCPv4: f&vhostuser.NetHostTSO4 != 0,
+		TCPv6: f&vhostuser.NetHostTSO6 != 0,
+		ECN:   f&vhostuser.NetHostECN != 0,
+		UDP:   f&vhostuser.NetHostUSO != 0,
+	}
+	for _, q := range p.queues {
+		q.do(func() {
+			q.gso = gso
+			q.merge = f&vhostuser.NetMergeable != 0
+		})
+	}
+	return nil
+}
+
+// start starts a ring, or gives a running one new descriptors.
+func (p *pump) start(i int, r *ring, fds []int) error {
+	if r == nil || p.mem == nil {
+		return errors.New("ring without address or memory")
+	}
+	want := 1
+	for _, has := range []bool{r.HasCall, r.HasErr} {
+		if has {
+			want++
+		}
+	}
+	if len(fds) != want {
+		return fmt.Errorf("ring with %d descriptors, want %d", len(fds), want)
+	}
+	q, e := p.end(i)
+	var err error
+	q.do(func() { err = p.startNow(q, e, i%2 == 0, r, fds) })
+	return err
+}
+
+// startNow runs on the queue's goroutine.
+func (p *pump) startNow(q *queue, e *end, write bool, r *ring, fds []int) error {
+	if e.ring == nil {
+		ring, err := vring.New(p.mem, vring.Config{
+			Size: r.Size, Desc: r.Desc, Avail: r.Avail, Used: r.Used, Base: r.Base, Write: write,
+			EventIdx: p.features&vhostuser.RingEventIdx != 0,
+			Indirect: p.features&vhostuser.RingIndirect != 0,
+		})
+		if err != nil {
+			return err
+		}
+		e.ring, e.broken, e.bad = ring, false, 0
+		if write {
+			q.win.reset()
+		}
+	}
+	e.enabled = r.Enabled
+	q.unwatch(e.kick)
+	replaceFD(&e.kick, take(&fds[0]))
+	call, errfd, rest := -1, -1, fds[1:]
+	if r.HasCall {
+		call, rest = take(&rest[0]), rest[1:]
+	}
+	if r.HasErr {
+		errfd = take(&rest[0])
+	}
+	replaceFD(&e.call, call)
+	replaceFD(&e.err, errfd)
+	if e.call >= 0 {
+		// A front end that does not read must not hold us up.
+		unix.SetNonblock(e.call, true)
+	}
+	return q.watch(e.kick, unix.EPOLLIN)
+}
+
+// stop stops a ring and says where the next device goes on.
+func (p *pump) stop(i int) (base uint16) {
+	q, e := p.end(i)
+	q.do(func() {
+		if e.ring == nil {
+			return
+		}
+		e.ring.Show()
+		base = e.ring.Base()
+		e.ring = nil
+		q.unwatch(e.kick)
+		replaceFD(&e.kick, -1)
+		replaceFD(&e.call, -1)
+		replaceFD(&e.err, -1)
+		if i%2 == 0 {
+			q.win.reset()
+		}
+	})
+	return base
+}
+
+// take makes a descriptor the caller's.
+func take(fd *int) int {
+	n := *fd
+	*fd = -1
+	return n
+}

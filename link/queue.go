@@ -1,0 +1,253 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/link/frame"
+	"github.com/toe-project/toe/link/vring"
+)
+
+// What one turn in one direction may do before the other has its turn. Drops
+// count as work (CVE-2019-3900).
+const (
+	turnPackets = 256
+	turnBytes   = 2 << 20
+)
+
+// A driver is called, and sees what is done, at least this often within a
+// turn: it works on the first packets while we copy the next.
+const callBytes = 128 << 10
+
+// badChains in a row stop a ring: its driver will not get better.
+const badChains = 1024
+
+// maxIov is IOV_MAX: the segments that one readv or writev takes.
+const maxIov = 1024
+
+// end is one ring of a pair as the pump runs it.
+type end struct {
+	ring    *vring.Ring
+	kick    int // descriptors, -1 for none
+	call    int
+	err     int
+	enabled bool
+	broken  bool
+	bad     int // bad chains in a row
+	ctr     *counters
+}
+
+func (e *end) running() bool { return e.ring != nil && !e.broken }
+
+// queue pumps one queue pair: one goroutine on one thread that sleeps in one
+// epoll_wait for the TUN, the kicks and its orders. All of it edge-triggered,
+// so that a kick needs no read and a TUN whose packets have no buffer to go
+// to does not keep us awake.
+type queue struct {
+	index  int
+	fd     int // TUN, TAP or stream socket
+	seam   bool
+	merge  bool // mergeable receive buffers were negotiated
+	gso    frame.GSO
+	spin   time.Duration // how long to look around before sleeping
+	rx, tx end           // as the card sees them: rx is towards the card
+	stream *stream       // passt's socket instead of a TUN or TAP, or nil
+
+	epoll  int
+	wake   int // eventfd: there are orders
+	orders chan func()
+	posted atomic.Bool
+	quit   bool
+	report func(ring int, err error) // tells of a ring that was stopped
+
+	win window // receive buffers taken and not yet filled
+	hdr *[frame.HeaderLen]byte
+	iov []unix.Iovec // of the chain being sent
+}
+
+func newQueue(index, fd int, b *board, report func(int, error)) (*queue, error) {
+	q := &queue{index: index, fd: fd, report: report, orders: make(chan func(), 16), hdr: new([frame.HeaderLen]byte)}
+	for _, e := range []*end{&q.rx, &q.tx} {
+		e.kick, e.call, e.err = -1, -1, -1
+	}
+	q.rx.ctr, q.tx.ctr = &b.all[2*index], &b.all[2*index+1]
+	q.iov = make([]unix.Iovec, 1, 1+maxIov)
+	q.win.init()
+	var err error
+	if q.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+		return nil, fmt.Errorf("epoll_create: %w", err)
+	}
+	if q.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	return q, errors.Join(q.watch(q.fd, unix.EPOLLIN), q.watch(q.wake, unix.EPOLLIN))
+}
+
+// watch and unwatch add and remove a descriptor of the epoll set.
+func (q *queue) watch(fd int, events uint32) error {
+	ev := unix.EpollEvent{Events: events | unix.EPOLLET, Fd: int32(fd)}
+	if err := unix.EpollCtl(q.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+		return fmt.Errorf("epoll_ctl of descriptor %d: %w", fd, err)
+	}
+	return nil
+}
+
+func (q *queue) unwatch(fd int) {
+	if fd >= 0 {
+		unix.EpollCtl(q.epoll, unix.EPOLL_CTL_DEL, fd, nil)
+	}
+}
+
+// do runs f on the queue's goroutine between two turns, and waits for it.
+// After do has returned with a ring taken away, nothing touches that ring.
+func (q *queue) do(f func()) {
+	done := make(chan struct{})
+	q.orders <- func() { f(); close(done) }
+	q.posted.Store(true)
+	unix.Write(q.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	<-done
+}
+
+func (q *queue) obey() {
+	q.posted.Store(false)
+	for {
+		select {
+		case f := <-q.orders:
+			f()
+		default:
+			return
+		}
+	}
+}
+
+// run pumps until it is told to quit.
+func (q *queue) run() {
+	runtime.LockOSThread()
+	// A front end that cuts its memory file short turns a ring access into
+	// a fault; as a panic it ends this process in good order.
+	debug.SetPanicOnFault(true)
+	var awake time.Time
+	for !q.quit {
+		if q.posted.Load() {
+			q.obey()
+			continue
+		}
+		busy := q.toHost()
+		if q.toCard() || busy {
+			if q.spin > 0 {
+				awake = time.Now()
+			}
+			continue
+		}
+		if q.spin > 0 && time.Since(awake) < q.spin {
+			continue
+		}
+		if q.settle() {
+			continue
+		}
+		q.sleep()
+	}
+}
+
+// settle asks the card for kicks and looks once more, since one may have been
+// spared between the last look and the wish. It says whether there is work.
+func (q *queue) settle() bool {
+	more := false
+	if q.tx.running() {
+		more = q.tx.ring.WantKicks()
+	}
+	// Buffers are waited for only while there are none: otherwise each one
+	// that the driver puts back would wake us.
+	if q.rx.running() && q.win.starved {
+		more = q.rx.ring.WantKicks() || more
+	}
+	return more
+}
+
+func (q *queue) sleep() {
+	var events [8]unix.EpollEvent
+	n, err := unix.EpollWait(q.epoll, events[:], -1)
+	if err != nil && err != unix.EINTR {
+		panic(fmt.Sprintf("queue %d: epoll_wait: %v", q.index, err))
+	}
+	for i := range max(n, 0) {
+		switch fd := int(events[i].Fd); fd {
+		case q.rx.kick:
+			count(&q.rx.ctr.kicks, 1)
+		case q.tx.kick:
+			count(&q.tx.ctr.kicks, 1)
+		case q.wake:
+			var b [8]byte
+			unix.Read(q.wake, b[:])
+		}
+	}
+	if q.tx.running() {
+		q.tx.ring.NoKicks()
+	}
+	if q.rx.running() {
+		q.rx.ring.NoKicks()
+	}
+}
+
+// publish shows the driver what is done and calls it if it wants that.
+// EAGAIN of a call descriptor means that it is signalled already.
+func (e *end) publish() {
+	e.ring.Show()
+	if e.ring.MustCall() && e.call >= 0 {
+		one := uint64(1)
+		unix.RawSyscall(unix.SYS_WRITE, uintptr(e.call), uintptr(unsafe.Pointer(&one)), 8)
+		count(&e.ctr.calls, 1)
+	}
+}
+
+// chainError deals with a head that cannot be used: a bad chain goes back
+// with length 0, a broken ring (or one too many bad chains) is stopped and
+// told of; the other rings go on. It says whether the ring still runs.
+func (q *queue) chainError(e *end, ring int, head uint16, err error) bool {
+	if errors.Is(err, vring.ErrChain) {
+		e.ring.Complete(head, 0)
+		count(&e.ctr.chains, 1)
+		if e.bad++; e.bad < badChains {
+			return true
+		}
+		err = fmt.Errorf("%d bad chains in a row, the last: %w", e.bad, err)
+	}
+	e.publish()
+	e.broken = true
+	count(&e.ctr.broken, 1)
+	if e.err >= 0 {
+		unix.Write(e.err, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	}
+	q.report(2*q.index+ring, err)
+	return false
+}
+
+// drop counts a packet that a frame error stopped.
+func (c *counters) drop(err error) {
+	switch err {
+	case frame.ErrShort:
+		count(&c.short, 1)
+	case frame.ErrLong:
+		count(&c.long, 1)
+	case frame.ErrNotIP:
+		count(&c.notIP, 1)
+	default:
+		count(&c.header, 1)
+	}
+}
+
+// replaceFD closes the old descriptor, if any, and puts the new one in its
+// place.
+func replaceFD(old *int, fd int) {
+	if *old >= 0 {
+		unix.Close(*old)
+	}
+	*old = fd
+}

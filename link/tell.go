@@ -1,0 +1,194 @@
+package link
+
+import (
+	"fmt"
+	"os"
+
+	"github.com/toe-project/toe/link/tun"
+	"github.com/toe-project/toe/link/vhostuser"
+)
+
+// device is the keeper as the vhost-user conversation sees it. Every change is
+// written into the wish first or taken back when the pump refuses it; where
+// there is no pump, because one has just died, the next one is told the whole
+// wish, and the front end need not know.
+type device Keeper
+
+func (d *device) Features() uint64 { return d.dev.features(d.accepted) }
+func (d *device) Pairs() int       { return len(d.dev.Files) }
+func (d *device) Config() []byte   { return d.dev.config() }
+
+func (d *device) SetMTU(mtu uint64) error {
+	if mtu > uint64(d.dev.MTU) {
+		return fmt.Errorf("device %s: MTU %d, want at most %d", d.dev.Name, mtu, d.dev.MTU)
+	}
+	return nil
+}
+
+func (d *device) SetFeatures(f uint64) error {
+	k := (*Keeper)(d)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.wish.features = f
+	if !k.dev.Stream {
+		for _, file := range k.dev.Files {
+			if err := tun.SetOffload(int(file.Fd()), offload(f)&k.accepted); err != nil {
+				return fmt.Errorf("device %s: %w", k.dev.Name, err)
+			}
+		}
+	}
+	_, err := k.tell(order{Op: opOffer, Features: f})
+	return err
+}
+
+func (d *device) SetMemory(table []vhostuser.Region) error {
+	k := (*Keeper)(d)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	old := k.wish.table
+	k.wish.table = table
+	if k.pump == nil {
+		return nil
+	}
+	if err := tellMemory(k.pump, table); k.refused(err) {
+		k.wish.table = old
+		return err
+	}
+	return nil
+}
+
+func (d *device) StartRing(i int, r vhostuser.Ring) error {
+	k := (*Keeper)(d)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.wish.rings[i] = r
+	k.steer(i, r.Enabled)
+	if k.pump == nil {
+		return nil
+	}
+	if err := tellStart(k.pump, i, r, int(r.Base)); k.refused(err) {
+		delete(k.wish.rings, i)
+		return err
+	}
+	return nil
+}
+
+// StopRing must know where the ring was. A pump that dies meanwhile leaves that
+// in the card's memory, where the next pump reads it.
+func (d *device) StopRing(i int) (uint16, error) {
+	k := (*Keeper)(d)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var err error
+	for range 3 {
+		if k.pump == nil {
+			if err = k.relaunch(); err != nil {
+				break
+			}
+		}
+		var a answer
+		if a, err = k.pump.tell(order{Op: opStop, Index: i}); err == nil {
+			delete(k.wish.rings, i)
+			return a.Base, nil
+		}
+		k.pump.process.Kill()
+		k.pump = nil
+	}
+	delete(k.wish.rings, i)
+	return 0, err
+}
+
+func (d *device) EnableRing(i int, on bool) error {
+	k := (*Keeper)(d)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r, ok := k.wish.rings[i]
+	if !ok {
+		return nil
+	}
+	r.Enabled = on
+	k.wish.rings[i] = r
+	k.steer(i, on)
+	_, err := k.tell(order{Op: opEnable, Index: i, On: on})
+	return err
+}
+
+// Reset takes every ring and all memory away from the pump.
+func (d *device) Reset() {
+	k := (*Keeper)(d)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for i := range k.wish.rings {
+		k.tell(order{Op: opStop, Index: i})
+	}
+	k.wish = wish{rings: map[int]vhostuser.Ring{}}
+	if k.pump != nil {
+		tellMemory(k.pump, nil)
+	}
+}
+
+// steer keeps the host's kernel from steering packets to a pair whose ring
+// towards the card is off. k.mu is held.
+func (k *Keeper) steer(i int, on bool) {
+	if i%2 != 0 || len(k.dev.Files) < 2 {
+		return
+	}
+	if err := tun.SetQueue(int(k.dev.Files[i/2].Fd()), on); err != nil {
+		k.event("queue pair %d: %v", i/2, err)
+	}
+}
+
+// tell gives an order to the pump, if there is one. k.mu is held.
+func (k *Keeper) tell(o order, files ...*os.File) (answer, error) {
+	if k.pump == nil {
+		return answer{}, nil
+	}
+	a, err := k.pump.tell(o, files...)
+	if !k.refused(err) {
+		err = nil
+	}
+	return a, err
+}
+
+// refused says whether the pump said no. A pump that is gone or does not answer
+// is ended instead, and its successor will be told.
+func (k *Keeper) refused(err error) bool {
+	if err == nil {
+		return false
+	}
+	if isRefusal(err) {
+		return true
+	}
+	k.pump.process.Kill()
+	return false
+}
+
+func tellMemory(r *running, table []vhostuser.Region) error {
+	o := order{Op: opMemory}
+	files := make([]*os.File, 0, len(table))
+	for _, t := range table {
+		o.Regions = append(o.Regions, region{t.Guest, t.User, t.Size, t.Offset})
+		files = append(files, t.File)
+	}
+	_, err := r.tell(o, files...)
+	return err
+}
+
+func tellStart(r *running, i int, v vhostuser.Ring, base int) error {
+	files := []*os.File{v.Kick}
+	for _, f := range []*os.File{v.Call, v.Err} {
+		if f != nil {
+			files = append(files, f)
+		}
+	}
+	_, err := r.tell(order{Op: opStart, Index: i, Ring: &ring{
+		Size: v.Size, Desc: v.Desc, Avail: v.Avail, Used: v.Used, Base: base,
+		Enabled: v.Enabled, HasCall: v.Call != nil, HasErr: v.Err != nil,
+	}}, files...)
+	return err
+}
+
+func isRefusal(err error) bool {
+	_, ok := err.(refusal)
+	return ok
+}

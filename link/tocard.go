@@ -1,0 +1,250 @@
+package link
+
+import (
+	"errors"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/link/frame"
+	"github.com/toe-project/toe/link/vring"
+)
+
+// The window holds the card's receive buffers that the pump has taken from
+// the ring and not yet filled, as one array of segments, so that a readv(2)
+// can be given as much room as the largest packet needs:
+//
+//	iov   | spent … | head | segments of chain a | of chain b | … | free
+//	                 ^lo-1  ^lo                                ^hi
+//
+// The entry before lo is always free for the pump's own virtio header. A
+// packet uses up the first chains and lo moves on.
+type window struct {
+	iov     []unix.Iovec
+	lo, hi  int
+	chains  []chain // FIFO, first at clo
+	clo     int
+	bytes   int  // in all chains
+	starved bool // the last look found less room than the largest packet needs
+}
+
+// chain is one taken head.
+type chain struct {
+	head     uint16
+	segments int
+	bytes    int
+}
+
+func (w *window) init() {
+	w.iov = make([]unix.Iovec, 8*maxIov)
+	w.chains = make([]chain, 0, 2*maxIov)
+	w.reset()
+}
+
+// reset forgets what was taken: the ring counts it as not taken.
+func (w *window) reset() {
+	w.lo, w.hi, w.clo, w.bytes, w.starved = 1, 1, 0, 0, false
+	w.chains = w.chains[:0]
+}
+
+// compact moves what is left to the front when the arrays run out.
+func (w *window) compact() {
+	if w.hi+maxIov > len(w.iov) {
+		n := copy(w.iov[1:], w.iov[w.lo:w.hi])
+		w.lo, w.hi = 1, 1+n
+	}
+	if len(w.chains) == cap(w.chains) {
+		n := copy(w.chains, w.chains[w.clo:])
+		w.chains, w.clo = w.chains[:n], 0
+	}
+}
+
+// pop uses the first chain up.
+func (w *window) pop() chain {
+	c := w.chains[w.clo]
+	w.clo++
+	w.lo += c.segments
+	w.bytes -= c.bytes
+	if w.clo == len(w.chains) {
+		w.lo, w.hi, w.clo, w.chains = 1, 1, 0, w.chains[:0]
+	}
+	return c
+}
+
+func (w *window) count() int { return len(w.chains) - w.clo }
+
+// need is the room that the largest packet takes on the bus: an IP packet of
+// 65535 bytes, or on a port an Ethernet frame around one.
+const need = frame.SeamLen + frame.MaxPacket + 4
+
+// skip is the length of what stands before the bytes that readv and writev
+// move: the whole seam on a link, the virtio header alone on a port.
+func (q *queue) skip() int {
+	if q.seam {
+		return frame.SeamLen
+	}
+	return frame.HeaderLen
+}
+
+// fill takes receive buffers until the largest packet has room, and says
+// whether it has. A ring that cannot hold as much when it is empty is used as
+// far as it goes: what does not fit is dropped and counted.
+func (q *queue) fill() bool {
+	w, r, blocked := &q.win, q.rx.ring, false
+	for w.bytes < need && w.hi-w.lo < maxIov-1 && (q.merge || w.count() == 0) {
+		n, err := r.Waiting()
+		if err == nil && n == 0 {
+			break
+		}
+		var head uint16
+		var out []unix.Iovec
+		var size int
+		if err == nil {
+			w.compact()
+			room := maxIov - 1 - (w.hi - w.lo)
+			if head, out, size, err = r.Take(w.iov[w.hi : w.hi : w.hi+room]); err == nil && size < q.skip()+1 {
+				err = errShortBuffer
+			}
+		}
+		if err != nil {
+			if w.count() > 0 && errors.Is(err, vring.ErrChain) {
+				// Heads go back in the order they were taken, so
+				// a bad one waits for those before it; one with
+				// more segments than there is room for, too.
+				r.Untake()
+				blocked = true
+				break
+			}
+			if !q.chainError(&q.rx, 0, head, err) {
+				return false
+			}
+			continue
+		}
+		q.rx.bad = 0
+		w.chains = append(w.chains, chain{head, len(out), size})
+		w.hi += len(out)
+		w.bytes += size
+	}
+	w.starved = w.bytes < need && (q.merge || w.count() == 0)
+	if !w.starved {
+		return true
+	}
+	// There is no more to wait for where the driver has no more to give.
+	if w.count() > 0 && (blocked || w.count() == r.Size() || w.hi-w.lo >= maxIov-1) {
+		w.starved = false
+	}
+	return !w.starved
+}
+
+// toCard moves packets from the host to the card until there are none, or no
+// room for them, or the turn is over. It says whether it did anything.
+func (q *queue) toCard() bool {
+	if !q.rx.running() || !q.rx.enabled {
+		return false
+	}
+	if q.stream != nil {
+		return q.stream.toCard(q)
+	}
+	packets, bytes, since := uint64(0), uint64(0), 0
+	tries := 0
+	for ; tries < turnPackets && bytes < turnBytes; tries++ {
+		if !q.fill() {
+			if q.win.starved && tries == 0 {
+				count(&q.rx.ctr.stalls, 1)
+			}
+			break
+		}
+		n, used, ok := q.readPacket()
+		if !ok {
+			break
+		}
+		if n == 0 {
+			continue
+		}
+		packets, bytes, since = packets+1, bytes+uint64(n), since+used
+		if since >= callBytes {
+			q.rx.publish()
+			since = 0
+		}
+	}
+	if q.rx.running() {
+		q.rx.publish()
+	}
+	count(&q.rx.ctr.packets, packets)
+	count(&q.rx.ctr.bytes, bytes)
+	return tries > 0
+}
+
+// readPacket reads one packet from the host straight into the card's buffers:
+// that copy is the DMA. It returns the bytes of the packet and on the bus,
+// 0 for one that was dropped, and false where there was none.
+func (q *queue) readPacket() (n, used int, ok bool) {
+	w, skip := &q.win, q.skip()
+	at, entry := w.open(skip)
+	own := w.iov[at-1]
+	w.iov[at-1] = unix.Iovec{Base: &q.hdr[0], Len: frame.HeaderLen}
+	got, _, e := unix.RawSyscall(unix.SYS_READV, uintptr(q.fd), uintptr(unsafe.Pointer(&w.iov[at-1])), uintptr(w.hi-at+1))
+	first := byte(0)
+	if e == 0 && got > frame.HeaderLen {
+		first = *w.iov[at].Base // read once; says only which constant to write
+	}
+	w.iov[at-1] = own
+	w.iov[at] = entry
+	if e != 0 || int(got) < frame.HeaderLen {
+		return 0, 0, false
+	}
+	if n = int(got) - frame.HeaderLen; n == 0 {
+		return 0, 0, true
+	}
+	used = n + skip
+	if used >= w.bytes && w.bytes < need {
+		// It filled all there was and may have been longer.
+		count(&q.rx.ctr.tooSmall, 1)
+		return 0, 0, true
+	}
+	if !q.deliver(n, used, first) {
+		return 0, 0, true
+	}
+	return n, used, true
+}
+
+// deliver completes the chains that a packet of n bytes filled, after it wrote
+// the head before it.
+func (q *queue) deliver(n, used int, first byte) bool {
+	w := &q.win
+	buffers := 0
+	for left := used; left > 0; buffers++ {
+		left -= w.chains[w.clo+buffers].bytes
+	}
+	var s frame.Seam
+	if q.seam {
+		if err := frame.ToCard(&s, q.hdr, first, n, uint16(buffers)); err != nil {
+			q.rx.ctr.drop(err)
+			return false
+		}
+	} else {
+		frame.ToCardEthernet(&s, q.hdr, uint16(buffers))
+	}
+	w.write(0, s[:q.skip()])
+	for left := used; buffers > 0; buffers-- {
+		c := w.pop()
+		q.rx.ring.Complete(c.head, min(left, c.bytes))
+		left -= c.bytes
+	}
+	return true
+}
+
+// open cuts the first skip bytes off the segments, the first chain having more,
+// and returns the index of the first entry that still has any. Only that entry
+// is changed, and returned as it was.
+func (w *window) open(skip int) (at int, entry unix.Iovec) {
+	at = w.lo
+	for uint64(skip) >= w.iov[at].Len {
+		skip -= int(w.iov[at].Len)
+		at++
+	}
+	entry = w.iov[at]
+	w.iov[at].Base = (*byte)(unsafe.Add(unsafe.Pointer(w.iov[at].Base), skip))
+	w.iov[at].Len -= uint64(skip)
+	return at, entry
+}
