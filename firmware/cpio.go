@@ -38,7 +38,7 @@ func AppendCPIO(w io.Writer, files []File) error {
 		if f.Mode.IsDir() {
 			nlink = 2
 		}
-		err := writeEntry(w, strings.TrimPrefix(f.Name, "/"), f.Data,
+		err := writeEntry(w, f.archiveName(), f.Data,
 			uint32(i+1), mode, uint32(nlink), f.Dev)
 		if err != nil {
 			return fmt.Errorf("cpio entry %s: %w", f.Name, err)
@@ -48,7 +48,7 @@ func AppendCPIO(w io.Writer, files []File) error {
 }
 
 func (f File) check() error {
-	if !path.IsAbs(f.Name) || path.Clean(f.Name) != f.Name || f.Name == "/" || strings.ContainsRune(f.Name, 0) {
+	if !path.IsAbs(f.Name) || path.Clean(f.Name) != f.Name || strings.ContainsRune(f.Name, 0) {
 		return fmt.Errorf("cpio entry %q: the name must be a clean absolute path", f.Name)
 	}
 	if int64(len(f.Data)) > maxMember {
@@ -56,6 +56,14 @@ func (f File) check() error {
 	}
 	_, err := f.unixMode()
 	return err
+}
+
+// archiveName is relative: the kernel unpacks into its root directory.
+func (f File) archiveName() string {
+	if f.Name == "/" {
+		return "."
+	}
+	return strings.TrimPrefix(f.Name, "/")
 }
 
 func (f File) unixMode() (uint32, error) {

@@ -32,6 +32,7 @@ func microInitramfs(b *base, agent []byte) ([]byte, error) {
 // /dev/console for PID 1, so it must be there before devtmpfs is.
 func skeleton() []File {
 	return []File{
+		Dir("/", 0o755),
 		Dir("/dev", 0o755),
 		CharDevice("/dev/console", 0o600, 5, 1),
 		CharDevice("/dev/null", 0o666, 1, 3),

@@ -21,25 +21,20 @@ var early = []string{
 // onDemand are the modules a card has besides, for modprobe and the kernel's
 // own requests.
 var onDemand = []string{
-	"nft_nat", "nft_redir", "nft_reject", "nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6",
-	"nft_log", "nft_limit", "nft_quota", "nft_queue", "nft_tproxy", "nft_socket", "nft_numgen", "nft_hash",
-	"nft_connlimit", "nft_fib", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6", "nft_flow_offload",
-	"nf_flow_table", "nf_flow_table_inet", "nf_conntrack_netlink", "nfnetlink", "nfnetlink_queue",
-	"nfnetlink_log", "nf_log_syslog", "nf_nat_ftp", "nf_conntrack_ftp",
-	"wireguard", "esp4", "esp6", "xfrm_user", "xfrm_interface", "gcm", "seqiv", "echainiv", "ctr", "cbc",
+	"nft_nat", "nft_redir", "nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6", "nft_log", "nft_limit",
+	"nft_tproxy", "nft_socket", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6",
+	"nft_flow_offload", "nf_flow_table_inet", "nf_conntrack_netlink", "nf_log_syslog",
+	"wireguard", "esp4", "esp6", "xfrm_user", "gcm", "seqiv", "echainiv", "ctr", "cbc",
 	"ghash_generic", "ghash-clmulni-intel", "aesni-intel", "sha256_generic", "sha256", "hmac", "authenc",
-	"sch_netem", "sch_fq", "sch_tbf", "sch_htb", "sch_ingress", "cls_u32", "cls_matchall", "act_mirred", "tcp_bbr", "tcp_diag", "udp_diag", "inet_diag", "mptcp_diag",
-	"tun", "tap", "veth", "bridge", "8021q", "dummy", "ifb", "macvlan", "ipvlan", "vrf",
-	"overlay", "squashfs", "loop", "af_packet_diag", "unix_diag",
+	"sch_netem", "sch_fq", "tcp_bbr", "tcp_diag", "udp_diag", "unix_diag",
+	"tun", "veth", "dummy", "overlay", "squashfs", "ext4",
 }
 
 // optional are modules of the lists that a kernel may lack under that name:
-// they were added, renamed or built in by one version or another.
+// crypto is renamed and merged from one version to the next.
 var optional = []string{
-	"sha256_generic", "sha256", "ghash_generic", "ghash-clmulni-intel", "aesni-intel", "ctr", "cbc", "gcm", "seqiv",
-	"echainiv", "hmac", "authenc", "af_packet_diag", "nft_chain_nat",
-	"cls_u32", "cls_matchall", "act_mirred", "sch_ingress", "sch_tbf", "sch_htb", "ifb", "tap", "nft_numgen", "nft_hash",
-	"nft_connlimit", "nf_conntrack_ftp", "nf_nat_ftp", "ipvlan", "vrf", "mptcp_diag", "nft_quota", "unix_diag",
+	"sha256_generic", "sha256", "ghash_generic", "ghash-clmulni-intel", "aesni-intel",
+	"ctr", "cbc", "gcm", "seqiv", "echainiv", "hmac", "authenc", "unix_diag",
 }
 
 // module is one kernel module of a package, decompressed.

@@ -1,0 +1,359 @@
+package firmware
+
+import (
+	"archive/tar"
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/toe-project/toe/machine"
+)
+
+var testKernel, testInitramfs = []byte("a kernel"), bytes.Repeat([]byte("i"), 1000)
+
+func testManifest() Manifest {
+	return describe(Manifest{
+		Edition: Micro, Arch: "amd64", Target: QEMU, Kernel: "6.12.9+deb13-cloud-amd64",
+		Agent:    member("", []byte("agent")).SHA256,
+		Packages: []Package{{Name: "busybox-static"}, {Name: "a-kernel"}},
+	}, testKernel, testInitramfs)
+}
+
+func testImage(t testing.TB) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := pack(&b, testManifest(), testKernel, testInitramfs); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func read(b []byte) (*Manifest, error) {
+	m, _, err := readImage(bytes.NewReader(b), int64(len(b)), func(Member, io.Reader) error { return nil })
+	return m, err
+}
+
+func TestImageRoundTrip(t *testing.T) {
+	m, err := read(testImage(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.Version[:7] != "6.12.9-" || len(m.Machines) != 2 || m.Packages[0].Name != "a-kernel" {
+		t.Errorf("manifest %+v", m)
+	}
+	if !bytes.Equal(testImage(t), testImage(t)) {
+		t.Error("two images of the same contents differ")
+	}
+}
+
+// tarOf writes an arbitrary tar, hostile if need be.
+func tarOf(t *testing.T, hdrs []tar.Header, bodies [][]byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for i := range hdrs {
+		if err := w.WriteHeader(&hdrs[i]); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Write(bodies[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+// altered is a well-formed tar with the members of an image changed by f.
+func altered(t *testing.T, f func(m *Manifest, h []tar.Header)) []byte {
+	m := testManifest()
+	h := []tar.Header{{Name: manifestName}, {Name: kernelName}, {Name: initramfsName}}
+	bodies := [][]byte{nil, testKernel, testInitramfs}
+	f(&m, h)
+	text, err := m.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bodies[0] = text
+	for i := range h {
+		if h[i].Typeflag == 0 {
+			h[i].Typeflag = tar.TypeReg
+		}
+		if h[i].Typeflag != tar.TypeReg {
+			bodies[i] = nil
+		}
+		h[i].Size, h[i].Mode, h[i].Format = int64(len(bodies[i])), 0o644, tar.FormatUSTAR
+	}
+	return tarOf(t, h, bodies)
+}
+
+func TestHostileImages(t *testing.T) {
+	good := testImage(t)
+	flip := func(at int) []byte {
+		b := bytes.Clone(good)
+		b[at] ^= 1
+		return b
+	}
+	tests := map[string][]byte{
+		"empty":                 nil,
+		"no tar":                bytes.Repeat([]byte("x"), 4096),
+		"cut short":             good[:len(good)-2048],
+		"cut in the manifest":   good[:700],
+		"something behind":      append(bytes.Clone(good), make([]byte, 512)...),
+		"two images":            append(bytes.Clone(good), good...),
+		"kernel changed":        flip(bytes.Index(good, testKernel)),
+		"initramfs changed":     flip(bytes.LastIndex(good, []byte("ii"))),
+		"traversal":             altered(t, func(_ *Manifest, h []tar.Header) { h[1].Name = "../kernel" }),
+		"absolute":              altered(t, func(_ *Manifest, h []tar.Header) { h[1].Name = "/kernel" }),
+		"traversal in both":     altered(t, func(m *Manifest, h []tar.Header) { h[1].Name, m.Members[0].Name = "../k", "../k" }),
+		"members swapped":       altered(t, func(_ *Manifest, h []tar.Header) { h[1].Name, h[2].Name = h[2].Name, h[1].Name }),
+		"member twice":          altered(t, func(m *Manifest, h []tar.Header) { h[2].Name, m.Members[1] = kernelName, m.Members[0] }),
+		"unknown member":        altered(t, func(m *Manifest, h []tar.Header) { h[2].Name, m.Members[1].Name = "other", "other" }),
+		"symbolic link":         altered(t, func(_ *Manifest, h []tar.Header) { h[1].Typeflag, h[1].Linkname = tar.TypeSymlink, "/etc/passwd" }),
+		"hard link":             altered(t, func(_ *Manifest, h []tar.Header) { h[1].Typeflag, h[1].Linkname = tar.TypeLink, manifestName }),
+		"device":                altered(t, func(_ *Manifest, h []tar.Header) { h[1].Typeflag = tar.TypeChar }),
+		"size lies":             altered(t, func(m *Manifest, _ []tar.Header) { m.Members[0].Size++ }),
+		"size is huge":          altered(t, func(m *Manifest, _ []tar.Header) { m.Members[0].Size = 1 << 62 }),
+		"size is negative":      altered(t, func(m *Manifest, _ []tar.Header) { m.Members[0].Size = -1 }),
+		"hash is no hash":       altered(t, func(m *Manifest, _ []tar.Header) { m.Members[0].SHA256 = "00" }),
+		"no members":            altered(t, func(m *Manifest, _ []tar.Header) { m.Members = nil }),
+		"format of the future":  altered(t, func(m *Manifest, _ []tar.Header) { m.Format = 2 }),
+		"edition with a path":   altered(t, func(m *Manifest, _ []tar.Header) { m.Edition = "../x" }),
+		"version with a path":   altered(t, func(m *Manifest, _ []tar.Header) { m.Version = "a/b" }),
+		"kernel with an escape": altered(t, func(m *Manifest, _ []tar.Header) { m.Kernel = "\x1b[2J" }),
+		"agent is no hash":      altered(t, func(m *Manifest, _ []tar.Header) { m.Agent = "" }),
+		"manifest not first":    altered(t, func(_ *Manifest, h []tar.Header) { h[0].Name, h[1].Name = h[1].Name, h[0].Name }),
+	}
+	for name, b := range tests {
+		t.Run(name, func(t *testing.T) {
+			if _, err := read(b); !errors.Is(err, ErrInvalid) {
+				t.Errorf("error %v, want ErrInvalid", err)
+			}
+		})
+	}
+}
+
+func TestHostileManifests(t *testing.T) {
+	m := testManifest()
+	good, err := m.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]string{
+		"unknown field":   strings.Replace(string(good), `"format"`, `"surprise": 1, "format"`, 1),
+		"second document": string(good) + "{}",
+		"no JSON":         "manifest",
+		"wrong type":      strings.Replace(string(good), `"format": 1`, `"format": "1"`, 1),
+		"empty":           "",
+	}
+	for name, text := range tests {
+		if _, err := parseManifest([]byte(text)); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: error %v, want ErrInvalid", name, err)
+		}
+	}
+}
+
+func FuzzReadImage(f *testing.F) {
+	good := testImage(f)
+	f.Add(good)
+	f.Add(good[:len(good)/2])
+	f.Add([]byte{})
+	m := testManifest()
+	text, err := m.encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(bytes.Replace(good, []byte(`"size": 8`), []byte(`"size": 9`), 1))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := read(b)
+		if err == nil && m.check() != nil {
+			t.Error("an image was taken whose manifest is not valid")
+		}
+		if err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("error %v is not ErrInvalid", err)
+		}
+		_, _ = parseManifest(append(text[:len(text)/2:len(text)/2], b...))
+	})
+}
+
+func TestStoreFindAndFiles(t *testing.T) {
+	cache := t.TempDir()
+	if _, err := Find(cache, Micro, machine.KVM, "amd64"); !errors.Is(err, ErrNotBuilt) {
+		t.Fatalf("empty cache: %v, want ErrNotBuilt", err)
+	}
+	m := testManifest()
+	if _, err := store(cache, m, testKernel, testInitramfs); err != nil {
+		t.Fatal(err)
+	}
+	img, err := Find(cache, Micro, machine.TCG, "amd64")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Find(cache, Micro, machine.UML, "amd64"); !errors.Is(err, ErrNotBuilt) {
+		t.Errorf("uml: %v, want ErrNotBuilt", err)
+	}
+	for range 2 {
+		kernel, initrd, err := img.Files(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for path, want := range map[string][]byte{kernel: testKernel, initrd: testInitramfs} {
+			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s: %d bytes, %v", path, len(got), err)
+			}
+		}
+	}
+	left, err := filepath.Glob(filepath.Join(cache, "firmware", "files", ".unpacking*"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v %v", left, err)
+	}
+	if got, err := Open(img.Path, cache); err != nil || got.Version != img.Version {
+		t.Errorf("Open: %v", err)
+	}
+}
+
+func TestFilesRefusesADamagedImage(t *testing.T) {
+	cache := t.TempDir()
+	img, err := store(cache, testManifest(), testKernel, testInitramfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(img.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b[bytes.Index(b, testKernel)] ^= 1
+	if err := os.WriteFile(img.Path, b, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := img.Files(context.Background()); !errors.Is(err, ErrInvalid) {
+		t.Errorf("error %v, want ErrInvalid", err)
+	}
+	if err := img.Export(filepath.Join(cache, "copy")); !errors.Is(err, ErrInvalid) {
+		t.Errorf("export: %v, want ErrInvalid", err)
+	}
+	dirs, _ := filepath.Glob(filepath.Join(cache, "firmware", "files", "*"))
+	if len(dirs) != 0 {
+		t.Errorf("left behind: %v", dirs)
+	}
+}
+
+func TestFilesMendsADamagedDirectory(t *testing.T) {
+	img, err := store(t.TempDir(), testManifest(), testKernel, testInitramfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kernel, _, err := img.Files(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(kernel, 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := img.Files(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if b, _ := os.ReadFile(kernel); !bytes.Equal(b, testKernel) {
+		t.Errorf("kernel is %q", b)
+	}
+}
+
+func TestExportIsTheImage(t *testing.T) {
+	dir := t.TempDir()
+	img, err := store(dir, testManifest(), testKernel, testInitramfs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := filepath.Join(dir, "out.tar")
+	if err := img.Export(out); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := os.ReadFile(img.Path)
+	b, err := os.ReadFile(out)
+	if err != nil || !bytes.Equal(a, b) {
+		t.Errorf("copy of %d bytes differs from image of %d: %v", len(b), len(a), err)
+	}
+}
+
+func TestPruneKeepsTheNewest(t *testing.T) {
+	cache := t.TempDir()
+	var last *Image
+	for i := range 5 {
+		initramfs := bytes.Repeat([]byte{byte(i)}, 10)
+		m := describe(testManifest(), testKernel, initramfs)
+		img, err := store(cache, m, testKernel, initramfs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, _, err := img.Files(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		old := time.Now().Add(time.Duration(i-10) * time.Minute)
+		if err := os.Chtimes(img.Path, old, old); err != nil {
+			t.Fatal(err)
+		}
+		last = img
+	}
+	s, err := ReadStatus(cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	current := 0
+	for _, i := range s.Images {
+		if i.State == "current" && i.Version == last.Version {
+			current++
+		}
+	}
+	if len(s.Images) != keepImages || current != 1 {
+		t.Errorf("%d images, %d of them current; want %d and 1", len(s.Images), current, keepImages)
+	}
+	dirs, _ := filepath.Glob(filepath.Join(cache, "firmware", "files", "*"))
+	if len(dirs) != keepImages {
+		t.Errorf("%d unpacked images, want %d", len(dirs), keepImages)
+	}
+}
+
+func TestLockWaitsAndSaysForWhom(t *testing.T) {
+	cache := t.TempDir()
+	unlock, err := lockCache(context.Background(), cache, "building something", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	_, err = lockCache(ctx, cache, "another", nil)
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "building something") {
+		t.Errorf("second lock: %v", err)
+	}
+	unlock()
+	again, err := lockCache(context.Background(), cache, "another", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again()
+}
+
+func TestTargetOf(t *testing.T) {
+	if _, err := TargetOf(machine.Fake); err == nil {
+		t.Error("a fake machine has firmware")
+	}
+	if got, _ := TargetOf(machine.KVM); got != QEMU {
+		t.Errorf("kvm boots %q", got)
+	}
+}
+
+func readFile(t testing.TB, path string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
