@@ -177,6 +177,7 @@ func (a *Agent) serveLink(ctx context.Context, l *link, server *server) {
 				a.services[name+" "+at.String()] = err
 			} else if a.ready == 0 {
 				a.ready = uptime()
+				a.log.Printf("the control API listens %v after the kernel's start", a.ready.Round(time.Millisecond))
 			}
 			a.mu.Unlock()
 			if err != nil {

@@ -12,7 +12,8 @@ import (
 // errNoDevice is what waiting can mend: the device may come yet.
 var errNoDevice = errors.New("no device has this address")
 
-// findDevice returns the Ethernet device with a MAC address.
+// findDevice returns the Ethernet device with a MAC address, be it the
+// present one or the one it was made with.
 func findDevice(nl *netlink.Handle, mac string) (netlink.Link, error) {
 	all, err := nl.LinkList()
 	if err != nil {
@@ -20,7 +21,8 @@ func findDevice(nl *netlink.Handle, mac string) (netlink.Link, error) {
 	}
 	for _, dev := range all {
 		// A VLAN or macvlan may share the address of the device below it.
-		if a := dev.Attrs(); a.HardwareAddr.String() == mac && a.ParentIndex == 0 {
+		a := dev.Attrs()
+		if a.ParentIndex == 0 && (a.HardwareAddr.String() == mac || a.PermHWAddr.String() == mac) {
 			return dev, nil
 		}
 	}

@@ -20,9 +20,11 @@ import (
 // the configuration, there is a console with a shell that says so: a card
 // never panics because of what it was told.
 func Init(version string) {
+	began := uptime()
 	mountAll()
 	console := openConsole()
 	log := NewLog(console)
+	log.Printf("toe-agent %s started %v after the kernel", version, began.Round(time.Millisecond))
 	logMounts(log)
 	loadModules(log, "/lib/modules")
 	go followKernel(context.Background(), log, "/dev/kmsg")

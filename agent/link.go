@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
 	"time"
 
@@ -39,7 +40,7 @@ func (l *link) up() error {
 }
 
 func (l *link) configure() error {
-	dev, err := nameDevice(l.nl, l.conf.MAC, l.conf.Name)
+	dev, err := l.device()
 	if err != nil {
 		return err
 	}
@@ -61,6 +62,26 @@ func (l *link) configure() error {
 		}
 	}
 	return nil
+}
+
+// device finds the link's device and gives it its name and the address that
+// the frames on the bus are for.
+func (l *link) device() (netlink.Link, error) {
+	if dev, err := l.nl.LinkByName(l.conf.Name); err == nil && dev.Attrs().HardwareAddr.String() == control.LinkMAC {
+		return dev, nil // it has been up before
+	}
+	dev, err := nameDevice(l.nl, l.conf.MAC, l.conf.Name)
+	if err != nil {
+		return nil, err
+	}
+	mac, err := net.ParseMAC(control.LinkMAC)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.nl.LinkSetHardwareAddr(dev, mac); err != nil {
+		return nil, fmt.Errorf("MAC %s on %s: %w", mac, l.conf.Name, err)
+	}
+	return dev, nil
 }
 
 // keepTrying calls up until it succeeds: a device may appear late, when its

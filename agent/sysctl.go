@@ -57,10 +57,9 @@ func (s sysctls) late(memory uint64) {
 		s.set("net/core/"+key, strconv.FormatUint(top, 10))
 	}
 	s.set("net/core/somaxconn", "4096")
-	// With 64 KiB packets one poll of the card's own queue is 300 packets of
-	// 20 MiB in all: let it end by that budget and not by the clock.
+	// Link and ports share the one CPU that a card usually has: more packets
+	// a turn before the queue is handed to a thread that must be scheduled.
 	s.set("net/core/netdev_budget", "600")
-	s.set("net/core/netdev_budget_usecs", "8000")
 
 	// On a port any address of the card could be asked for by ARP, the
 	// link's too. The wire is told only of the port's own.

@@ -16,6 +16,11 @@ import (
 	"github.com/toe-project/toe/control/cardpb"
 )
 
+const (
+	dialLimit = 2 * time.Second
+	dialFirst = 15 * time.Millisecond // a link answers in less than one
+)
+
 // DialFunc opens the TCP connection to the card, so that a caller can bind it
 // to an interface or open it in another network namespace.
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
@@ -28,7 +33,8 @@ type Client struct {
 
 // Dial prepares a client of the card at addr; nothing is sent before the
 // first call. The keys needed are CA, ClientCert and ClientKey. A nil dial
-// is a plain one with a limit of two seconds.
+// is a plain one. A connection
+// that nothing answers is given up after two seconds.
 func Dial(addr netip.AddrPort, keys Keys, dial DialFunc) (*Client, error) {
 	if !addr.IsValid() {
 		return nil, fmt.Errorf("control: address %q: an address with a port is right", addr)
@@ -38,10 +44,10 @@ func Dial(addr netip.AddrPort, keys Keys, dial DialFunc) (*Client, error) {
 		return nil, err
 	}
 	if dial == nil {
-		dial = (&net.Dialer{Timeout: 2 * time.Second}).DialContext
+		dial = new(net.Dialer).DialContext
 	}
 	t := &http.Transport{
-		DialContext:         dial,
+		DialContext:         patient(dial),
 		TLSClientConfig:     conf,
 		TLSHandshakeTimeout: 5 * time.Second,
 		IdleConnTimeout:     time.Minute,
@@ -52,6 +58,25 @@ func Dial(addr netip.AddrPort, keys Keys, dial DialFunc) (*Client, error) {
 	}
 	c := cardpb.NewCardClient(&http.Client{Transport: t}, "https://"+addr.String(), connect.WithReadMaxBytes(4<<20))
 	return &Client{c, t}, nil
+}
+
+// patient tries a connection again and again for dialLimit, each time for
+// longer. A card that starts drops the first SYN, and TCP sends the next one
+// only a second later, when the card has long been ready.
+func patient(dial DialFunc) DialFunc {
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, dialLimit)
+		defer cancel()
+		for try := dialFirst; ; try *= 2 {
+			once, cancel := context.WithTimeout(ctx, try)
+			conn, err := dial(once, network, address)
+			late := once.Err() != nil
+			cancel()
+			if err == nil || !late || ctx.Err() != nil {
+				return conn, err
+			}
+		}
+	}
 }
 
 // Close lets go of idle connections; calls under way end by their contexts.

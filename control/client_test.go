@@ -146,6 +146,43 @@ func TestDialFuncIsUsed(t *testing.T) {
 	}
 }
 
+// TestDialIsPatient: a first packet that is lost costs milliseconds, not the
+// second after which TCP sends it again.
+func TestDialIsPatient(t *testing.T) {
+	k := keys(t)
+	addr := serve(t, k)
+	tries := 0
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		if tries++; tries < 3 {
+			<-ctx.Done() // the card is not there yet
+			return nil, ctx.Err()
+		}
+		return new(net.Dialer).DialContext(ctx, network, addr.String())
+	}
+	begin := time.Now()
+	if err := status(t, addr, k, dial); err != nil || tries != 3 {
+		t.Errorf("status: %v after %d tries, want success after 3", err, tries)
+	}
+	if d := time.Since(begin); d > 900*time.Millisecond {
+		t.Errorf("took %v", d)
+	}
+}
+
+// TestDialIsLimited: a card that is gone is an error after dialLimit.
+func TestDialIsLimited(t *testing.T) {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	begin := time.Now()
+	if err := status(t, netip.MustParseAddrPort("192.0.2.1:7464"), keys(t), dial); err == nil {
+		t.Error("success without a card")
+	}
+	if d := time.Since(begin); d > 2*dialLimit {
+		t.Errorf("took %v, at most %v is right", d, dialLimit)
+	}
+}
+
 func TestDialRefuses(t *testing.T) {
 	k := keys(t)
 	if _, err := Dial(netip.AddrPort{}, k, nil); err == nil {

@@ -11,6 +11,11 @@ const (
 	// ServerName is the name in every card's certificate. A card's address
 	// changes; its key does not.
 	ServerName = "card.toe"
+	// LinkMAC is the address that every link's device has on the card while
+	// it is up: the destination in the constant Ethernet head that the pump
+	// writes (docs/link.md). Link.MAC is only how a card tells its links apart
+	// before; nothing else on a link looks at an address.
+	LinkMAC = "02:74:6f:65:00:01"
 	// ConfigPath and KeysDir are where the card finds what its host gave it.
 	ConfigPath = "/etc/toe/card.json"
 	KeysDir    = "/etc/toe/keys"

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -21,11 +20,36 @@ const (
 	maxKeys    = 256
 )
 
-var (
-	nameRE  = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9._-]{0,61}[a-zA-Z0-9])?$`)
-	hostRE  = regexp.MustCompile(`^[a-zA-Z0-9]([a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?$`)
-	ifaceRE = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_-]{0,14}$`)
-)
+// Not regular expressions: compiling three of them was the largest part of
+// what the agent did before its main.
+
+// isName: 1 to 63 letters, digits and, inside, dots, dashes and underscores.
+func isName(s string) bool {
+	return len(s) <= 63 && only(s, "._-") && isAlnum(s[0]) && isAlnum(s[len(s)-1])
+}
+
+// isHost is one label of a host name (RFC 1123, section 2.1).
+func isHost(s string) bool {
+	return len(s) <= 63 && only(s, "-") && isAlnum(s[0]) && isAlnum(s[len(s)-1])
+}
+
+func isInterface(s string) bool {
+	return len(s) <= 15 && only(s, "_-") && isAlnum(s[0]) && (s[0] < '0' || s[0] > '9')
+}
+
+// only says whether s is not empty and of letters, digits and others alone.
+func only(s, others string) bool {
+	for i := range len(s) {
+		if !isAlnum(s[i]) && strings.IndexByte(others, s[i]) < 0 {
+			return false
+		}
+	}
+	return len(s) > 0
+}
+
+func isAlnum(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
 
 // reservedNames cannot be interfaces: two are the kernel's words in /proc/sys, one is the loopback.
 var reservedNames = map[string]bool{"lo": true, "all": true, "default": true}
@@ -71,10 +95,10 @@ func (v *validator) count(field string, n, low, high int) {
 }
 
 func (v *validator) identity(c *Config) {
-	if !nameRE.MatchString(c.Name) {
+	if !isName(c.Name) {
 		v.bad("name", "%q: 1 to 63 letters, digits, dots, dashes and underscores are right", c.Name)
 	}
-	if h := c.EffectiveHostname(); !hostRE.MatchString(h) {
+	if h := c.EffectiveHostname(); !isHost(h) {
 		v.bad("hostname", "%q: 1 to 63 letters, digits and dashes are right", h)
 	}
 	if c.Mode != ModeRouter {
@@ -87,7 +111,7 @@ func (v *validator) identity(c *Config) {
 
 func (v *validator) device(field, name, mac string) {
 	switch other := v.names[name]; {
-	case !ifaceRE.MatchString(name) || reservedNames[name]:
+	case !isInterface(name) || reservedNames[name]:
 		v.bad(field+".name", "%q: a letter and up to 14 letters, digits, dashes and underscores are right, not lo, all or default", name)
 	case other != "":
 		v.bad(field+".name", "%q is the name of %s already, a name of its own is right", name, other)
@@ -249,7 +273,7 @@ func isDomain(s string) bool {
 		return false
 	}
 	for label := range strings.SplitSeq(s, ".") {
-		if !hostRE.MatchString(label) {
+		if !isHost(label) {
 			return false
 		}
 	}
