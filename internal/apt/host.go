@@ -264,12 +264,16 @@ func hostSettings(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	return keepSettings(out), nil
+}
+
+func keepSettings(dump string) []string {
 	var keep []string
-	for line := range strings.Lines(out) {
+	for line := range strings.Lines(dump) {
 		line = strings.TrimSpace(line)
 		if wayThere.MatchString(line) && !weakening.MatchString(line) {
 			keep = append(keep, line)
 		}
 	}
-	return keep, nil
+	return keep
 }
