@@ -172,8 +172,8 @@ func parseModule(data []byte) (*module, error) {
 }
 
 // moduleFiles are the modules of a card and the three lists beside them:
-// modules.dep and modules.alias for modprobe, and load.list with the absolute
-// paths of what the agent loads at once, in order.
+// modules.dep and modules.alias for modprobe, and load.list with what the
+// agent loads at once, in order, as paths below /lib/modules/RELEASE.
 func (t *moduleTree) moduleFiles(ctx context.Context) ([]File, error) {
 	first, err := t.pick(ctx, early)
 	if err != nil {
@@ -186,7 +186,7 @@ func (t *moduleTree) moduleFiles(ctx context.Context) ([]File, error) {
 	root := "/lib/modules/" + t.release
 	var load strings.Builder
 	for _, m := range first {
-		fmt.Fprintf(&load, "%s/%s\n", root, m.path)
+		fmt.Fprintln(&load, m.path)
 	}
 	slices.SortFunc(all, func(a, b *module) int { return strings.Compare(a.path, b.path) })
 	dep, alias := t.indexes(all)
