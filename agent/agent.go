@@ -43,6 +43,9 @@ type Options struct {
 	Resolv  string // the file of the card's own resolver, normally /etc/resolv.conf
 	// SetHostname is sethostname(2) on a card.
 	SetHostname func(name string) error
+	// Linked is called when the links have been tried for the first time;
+	// nil for nothing.
+	Linked func()
 }
 
 // Agent is one run of a card.
@@ -114,6 +117,9 @@ func (a *Agent) Run(ctx context.Context) (Action, error) {
 	a.run = ctx
 	a.sys.early(memory().total)
 	a.startLinks(ctx, server)
+	if a.opts.Linked != nil {
+		a.opts.Linked()
+	}
 	a.spawn(func() { a.startRest(ctx) })
 	a.spawn(func() { a.clock.run(ctx) })
 

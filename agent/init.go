@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -27,7 +28,6 @@ func Init(version string) {
 	log.Printf("toe-agent %s started %v after the kernel", version, began.Round(time.Millisecond))
 	logMounts(log)
 	loadModules(log, "/lib/modules")
-	go followKernel(context.Background(), log, "/dev/kmsg")
 
 	ctx, cancel := context.WithCancel(context.Background())
 	asked := make(chan Action, 4)
@@ -41,10 +41,14 @@ func Init(version string) {
 		log.Sayf("this card has no network: %v", err)
 		log.Sayf("its host writes %s and %s anew at the next start; here is a shell", control.ConfigPath, control.KeysDir)
 	}
-	go buryChildren(kids)
-	go consoleShell(ctx, kids, log, cardName(a))
-
-	action := runUntil(ctx, cancel, a, asked, log)
+	// A card has few CPUs, and its host waits for the control API: nothing
+	// else runs before that listens.
+	local := func() {
+		go buryChildren(kids)
+		go consoleShell(ctx, kids, log, cardName(a))
+		go followKernel(context.Background(), log, "/dev/kmsg")
+	}
+	action := runUntil(ctx, cancel, a, asked, log, local)
 	cancel()
 	shutdown(action, log, console)
 }
@@ -79,14 +83,20 @@ func cardName(a *Agent) string {
 	return a.opts.Config.EffectiveHostname()
 }
 
-// runUntil runs the agent until it or a signal says how this ends.
-func runUntil(ctx context.Context, cancel func(), a *Agent, asked <-chan Action, log *Log) Action {
+// runUntil runs the agent until it or a signal says how this ends. It calls
+// local as soon as the links are up, or cannot be.
+func runUntil(ctx context.Context, cancel func(), a *Agent, asked <-chan Action, log *Log, local func()) Action {
 	ended := make(chan Action, 1)
-	if a != nil {
+	if a == nil {
+		local()
+	} else {
+		local = sync.OnceFunc(local)
+		a.opts.Linked = local
 		go func() {
 			action, err := a.Run(ctx)
 			if err != nil {
 				log.Sayf("this card has no network: %v; here is a shell", err)
+				local()
 				return
 			}
 			ended <- action
