@@ -74,7 +74,8 @@ func assemble(o Options, b *base, agent []byte) (*Image, error) {
 
 // Ensure gives the cached image for a kind of machine if it was built from
 // the agent at hand, and builds one otherwise. With everything cached it
-// starts no program and uses no network.
+// starts no program and uses no network; a new agent alone is put in with
+// the packages and the kernel that are there.
 func Ensure(ctx context.Context, kind machine.Kind, o Options) (*Image, error) {
 	target, err := TargetOf(kind)
 	if err != nil {
@@ -92,6 +93,7 @@ func Ensure(ctx context.Context, kind machine.Kind, o Options) (*Image, error) {
 	case err == nil, img != nil && errors.Is(err, fs.ErrNotExist): // no agent to compare with
 		return img, nil
 	case errors.Is(err, ErrNotBuilt), errors.Is(err, ErrStale), errors.Is(err, ErrInvalid):
+		o.keepKernel = true
 		return Build(ctx, o)
 	}
 	return nil, err

@@ -29,7 +29,7 @@ type resolved struct {
 func openRoot(ctx context.Context, o Options) (*apt.Root, error) {
 	return apt.Open(ctx, apt.Options{
 		Dir: filepath.Join(o.CacheDir, "apt", o.Arch), Arch: o.Arch,
-		Suites: suites, Security: securitySuite, Mirror: o.Mirror,
+		Suites: suites, Security: securitySuite, Mirror: o.Mirror, Keyring: o.keyring,
 	})
 }
 

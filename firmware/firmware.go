@@ -90,6 +90,9 @@ type Options struct {
 	// the cache are used and the mirror is asked only for what is missing.
 	Update   bool
 	Progress *progress.Progress // nil reports nothing
+
+	keepKernel bool   // uml: rather the kernel at hand than compile one
+	keyring    string // tests: of an archive of their own
 }
 
 // normal fills in the defaults and refuses what cannot be built.

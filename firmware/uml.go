@@ -106,12 +106,40 @@ func collectUML(ctx context.Context, o Options, root *apt.Root, source apt.Packa
 	b.config = configHash(umlConfig)
 	dir := filepath.Join(o.CacheDir, "uml", fmt.Sprintf("linux-%s-%s", source.Version, b.config))
 	err := readUML(dir, b)
+	if errors.Is(err, os.ErrNotExist) && o.keepKernel && keepUML(ctx, o, b) {
+		return nil
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		if err = buildUML(ctx, o, root, source, dir); err == nil {
 			err = readUML(dir, b)
 		}
 	}
 	return err
+}
+
+// keepUML takes the kernel of the current image, whatever it was configured
+// with: a card that is to start now does not wait minutes for a compiler.
+func keepUML(ctx context.Context, o Options, b *base) bool {
+	img, err := find(o.CacheDir, o.Edition, o.Target, o.Arch)
+	if err != nil {
+		return false
+	}
+	path, _, err := img.Files(ctx)
+	if err != nil {
+		return false
+	}
+	kernel, err := os.ReadFile(path)
+	if err != nil {
+		return false
+	}
+	b.kernel, b.release, b.config = kernel, img.Kernel, img.Config
+	for _, p := range img.Packages {
+		if strings.HasPrefix(p.Name, sourcePrefix) {
+			b.packages[0] = p
+		}
+	}
+	o.Progress.Log("keeping the kernel that is built, %s; toe firmware build --machine uml makes the one of this version", img.Kernel)
+	return true
 }
 
 func configHash(config []byte) string {
