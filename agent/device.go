@@ -12,6 +12,9 @@ import (
 // errNoDevice is what waiting can mend: the device may come yet.
 var errNoDevice = errors.New("no device has this address")
 
+// borrowing are the kinds that have the address of a device below them.
+var borrowing = map[string]bool{"vlan": true, "macvlan": true, "macvtap": true, "ipvlan": true, "bridge": true, "bond": true}
+
 // findDevice returns the Ethernet device with a MAC address, be it the
 // present one or the one it was made with.
 func findDevice(nl *netlink.Handle, mac string) (netlink.Link, error) {
@@ -20,9 +23,8 @@ func findDevice(nl *netlink.Handle, mac string) (netlink.Link, error) {
 		return nil, fmt.Errorf("list of devices: %w", err)
 	}
 	for _, dev := range all {
-		// A VLAN or macvlan may share the address of the device below it.
 		a := dev.Attrs()
-		if a.ParentIndex == 0 && (a.HardwareAddr.String() == mac || a.PermHWAddr.String() == mac) {
+		if !borrowing[dev.Type()] && (a.HardwareAddr.String() == mac || a.PermHWAddr.String() == mac) {
 			return dev, nil
 		}
 	}
