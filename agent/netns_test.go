@@ -235,3 +235,5 @@ func eventually(t *testing.T, limit time.Duration, what string, ok func() error)
 	}
 	t.Fatalf("%s: not within %v: %v", what, limit, err)
 }
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }

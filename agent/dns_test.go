@@ -1,0 +1,230 @@
+package agent
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+)
+
+// nameServer is an upstream on a loopback address, port 53.
+type nameServer struct {
+	mu      sync.Mutex
+	udp     int
+	tcp     int
+	answer  func(w dns.ResponseWriter, q *dns.Msg)
+	servers []*dns.Server
+}
+
+func startNameServer(t *testing.T, ip string, answer func(dns.ResponseWriter, *dns.Msg)) *nameServer {
+	t.Helper()
+	needNamespace(t)
+	loopbackUp(t)
+	n := &nameServer{answer: answer}
+	pc, err := net.ListenPacket("udp", ip+":53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", ip+":53")
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.servers = []*dns.Server{{PacketConn: pc, Handler: n}, {Listener: ln, Handler: n}}
+	for _, s := range n.servers {
+		ready := make(chan struct{})
+		s.NotifyStartedFunc = func() { close(ready) }
+		go func() { _ = s.ActivateAndServe() }()
+		<-ready
+		t.Cleanup(func() { _ = s.Shutdown() })
+	}
+	return n
+}
+
+func (n *nameServer) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
+	n.mu.Lock()
+	if w.LocalAddr().Network() == "udp" {
+		n.udp++
+	} else {
+		n.tcp++
+	}
+	n.mu.Unlock()
+	n.answer(w, q)
+}
+
+func (n *nameServer) seen() (udp, tcp int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.udp, n.tcp
+}
+
+func reply(q *dns.Msg, records ...string) *dns.Msg {
+	m := new(dns.Msg).SetReply(q)
+	for _, r := range records {
+		if rr, err := dns.NewRR(r); err == nil {
+			m.Answer = append(m.Answer, rr)
+		}
+	}
+	return m
+}
+
+func good(w dns.ResponseWriter, q *dns.Msg) {
+	_ = w.WriteMsg(reply(q, q.Question[0].Name+" 60 IN A 192.0.2.7"))
+}
+
+func loopbackUp(t *testing.T) {
+	t.Helper()
+	nl := handle(t)
+	lo, err := nl.LinkByName("lo")
+	if err == nil {
+		err = nl.LinkSetUp(lo)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+const forwardAt = "127.0.0.1:53"
+
+func startForwarder(t *testing.T, upstreams ...string) *forwarder {
+	t.Helper()
+	needNamespace(t)
+	loopbackUp(t)
+	f := newForwarder(NewLog(t.Output()))
+	var list []netip.Addr
+	for _, u := range upstreams {
+		list = append(list, netip.MustParseAddr(u))
+	}
+	f.set(list)
+	if err := f.listen(t.Context(), netip.MustParseAddrPort(forwardAt)); err != nil {
+		t.Fatal(err)
+	}
+	// The context ends before cleanups run; the next test needs the port.
+	t.Cleanup(func() {
+		eventually(t, 3*time.Second, "end of the forwarder", func() error {
+			ln, err := net.Listen("tcp", forwardAt)
+			if err == nil {
+				_ = ln.Close()
+			}
+			return err
+		})
+	})
+	return f
+}
+
+func query(t *testing.T, network string, q *dns.Msg) *dns.Msg {
+	t.Helper()
+	c := dns.Client{Net: network, Timeout: 8 * time.Second, UDPSize: dns.MaxMsgSize}
+	m, _, err := c.Exchange(q, forwardAt)
+	if err != nil {
+		t.Fatalf("%s: %v", network, err)
+	}
+	return m
+}
+
+func question(name string) *dns.Msg { return new(dns.Msg).SetQuestion(name, dns.TypeA) }
+
+func TestDNSForwards(t *testing.T) {
+	startNameServer(t, "127.0.0.2", good)
+	startForwarder(t, "127.0.0.2")
+	for _, network := range []string{"udp", "tcp"} {
+		if m := query(t, network, question("example.org.")); len(m.Answer) != 1 || !strings.Contains(m.Answer[0].String(), "192.0.2.7") {
+			t.Errorf("%s: %v", network, m)
+		}
+	}
+}
+
+func TestDNSWithoutUpstream(t *testing.T) {
+	startForwarder(t)
+	if m := query(t, "udp", question("example.org.")); m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("rcode %v, want SERVFAIL", dns.RcodeToString[m.Rcode])
+	}
+}
+
+// TestDNSTruncation: what does not fit is fetched over TCP, and cut to what
+// the host's program said it takes.
+func TestDNSTruncation(t *testing.T) {
+	n := startNameServer(t, "127.0.0.2", func(w dns.ResponseWriter, q *dns.Msg) {
+		m := reply(q)
+		for i := range 100 {
+			rr, _ := dns.NewRR(fmt.Sprintf("%s 60 IN A 192.0.2.%d", q.Question[0].Name, i))
+			m.Answer = append(m.Answer, rr)
+		}
+		if w.LocalAddr().Network() == "udp" {
+			m.Truncate(512)
+		}
+		_ = w.WriteMsg(m)
+	})
+	startForwarder(t, "127.0.0.2")
+	if m := query(t, "tcp", question("big.example.")); len(m.Answer) != 100 || m.Truncated {
+		t.Errorf("tcp: %d answers, truncated %v; 100 and false are right", len(m.Answer), m.Truncated)
+	}
+	if m := query(t, "udp", question("big.example.")); !m.Truncated {
+		t.Errorf("udp, 512 bytes: %d answers and no truncation", len(m.Answer))
+	}
+	large := question("big.example.")
+	large.SetEdns0(32768, false)
+	if m := query(t, "udp", large); len(m.Answer) != 100 || m.Truncated {
+		t.Errorf("udp, 32 KiB: %d answers, truncated %v; 100 and false are right", len(m.Answer), m.Truncated)
+	}
+	if _, tcp := n.seen(); tcp != 3 {
+		t.Errorf("%d questions over TCP upstream, 3 are right", tcp)
+	}
+}
+
+// TestDNSFailover: a server that is silent, refuses or lies is passed over,
+// and the one that answered is asked first the next time.
+func TestDNSFailover(t *testing.T) {
+	refuses := startNameServer(t, "127.0.0.2", func(w dns.ResponseWriter, q *dns.Msg) {
+		_ = w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeRefused))
+	})
+	startNameServer(t, "127.0.0.3", func(w dns.ResponseWriter, q *dns.Msg) {
+		other := q.Copy()
+		other.Question[0].Name = "evil.example."
+		_ = w.WriteMsg(reply(other, "evil.example. 60 IN A 192.0.2.66"))
+	})
+	startNameServer(t, "127.0.0.4", good)
+	startForwarder(t, "127.0.0.2", "127.0.0.3", "127.0.0.4")
+	for range 2 {
+		if m := query(t, "udp", question("example.org.")); len(m.Answer) != 1 {
+			t.Fatalf("%v", m)
+		}
+	}
+	if udp, _ := refuses.seen(); udp != 1 {
+		t.Errorf("the refusing server was asked %d times, once is right", udp)
+	}
+}
+
+// TestDNSRefuses: what is no plain question gets an answer that says so, and
+// an answer gets none.
+func TestDNSRefuses(t *testing.T) {
+	startNameServer(t, "127.0.0.2", good)
+	startForwarder(t, "127.0.0.2")
+	two := question("a.example.")
+	two.Question = append(two.Question, two.Question[0])
+	transfer := new(dns.Msg).SetAxfr("example.")
+	update := new(dns.Msg).SetUpdate("example.")
+	for name, q := range map[string]*dns.Msg{"two questions": two, "transfer": transfer, "update": update} {
+		if m := query(t, "tcp", q); m.Rcode == dns.RcodeSuccess {
+			t.Errorf("%s: answered", name)
+		}
+	}
+}
+
+// TestDNSIsBounded: more at once than there are slots fail at once.
+func TestDNSIsBounded(t *testing.T) {
+	hold := make(chan struct{})
+	startNameServer(t, "127.0.0.2", func(w dns.ResponseWriter, q *dns.Msg) { <-hold; good(w, q) })
+	f := startForwarder(t, "127.0.0.2")
+	for range cap(f.slots) {
+		f.slots <- struct{}{}
+	}
+	if m := query(t, "udp", question("example.org.")); m.Rcode != dns.RcodeServerFailure {
+		t.Errorf("rcode %v, want SERVFAIL", dns.RcodeToString[m.Rcode])
+	}
+	close(hold)
+}
