@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -237,3 +238,12 @@ func eventually(t *testing.T, limit time.Duration, what string, ok func() error)
 }
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+// dialContext is a control.DialFunc.
+func (s *space) dialContext(ctx context.Context, network, address string) (conn net.Conn, err error) {
+	err = s.try(func() (err error) {
+		conn, err = new(net.Dialer).DialContext(ctx, network, address)
+		return
+	})
+	return
+}
