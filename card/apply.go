@@ -61,11 +61,7 @@ func show(v any) string {
 
 // SetSpec replaces the specification of a card that is not running.
 func (c *Card) SetSpec(spec Spec) error {
-	spec.Name = c.Name
-	if spec.SSH.AuthorizedKeys == nil {
-		spec.SSH.AuthorizedKeys = c.Spec.SSH.AuthorizedKeys
-	}
-	c.Spec = spec
+	c.Spec = c.Fill(spec)
 	return c.saveSpec()
 }
 
@@ -102,10 +98,7 @@ func (s *Supervisor) apply(ctx context.Context, spec Spec) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if spec.SSH.AuthorizedKeys == nil {
-		spec.SSH.AuthorizedKeys = s.card.Spec.SSH.AuthorizedKeys
-	}
-	spec.Name = s.card.Name
+	spec = s.card.Fill(spec)
 	live, restart := Diff(s.card.Spec, spec)
 	if len(restart) > 0 {
 		return nil, fmt.Errorf("needs the card to be started again: %s", restart[0])

@@ -39,7 +39,7 @@ func (s *Supervisor) event(format string, args ...any) {
 		s.history = append(s.history, e)
 		s.history = slices.Clone(s.history[max(len(s.history)-maxHistory, 0):])
 	})
-	s.remember("running")
+	s.remember()
 }
 
 // trouble says what is wrong with a component on the host's side; an empty

@@ -2,6 +2,8 @@ package card
 
 import (
 	"net/netip"
+	"os"
+	"strings"
 	"time"
 
 	"github.com/toe-project/toe/link"
@@ -95,6 +97,10 @@ type Event struct {
 // maxHistory is how many events are kept.
 const maxHistory = 32
 
+// running is the State in last.json while there is a supervisor: when it is
+// found there without one, that one was killed.
+const running State = "running"
+
 // last is what a supervisor leaves behind (last.json) for the status of a
 // card that does not run.
 type last struct {
@@ -102,6 +108,8 @@ type last struct {
 	Reasons []string  `json:"reasons"`
 	Time    time.Time `json:"time"`
 	PID     int       `json:"supervisor_pid"`
+	Boot    string    `json:"boot"` // of the host
+	Stage   string    `json:"stage,omitempty"`
 	History []Event   `json:"history"`
 }
 
@@ -125,6 +133,20 @@ func (c *Card) empty() Status {
 		})
 	}
 	return st
+}
+
+// bootID changes when the host is restarted.
+func bootID() string {
+	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(data))
+}
+
+func modTime(path string) (time.Time, bool) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return time.Time{}, false
+	}
+	return fi.ModTime(), true
 }
 
 func firstAddrs(l Links) *LinkAddrs {

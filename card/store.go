@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"time"
 
 	"github.com/toe-project/toe/control"
 )
@@ -219,3 +220,65 @@ func Home() string {
 	home, _ := os.UserHomeDir()
 	return home
 }
+
+// Replace gives an existing card a new specification. One that is running
+// must have the same already.
+func (c *Card) Replace(spec Spec) error {
+	spec = c.Fill(spec)
+	live, restart := Diff(c.Spec, spec)
+	if len(live)+len(restart) == 0 {
+		return nil
+	}
+	_, held, err := holder(c.Paths.Lock())
+	if err != nil {
+		return err
+	}
+	if held {
+		return fmt.Errorf("card %s is running with another specification (%s); `toe apply -f FILE` changes it",
+			c.Name, append(restart, live...)[0])
+	}
+	return c.SetSpec(spec)
+}
+
+// CleanDead puts back what a killed supervisor left, and forgets that it was
+// killed. It returns ErrRunning when there is a living one.
+func (c *Card) CleanDead() error {
+	if err := c.Paths.MakeRuntime(); err != nil {
+		return err
+	}
+	l, err := tryLock(c.Paths.Lock())
+	if err != nil {
+		return fmt.Errorf("card %s: %w", c.Name, err)
+	}
+	defer l.release()
+	if err := c.Clean(); err != nil {
+		return err
+	}
+	var had last
+	if readJSON(c.Paths.Last(), &had) == nil && had.State == running {
+		had.State = Stopped
+		had.History = append(had.History, Event{time.Now(), fmt.Sprintf("supervisor %d was killed; cleaned up after it", had.PID)})
+		return writeJSON(c.Paths.Last(), had)
+	}
+	return nil
+}
+
+// Fill gives a new specification what the card keeps where nothing is said:
+// its name and who may log in.
+func (c *Card) Fill(spec Spec) Spec {
+	spec.Name = c.Name
+	if spec.SSH.AuthorizedKeys == nil {
+		spec.SSH.AuthorizedKeys = c.Spec.SSH.AuthorizedKeys
+	}
+	return spec
+}
+
+// Running says whether the card has a supervisor.
+func (c *Card) Running() bool {
+	_, held, err := holder(c.Paths.Lock())
+	return err == nil && held
+}
+
+// Temporary is the specification of a card that lives as long as a command:
+// all it has to do is to carry that command's packets.
+func Temporary(name string) Spec { return Default(name) }

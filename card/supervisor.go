@@ -148,7 +148,7 @@ func (s *Supervisor) Run(ctx context.Context, ready func()) (err error) {
 	if err := s.card.Clean(); err != nil {
 		return fmt.Errorf("card %s: what an earlier supervisor left: %w", s.card.Name, err)
 	}
-	s.remember("running")
+	s.remember()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := s.open(ctx, cancel); err != nil {
@@ -332,11 +332,11 @@ func (s *Supervisor) dial(ctx context.Context, network, address string) (net.Con
 }
 
 // remember says on disk that this process runs the card, and leave how it ended.
-func (s *Supervisor) remember(state State) { s.leave(state, nil) }
+func (s *Supervisor) remember() { s.leave(running, nil) }
 
 func (s *Supervisor) leave(state State, reasons []string) {
 	s.mu.Lock()
-	l := last{State: state, Reasons: reasons, Time: time.Now(), PID: os.Getpid(), History: s.history}
+	l := last{State: state, Reasons: reasons, Time: time.Now(), PID: os.Getpid(), Boot: bootID(), History: s.history}
 	s.mu.Unlock()
 	if err := writeJSON(s.card.Paths.Last(), l); err != nil {
 		s.log.Printf("state: %v", err)
@@ -351,7 +351,7 @@ func (s *Supervisor) inherit() {
 		return
 	}
 	s.history = l.History
-	if l.State == "running" {
+	if l.State == running {
 		s.event("supervisor %d before this one was killed; cleaned up after it", l.PID)
 	}
 }

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/progress"
+)
+
+type applyResult struct {
+	Name      string   `json:"name"`
+	Changes   []string `json:"changes"`
+	Restart   []string `json:"restart"` // what needs the card to be started again
+	Restarted bool     `json:"restarted"`
+}
+
+func applyCmd() *cobra.Command {
+	var file string
+	var restart, asJSON bool
+	cmd := &cobra.Command{
+		Use:   "apply [NAME] -f card.yaml",
+		Short: "Give a card a new specification, while it runs where possible",
+		Long: `Apply checks the file, shows what differs, and changes the running card. What
+needs the card to be started again is only done with --restart; without it
+nothing at all is changed then.`,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: completeCards,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if file == "" {
+				return usageError{errors.New("apply: which specification? -f card.yaml")}
+			}
+			res, err := apply(cmd, args, file, restart)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), res)
+			}
+			printApplied(cmd.OutOrStdout(), res)
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&file, "file", "f", "", "the card's new specification")
+	cmd.Flags().BoolVar(&restart, "restart", false, "start the card again if that is needed")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func apply(cmd *cobra.Command, args []string, file string, restart bool) (applyResult, error) {
+	spec, err := card.Load(file)
+	if err != nil {
+		return applyResult{}, err
+	}
+	if len(args) == 0 && spec.Name != "" {
+		args = []string{spec.Name}
+	}
+	if name := nameArg(args); spec.Name != "" && spec.Name != name {
+		return applyResult{}, usageError{fmt.Errorf("the card is called %s on the command line and %s in %s", name, spec.Name, file)}
+	}
+	c, err := openCard(args)
+	if err != nil {
+		return applyResult{}, err
+	}
+	spec = c.Fill(spec)
+	res := applyResult{Name: c.Name}
+	res.Changes, res.Restart = card.Diff(c.Spec, spec)
+	if len(res.Changes)+len(res.Restart) == 0 {
+		return applyResult{c.Name, []string{}, []string{}, false}, nil
+	}
+	return change(cmd.Context(), c, spec, res, restart, progress.New(cmd.ErrOrStderr()))
+}
+
+func change(ctx context.Context, c *card.Card, spec card.Spec, res applyResult, restart bool, p *progress.Progress) (applyResult, error) {
+	_, err := c.Client().Status(ctx, 0)
+	switch {
+	case errors.Is(err, card.ErrNotRunning):
+		return res, c.SetSpec(spec)
+	case err != nil:
+		return res, err
+	case len(res.Restart) == 0:
+		_, err := c.Client().Apply(ctx, spec)
+		return res, err
+	case !restart:
+		text := "nothing was changed; these need the card to be started again, which --restart does:"
+		for _, r := range res.Restart {
+			text += "\n  " + r
+		}
+		return res, errors.New(text)
+	}
+	down, cancel := context.WithTimeout(ctx, downLimit)
+	defer cancel()
+	if err := c.Client().Down(down); err != nil {
+		return res, err
+	}
+	if err := c.SetSpec(spec); err != nil {
+		return res, err
+	}
+	res.Restarted = true
+	_, err = bringUp(ctx, c, p, nil)
+	return res, err
+}
+
+func printApplied(w io.Writer, res applyResult) {
+	if len(res.Changes)+len(res.Restart) == 0 {
+		fmt.Fprintf(w, "%s has this specification already\n", res.Name)
+		return
+	}
+	for _, c := range append(res.Restart, res.Changes...) {
+		fmt.Fprintln(w, c)
+	}
+	if res.Restarted {
+		fmt.Fprintf(w, "%s was started again and is up\n", res.Name)
+	}
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/toe-project/toe/card"
+)
+
+// leaveKey is Ctrl-].
+const leaveKey = 0x1d
+
+func consoleCmd() *cobra.Command {
+	cmd := cardVerb("console", "Look at a card's console and type on it; Ctrl-] leaves", func(cmd *cobra.Command, c *card.Card) error {
+		conn, err := net.Dial("unix", c.Paths.ConsoleSock())
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+			return fmt.Errorf("card %s: %w; `toe up %s` starts it", c.Name, card.ErrNotRunning, c.Name)
+		}
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		return joinConsole(cmd.Context(), conn, c.Name)
+	})
+	cmd.Long = "Console joins this terminal with the card's serial console. Several may look at\nit at once. Ctrl-] leaves; the card does not notice."
+	return cmd
+}
+
+func joinConsole(ctx context.Context, conn net.Conn, name string) error {
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	if fd := int(os.Stdin.Fd()); term.IsTerminal(fd) {
+		fmt.Fprintf(os.Stderr, "console of %s; Ctrl-] leaves\r\n", name)
+		old, err := term.MakeRaw(fd)
+		if err != nil {
+			return fmt.Errorf("terminal: %w", err)
+		}
+		defer func() {
+			_ = term.Restore(fd, old)
+			fmt.Fprintln(os.Stderr)
+		}()
+	}
+	left := make(chan struct{})
+	go func() {
+		if typeOn(conn, os.Stdin) {
+			close(left)
+			conn.Close()
+		}
+	}()
+	_, err := io.Copy(os.Stdout, conn)
+	select {
+	case <-left:
+		return nil
+	default:
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err == nil {
+		err = fmt.Errorf("card %s went down", name)
+	}
+	return err
+}
+
+// typeOn copies what is typed until Ctrl-], and says whether that came. When
+// the input just ends, the output is still worth watching.
+func typeOn(w io.Writer, r io.Reader) (left bool) {
+	buf := make([]byte, 1024)
+	for {
+		n, err := r.Read(buf)
+		for i, b := range buf[:n] {
+			if b == leaveKey {
+				_, _ = w.Write(buf[:i])
+				return true
+			}
+		}
+		if _, werr := w.Write(buf[:n]); werr != nil || err != nil {
+			return false
+		}
+	}
+}

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"syscall"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+
+	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/nsexec"
+	"github.com/toe-project/toe/internal/progress"
+)
+
+// Exit statuses of a shell for a program that cannot be run.
+const (
+	exitCannotRun = 126
+	exitNotFound  = 127
+)
+
+func execCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "exec [NAME] -- CMD…",
+		Short: "Run a command here with the card as its only network",
+		Long: `Exec runs CMD on this host, as you, in a network namespace whose only way out
+is the card; names are resolved by the card. No root is needed. When no card
+is named and card0 is not running, CMD gets a card of its own that lives as
+long as CMD does. The exit status is CMD's, and signals are passed on to it.`,
+		Example:           "  toe exec -- curl https://example.org\n  toe exec edge -- sh",
+		ValidArgsFunction: completeCards,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			names, words, err := splitDash(cmd, args)
+			if err != nil {
+				return err
+			}
+			if len(words) == 0 {
+				return usageError{errors.New("exec: which command? `toe exec [NAME] -- CMD…`")}
+			}
+			return execIn(cmd, names, words)
+		},
+	}
+	return cmd
+}
+
+func execIn(cmd *cobra.Command, names, words []string) error {
+	if _, err := exec.LookPath(words[0]); err != nil {
+		return cannotRun(err)
+	}
+	if len(names) > 0 {
+		c, err := openCard(names)
+		if err != nil {
+			return err
+		}
+		return join(cmd.Context(), c, words)
+	}
+	dirs, err := card.DefaultDirs()
+	if err != nil {
+		return err
+	}
+	if c, err := dirs.Open(card.DefaultName); err == nil && c.Running() {
+		return join(cmd.Context(), c, words)
+	}
+	return execOwn(cmd.Context(), dirs, words)
+}
+
+func cannotRun(err error) error {
+	fmt.Fprintf(os.Stderr, "toe: exec: %v\n", err)
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
+		return exitError{exitNotFound}
+	}
+	return exitError{exitCannotRun}
+}
+
+// execOwn runs words with a card of their own, which is gone afterwards.
+func execOwn(ctx context.Context, dirs card.Dirs, words []string) (err error) {
+	c, err := dirs.Create(card.Temporary("exec-"+strconv.Itoa(os.Getpid())), card.Home())
+	if err != nil {
+		return err
+	}
+	// When this process is killed, the pipe breaks, and the card goes down.
+	r, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	var p *progress.Progress
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		p = progress.New(os.Stderr)
+	}
+	defer func() {
+		w.Close()
+		end, cancel := context.WithTimeout(context.Background(), downLimit)
+		defer cancel()
+		if e := errors.Join(c.AwaitEnd(end), c.Remove()); e != nil && err == nil {
+			err = e
+		}
+	}()
+	if _, err := bringUp(ctx, c, p, r); err != nil {
+		return err
+	}
+	return join(ctx, c, words)
+}
+
+// join runs words in the card's namespace and ends as they do.
+func join(ctx context.Context, c *card.Card, words []string) error {
+	info, err := c.Client().Exec(ctx)
+	if err != nil {
+		return err
+	}
+	command, closeAll, err := namespaceCommand(info)
+	if err != nil {
+		return fmt.Errorf("card %s: %w", c.Name, err)
+	}
+	defer closeAll()
+	command.Argv, command.Env = words, os.Environ()
+	signals := make(chan os.Signal, 16)
+	signal.Notify(signals, passedOn...)
+	defer signal.Stop(signals)
+	p, err := nsexec.Start(command)
+	var ee *exec.Error
+	if errors.As(err, &ee) {
+		return cannotRun(err)
+	}
+	if err != nil {
+		return fmt.Errorf("card %s: %w", c.Name, err)
+	}
+	return follow(p, signals)
+}
+
+func namespaceCommand(info card.ExecInfo) (nsexec.Command, func(), error) {
+	var c nsexec.Command
+	dir := fmt.Sprintf("/proc/%d/ns/", info.PID)
+	var err error
+	if c.Net, err = os.Open(dir + "net"); err != nil {
+		return c, nil, err
+	}
+	if info.User {
+		if c.User, err = os.Open(dir + "user"); err != nil {
+			c.Net.Close()
+			return c, nil, err
+		}
+	}
+	c.Binds = binds(info.ResolvConf)
+	return c, func() { c.Net.Close(); c.User.Close() }, nil
+}
+
+// binds make names resolve by way of the card: its resolv.conf over the
+// host's, and nothing where the host's resolver daemons would be asked, which
+// would answer from the host's network.
+func binds(resolv string) []nsexec.Bind {
+	list := []nsexec.Bind{{Source: resolv, Target: "/etc/resolv.conf"}}
+	for _, socket := range []string{"/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/var/run/nscd/socket"} {
+		if _, err := os.Stat(socket); err == nil {
+			list = append(list, nsexec.Bind{Source: "/dev/null", Target: socket})
+		}
+	}
+	return list
+}
+
+// follow passes signals on and ends as the process does.
+func follow(p *nsexec.Process, signals <-chan os.Signal) error {
+	atTerminal := term.IsTerminal(int(os.Stdin.Fd()))
+	for {
+		select {
+		case s := <-signals:
+			if sig, ok := s.(syscall.Signal); ok && passOn(sig, atTerminal) {
+				_ = unix.Kill(p.PID, sig)
+			}
+		case <-p.Done():
+			ws, err := p.Wait()
+			if err != nil {
+				return err
+			}
+			if ws.Signaled() {
+				return exitError{exitSignal + int(ws.Signal())}
+			}
+			return exitError{ws.ExitStatus()}
+		}
+	}
+}
+
+// passedOn are the signals that are the command's to act on. A stop and its
+// end (Ctrl-Z, fg) reach the command by the process group.
+var passedOn = []os.Signal{
+	syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGALRM, syscall.SIGWINCH,
+}
+
+// passOn leaves out what a terminal has sent to the command as well.
+func passOn(sig syscall.Signal, atTerminal bool) bool {
+	switch sig {
+	case syscall.SIGINT, syscall.SIGQUIT, syscall.SIGWINCH:
+		return !atTerminal
+	}
+	return true
+}

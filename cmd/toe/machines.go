@@ -1,0 +1,40 @@
+package main
+
+import (
+	"context"
+	"os/exec"
+
+	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/machine"
+	"github.com/toe-project/toe/machine/uml"
+)
+
+// machines are the kinds that this host may have, best first.
+func machines(cache string) card.Kinds {
+	umlKernel := kernelOf(cache, machine.UML)
+	return card.Kinds{
+		Machines: []machine.Machine{uml.New(uml.Config{Kernel: umlKernel})},
+		Cache:    cache,
+		Depends: func(kind machine.Kind) []string {
+			if kind == machine.UML {
+				return []string{umlKernel}
+			}
+			qemu, _ := exec.LookPath("qemu-system-x86_64")
+			return []string{qemu, "/dev/kvm"}
+		},
+	}
+}
+
+// kernelOf is the kernel in the cache for a kind of machine, or "".
+func kernelOf(cache string, kind machine.Kind) string {
+	img, err := firmware.Find(cache, firmware.Micro, kind, firmware.HostArch())
+	if err != nil {
+		return ""
+	}
+	kernel, _, err := img.Files(context.Background())
+	if err != nil {
+		return ""
+	}
+	return kernel
+}

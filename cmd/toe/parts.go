@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"log"
+	"net/netip"
+
+	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/control"
+	"github.com/toe-project/toe/control/cardpb"
+	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/internal/progress"
+	"github.com/toe-project/toe/machine"
+)
+
+// realParts are what a supervisor of this host is made of.
+func realParts(c *card.Card, logger *log.Logger, p *progress.Progress) card.Parts {
+	kinds := machines(c.Paths.Cache)
+	return card.Parts{
+		Choose: kinds.Choose,
+		Image: func(ctx context.Context, edition string, kind machine.Kind) (card.Image, error) {
+			return image(ctx, c.Paths.Cache, edition, kind, p)
+		},
+		Network: card.NewHost(c, logger.Printf),
+		Keeper:  card.LinkKeeper,
+		Control: func(addr netip.AddrPort, keys control.Keys, dial control.DialFunc) (cardpb.CardClient, func(), error) {
+			client, err := control.Dial(addr, keys, dial)
+			if err != nil {
+				return nil, nil, err
+			}
+			return client, client.Close, nil
+		},
+		Limits: card.DefaultLimits(),
+	}
+}
+
+// image gives firmware from the cache, built now if it is not there.
+func image(ctx context.Context, cache, edition string, kind machine.Kind, p *progress.Progress) (card.Image, error) {
+	img, err := firmware.Ensure(ctx, kind, firmware.Options{Edition: firmware.Edition(edition), CacheDir: cache, Progress: p})
+	if err != nil {
+		return card.Image{}, err
+	}
+	kernel, initrd, err := img.Files(ctx)
+	return card.Image{
+		Edition: string(img.Edition), Version: img.Version, KernelVersion: img.Kernel, Kernel: kernel, Initrd: initrd,
+	}, err
+}
+
+// umlBuilt says whether the quick kernel is at hand.
+func umlBuilt(cache string) bool {
+	_, err := firmware.Find(cache, firmware.Micro, machine.UML, firmware.HostArch())
+	return err == nil
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/progress"
+)
+
+// runCmd is the supervisor: what `toe up` starts in the background and
+// toe@.service in the foreground.
+func runCmd() *cobra.Command {
+	var readyFD, aliveFD int
+	cmd := cardVerb("run", "Run a card in the foreground, as its supervisor", func(cmd *cobra.Command, c *card.Card) error {
+		logger := log.New(cmd.ErrOrStderr(), "", log.LstdFlags|log.Lmicroseconds)
+		ctx, stop := context.WithCancel(cmd.Context())
+		defer stop()
+		if aliveFD >= 0 {
+			go untilClosed(aliveFD, stop)
+		}
+		s := card.NewSupervisor(c, realParts(c, logger, progress.New(cmd.ErrOrStderr())), logger)
+		err := s.Run(ctx, func() { tellReady(readyFD) })
+		if errors.Is(err, context.Canceled) && errors.Is(cmd.Context().Err(), context.Canceled) {
+			return nil // asked to end, and ended
+		}
+		return err
+	})
+	cmd.Long = `Run starts the card, keeps it running, and takes everything down on SIGTERM
+or SIGINT. It is what toe@NAME.service runs. The card must exist; ` + "`toe up`" + ` makes it.`
+	cmd.Flags().IntVar(&readyFD, "ready-fd", -1, "write a line to this descriptor when the supervisor can be asked")
+	cmd.Flags().IntVar(&aliveFD, "alive-fd", -1, "end when this descriptor does")
+	_ = cmd.Flags().MarkHidden("ready-fd")
+	_ = cmd.Flags().MarkHidden("alive-fd")
+	return cmd
+}
+
+// tellReady says that the socket can be asked, also to systemd's sd_notify(3).
+func tellReady(fd int) {
+	if fd >= 0 {
+		f := os.NewFile(uintptr(fd), "ready")
+		_, _ = f.WriteString("ready\n")
+		f.Close()
+	}
+}
+
+// untilClosed calls stop when whoever holds the other end is gone.
+func untilClosed(fd int, stop func()) {
+	unix.CloseOnExec(fd)
+	f := os.NewFile(uintptr(fd), "alive")
+	_, _ = io.Copy(io.Discard, f)
+	stop()
+}
+
+// holderCmd keeps the namespace of toe exec; the supervisor starts it.
+func holderCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: card.HolderVerb, Hidden: true, Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return card.HolderMain() },
+	}
+}

@@ -1,0 +1,203 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/term"
+
+	"github.com/toe-project/toe/card"
+)
+
+const sshPort = 22
+
+func sshCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "ssh [NAME] [-- CMD…]",
+		Short: "Log in to a card, or run a command on it",
+		Long: `Ssh logs in to the card over its link, with the key that was made for that and
+the host key that was given to the card; nothing has to be confirmed. The exit
+status is CMD's.`,
+		Example:           "  toe ssh\n  toe ssh edge -- ip route",
+		ValidArgsFunction: completeCards,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			names, words, err := splitDash(cmd, args)
+			if err != nil {
+				return err
+			}
+			c, err := openCard(names)
+			if err != nil {
+				return err
+			}
+			return runSSH(cmd.Context(), c, words)
+		},
+	}
+	return cmd
+}
+
+// splitDash parts "[NAME] -- CMD…".
+func splitDash(cmd *cobra.Command, args []string) (names, words []string, err error) {
+	at := cmd.ArgsLenAtDash()
+	if at < 0 {
+		at = len(args)
+	}
+	if at > 1 {
+		return nil, nil, usageError{fmt.Errorf("%s: %q: the command comes after --, as in `%s %s -- %s`",
+			cmd.CommandPath(), args[1], cmd.CommandPath(), args[0], strings.Join(args[1:at], " "))}
+	}
+	return args[:at], args[at:], nil
+}
+
+func runSSH(ctx context.Context, c *card.Card, words []string) error {
+	client, err := sshClient(ctx, c)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	defer context.AfterFunc(ctx, func() { client.Close() })()
+	session, err := client.NewSession()
+	if err != nil {
+		return fmt.Errorf("card %s: session: %w", c.Name, err)
+	}
+	defer session.Close()
+	session.Stdout, session.Stderr = os.Stdout, os.Stderr
+	in, err := session.StdinPipe()
+	if err != nil {
+		return err
+	}
+	restore, err := terminal(session, len(words) == 0)
+	if err != nil {
+		return err
+	}
+	defer restore()
+	if len(words) == 0 {
+		err = session.Shell()
+	} else {
+		err = session.Start(quote(words))
+	}
+	if err != nil {
+		return fmt.Errorf("card %s: %w", c.Name, err)
+	}
+	go func() {
+		_, _ = io.Copy(in, os.Stdin)
+		in.Close()
+	}()
+	return sshExit(c, session.Wait())
+}
+
+// quote makes one command line of words, for the shell on the card. A single
+// word is passed as it is, so that a whole line of shell can be given.
+func quote(words []string) string {
+	if len(words) == 1 {
+		return words[0]
+	}
+	out := make([]string, len(words))
+	for i, w := range words {
+		if w != "" && !strings.ContainsAny(w, " \t\n'\"\\$`!*?[](){}<>|&;#~") {
+			out[i] = w
+			continue
+		}
+		out[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+	}
+	return strings.Join(out, " ")
+}
+
+func sshClient(ctx context.Context, c *card.Card) (*ssh.Client, error) {
+	login, err := c.LoginKey()
+	if err != nil {
+		return nil, err
+	}
+	host, err := c.HostKey()
+	if err != nil {
+		return nil, err
+	}
+	conn, err := c.Client().Dial(ctx, sshPort)
+	if err != nil {
+		return nil, err
+	}
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	config := &ssh.ClientConfig{
+		User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(login)}, HostKeyAlgorithms: []string{host.Type()},
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			if !bytes.Equal(key.Marshal(), host.Marshal()) {
+				return errors.New("what answers there is not this card: its host key is another one")
+			}
+			return nil
+		},
+	}
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	sc, channels, requests, err := ssh.NewClientConn(conn, c.Name, config)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("card %s: ssh: %w", c.Name, err)
+	}
+	_ = conn.SetDeadline(time.Time{})
+	return ssh.NewClient(sc, channels, requests), nil
+}
+
+// terminal asks for a terminal on the card where there is one here and a
+// shell is to run in it, and puts ours into raw mode.
+func terminal(session *ssh.Session, shell bool) (restore func(), err error) {
+	in, out := int(os.Stdin.Fd()), int(os.Stdout.Fd())
+	if !shell || !term.IsTerminal(in) || !term.IsTerminal(out) {
+		return func() {}, nil
+	}
+	cols, rows, err := term.GetSize(out)
+	if err != nil {
+		cols, rows = 80, 24
+	}
+	name := os.Getenv("TERM")
+	if name == "" {
+		name = "vt100"
+	}
+	if err := session.RequestPty(name, rows, cols, ssh.TerminalModes{}); err != nil {
+		return nil, fmt.Errorf("terminal on the card: %w", err)
+	}
+	old, err := term.MakeRaw(in)
+	if err != nil {
+		return nil, fmt.Errorf("terminal: %w", err)
+	}
+	resized := make(chan os.Signal, 1)
+	signal.Notify(resized, syscall.SIGWINCH)
+	go func() {
+		for range resized {
+			if cols, rows, err := term.GetSize(out); err == nil {
+				_ = session.WindowChange(rows, cols)
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(resized)
+		close(resized)
+		_ = term.Restore(in, old)
+	}, nil
+}
+
+// sshExit turns the end of the session into toe's.
+func sshExit(c *card.Card, err error) error {
+	var exit *ssh.ExitError
+	var missing *ssh.ExitMissingError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &exit):
+		if exit.Signal() != "" {
+			fmt.Fprintf(os.Stderr, "toe: the command was ended by signal %s\n", exit.Signal())
+		}
+		return exitError{exit.ExitStatus()}
+	case errors.As(err, &missing):
+		return fmt.Errorf("card %s: the connection broke off; `toe status %s` tells why", c.Name, c.Name)
+	}
+	return fmt.Errorf("card %s: %w", c.Name, err)
+}

@@ -1,0 +1,286 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/progress"
+)
+
+type upOptions struct {
+	file   string
+	asJSON bool
+	quiet  bool
+}
+
+func upCmd() *cobra.Command {
+	var o upOptions
+	cmd := &cobra.Command{
+		Use:   "up [NAME]",
+		Short: "Create a card and start it; returns when it is healthy",
+		Long: `Up makes the card where there is none, builds its firmware where the cache has
+none, starts it in the background, and returns when it is healthy. For a card
+that is up already it does nothing.`,
+		Example:           "  toe up\n  toe up edge -f card.yaml",
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: completeCards,
+		RunE:              func(cmd *cobra.Command, args []string) error { return up(cmd, args, o) },
+	}
+	cmd.Flags().StringVarP(&o.file, "file", "f", "", "the card's specification (card.yaml)")
+	cmd.Flags().BoolVar(&o.asJSON, "json", false, "print the card's status as JSON when it is up")
+	cmd.Flags().BoolVarP(&o.quiet, "quiet", "q", false, "show no progress")
+	return cmd
+}
+
+func up(cmd *cobra.Command, args []string, o upOptions) error {
+	var p *progress.Progress
+	if !o.quiet {
+		p = progress.New(cmd.ErrOrStderr())
+	}
+	c, err := prepareCard(args, o.file)
+	if err != nil {
+		return err
+	}
+	st, err := bringUp(cmd.Context(), c, p, nil)
+	if err != nil {
+		return err
+	}
+	if o.asJSON {
+		return printJSON(cmd.OutOrStdout(), st)
+	}
+	printUp(cmd.OutOrStdout(), c, st)
+	return nil
+}
+
+// prepareCard finds or makes the card that up was asked for.
+func prepareCard(args []string, file string) (*card.Card, error) {
+	dirs, err := card.DefaultDirs()
+	if err != nil {
+		return nil, err
+	}
+	spec, name := card.Default(""), nameArg(args)
+	if file != "" {
+		if spec, err = card.Load(file); err != nil {
+			return nil, err
+		}
+		if len(args) == 0 && spec.Name != "" {
+			name = spec.Name
+		}
+		if spec.Name != "" && spec.Name != name {
+			return nil, usageError{fmt.Errorf("the card is called %s on the command line and %s in %s", name, spec.Name, file)}
+		}
+	}
+	if err := card.CheckName(name); err != nil {
+		return nil, usageError{err}
+	}
+	spec.Name = name
+	c, err := dirs.Open(name)
+	if errors.Is(err, card.ErrNoCard) {
+		return dirs.Create(spec, card.Home())
+	}
+	if err != nil || file == "" {
+		return c, err
+	}
+	return c, c.Replace(spec)
+}
+
+// bringUp starts the card where it is not running, and waits until it is
+// ready. With alive the card ends when the other end of that pipe does.
+func bringUp(ctx context.Context, c *card.Card, p *progress.Progress, alive *os.File) (card.Status, error) {
+	st, err := c.Client().Status(ctx, 0)
+	if err == nil {
+		return await(ctx, c, p, nil, st)
+	}
+	if !errors.Is(err, card.ErrNotRunning) {
+		return st, err
+	}
+	if err := buildFirst(ctx, c, p); err != nil {
+		return st, err
+	}
+	s, err := startSupervisor(ctx, c, alive)
+	if err != nil {
+		return st, err
+	}
+	st, err = await(ctx, c, p, s, card.Status{})
+	if err != nil && ctx.Err() != nil {
+		stage := p.Stage("interrupted, taking the card down", 0)
+		s.end()
+		stage.Done("")
+		return st, ctx.Err()
+	}
+	return st, err
+}
+
+// buildFirst builds missing firmware here, where its progress can be seen;
+// the supervisor then finds it in the cache.
+func buildFirst(ctx context.Context, c *card.Card, p *progress.Progress) error {
+	m, _, err := machines(c.Paths.Cache).Choose(ctx, c.Spec.Machine.Kind)
+	if err != nil {
+		return err
+	}
+	if _, err := image(ctx, c.Paths.Cache, c.Spec.Firmware.Edition, m.Kind(), p); err != nil {
+		return fmt.Errorf("firmware: %w", err)
+	}
+	return nil
+}
+
+// supervisor is a `toe run` that was started here.
+type supervisor struct {
+	cmd   *exec.Cmd
+	ended chan struct{}
+}
+
+// supervisorLogMax is the size at which the log is begun anew, in bytes.
+const supervisorLogMax = 1 << 20
+
+func openSupervisorLog(c *card.Card) (*os.File, error) {
+	if err := c.Paths.MakeRuntime(); err != nil {
+		return nil, err
+	}
+	path := c.Paths.Log()
+	if fi, err := os.Stat(path); err == nil && fi.Size() > supervisorLogMax {
+		_ = os.Rename(path, path+".1")
+	}
+	return os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+}
+
+// startSupervisor starts `toe run` in the background and returns when its
+// socket can be asked, or with the reason why it ended.
+func startSupervisor(ctx context.Context, c *card.Card, alive *os.File) (*supervisor, error) {
+	logFile, err := openSupervisorLog(c)
+	if err != nil {
+		return nil, err
+	}
+	defer logFile.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer r.Close()
+	cmd := exec.Command("/proc/self/exe", "run", "--ready-fd=3")
+	cmd.Args[0] = "toe"
+	cmd.ExtraFiles = []*os.File{w}
+	if alive != nil {
+		cmd.Args = append(cmd.Args, "--alive-fd=4")
+		cmd.ExtraFiles = append(cmd.ExtraFiles, alive)
+	}
+	cmd.Args = append(cmd.Args, c.Name)
+	cmd.Stdout, cmd.Stderr = logFile, logFile
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Dir = "/"
+	err = cmd.Start()
+	w.Close()
+	if err != nil {
+		return nil, fmt.Errorf("start the supervisor: %w", err)
+	}
+	s := &supervisor{cmd: cmd, ended: make(chan struct{})}
+	go func() { _ = cmd.Wait(); close(s.ended) }()
+	return s, s.awaitSocket(ctx, c, r)
+}
+
+func (s *supervisor) awaitSocket(ctx context.Context, c *card.Card, r *os.File) error {
+	said := make(chan bool, 1)
+	go func() {
+		n, _ := r.Read(make([]byte, 16))
+		said <- n > 0
+	}()
+	select {
+	case ok := <-said:
+		if ok {
+			return nil
+		}
+		<-s.ended
+		return fmt.Errorf("the supervisor ended at once: %s", lastLine(c.Paths.Log()))
+	case <-ctx.Done():
+		s.end()
+		return ctx.Err()
+	}
+}
+
+// lastLine is the last thing in the supervisor's log.
+func lastLine(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err == nil && fi.Size() > 4096 {
+		_, _ = f.Seek(-4096, io.SeekEnd)
+	}
+	data, _ := io.ReadAll(f)
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return strings.TrimPrefix(lines[len(lines)-1], "toe: ")
+}
+
+// end makes the supervisor take everything down, and waits for that.
+func (s *supervisor) end() {
+	const patience = 20 * time.Second
+	_ = s.cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-s.ended:
+	case <-time.After(patience):
+		_ = s.cmd.Process.Kill()
+		<-s.ended
+	}
+}
+
+// await shows the stages of a start until the card is ready or has failed.
+func await(ctx context.Context, c *card.Card, p *progress.Progress, s *supervisor, st card.Status) (card.Status, error) {
+	var stage *progress.Stage
+	shown := ""
+	for {
+		if st.State == card.Healthy || st.State == card.Degraded {
+			stage.Done("")
+			return st, nil
+		}
+		if st.Stage != "" && st.Stage != shown {
+			stage, shown = p.Stage(st.Stage, 0), st.Stage
+		}
+		next, err := c.Client().Status(ctx, st.Sequence)
+		if err == nil {
+			st = next
+			continue
+		}
+		if ctx.Err() != nil {
+			stage.Fail(ctx.Err())
+			return st, ctx.Err()
+		}
+		if s != nil {
+			<-s.ended
+		}
+		err = whyNot(ctx, c, err)
+		stage.Fail(err)
+		return st, err
+	}
+}
+
+// whyNot tells why the supervisor ended before the card was ready.
+func whyNot(ctx context.Context, c *card.Card, err error) error {
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
+	defer cancel()
+	if c.AwaitEnd(end) != nil {
+		return err
+	}
+	st, serr := c.Status(end)
+	if serr != nil {
+		return errors.Join(err, serr)
+	}
+	text := fmt.Sprintf("card %s did not start", c.Name)
+	for _, r := range st.Reasons {
+		text += "\n  " + strings.ReplaceAll(r, "\n", "\n  ")
+	}
+	if console := c.Paths.ConsoleTail(); console != "" {
+		text += "\nthe end of its console (" + c.Paths.ConsoleLog() + "):\n  " + strings.ReplaceAll(console, "\n", "\n  ")
+	}
+	return errors.New(text + "\nthe supervisor's log is " + c.Paths.Log())
+}

@@ -1,0 +1,108 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/progress"
+	"github.com/toe-project/toe/machine"
+)
+
+// printUp says how the card is, and what to try next.
+func printUp(w io.Writer, c *card.Card, st card.Status) {
+	printStatus(w, st)
+	arg := ""
+	if c.Name != card.DefaultName {
+		arg = " " + c.Name
+	}
+	fmt.Fprintln(w, "\nNext:")
+	tips := [][2]string{
+		{"toe ssh" + arg + " -- uname -a", "run a command on the card, or log in without one"},
+		{"toe exec" + arg + " -- CMD", "run CMD here with the card as its only network"},
+		{"toe status" + arg + ", logs -f" + arg + ", console" + arg, "watch it"},
+		{"toe down" + arg, "take it down"},
+	}
+	if st.Exec == nil {
+		tips = append(tips[:1], tips[2:]...)
+	}
+	width := 0
+	for _, t := range tips {
+		width = max(width, len(t[0]))
+	}
+	for _, t := range tips {
+		fmt.Fprintf(w, "  %-*s  %s\n", width, t[0], t[1])
+	}
+	if st.Machine.Kind == string(machine.TCG) && !umlBuilt(c.Paths.Cache) {
+		fmt.Fprintln(w, "\nThis card runs under emulation. `make native`, or `toe firmware build --machine uml`,\n"+
+			"builds a User-Mode Linux kernel in a few minutes; cards started after that take it and are several times faster.")
+	}
+}
+
+func printStatus(w io.Writer, st card.Status) {
+	fmt.Fprintf(w, "%s is %s", st.Name, st.State)
+	if st.Machine.PID != 0 {
+		fmt.Fprintf(w, ": %s, up %s", st.Machine.Kind, seconds(st.UptimeSeconds))
+	}
+	if st.ReadySeconds > 0 {
+		fmt.Fprintf(w, ", ready in %.2f s", st.ReadySeconds)
+	}
+	fmt.Fprintln(w)
+	for _, r := range st.Reasons {
+		fmt.Fprintf(w, "  because   %s\n", r)
+	}
+	printLink(w, "link", st.Link)
+	if st.Exec != nil && !st.Link.Namespace {
+		printLink(w, "exec", *st.Exec)
+	}
+	for _, p := range st.Ports {
+		fmt.Fprintf(w, "  port      %s (%s), MTU %d, %s%s\n", p.Name, p.Attach, p.MTU, p.State, colon(strings.Join(p.Addresses, ", ")))
+	}
+	if st.Firmware.Version != "" {
+		fmt.Fprintf(w, "  firmware  %s %s, Linux %s\n", st.Firmware.Edition, st.Firmware.Version, st.Firmware.Kernel)
+	}
+	if st.Machine.PID != 0 {
+		fmt.Fprintf(w, "  processes supervisor %d, machine %d, pump %d\n", st.Supervisor.PID, st.Machine.PID, st.Pump.PID)
+	}
+}
+
+func printLink(w io.Writer, what string, l card.LinkStatus) {
+	if len(l.Host) == 0 {
+		return
+	}
+	where := ""
+	if l.Namespace {
+		where = " in a namespace of its own"
+	}
+	var host, far []string
+	for i := range l.Host {
+		host, far = append(host, l.Host[i].String()), append(far, l.Card[i].String())
+	}
+	fmt.Fprintf(w, "  %-9s %s%s, MTU %d, host %s, card %s\n", what, l.Interface, where, l.MTU, strings.Join(host, " "), strings.Join(far, " "))
+}
+
+func colon(s string) string {
+	if s == "" {
+		return ""
+	}
+	return ": " + s
+}
+
+func seconds(s float64) string {
+	switch {
+	case s < 60:
+		return fmt.Sprintf("%.0f s", s)
+	case s < 3600:
+		return fmt.Sprintf("%d min %d s", int(s)/60, int(s)%60)
+	}
+	return fmt.Sprintf("%d h %d min", int(s)/3600, int(s)%3600/60)
+}
+
+func printCounters(w io.Writer, st card.Status) {
+	for i, q := range st.Link.Queues {
+		fmt.Fprintf(w, "  queue %d   to card %d packets, %s, %d dropped; to host %d packets, %s, %d dropped\n", i,
+			q.ToCard.Packets, progress.Size(int64(q.ToCard.Bytes)), q.ToCard.Drops.Total(),
+			q.ToHost.Packets, progress.Size(int64(q.ToHost.Bytes)), q.ToHost.Drops.Total())
+	}
+}

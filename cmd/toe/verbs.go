@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/toe-project/toe/card"
+)
+
+// downLimit is how long a card may take to go down: its own shutdown, its
+// machine's, and some room.
+const downLimit = 30 * time.Second
+
+func downCmd() *cobra.Command {
+	cmd := cardVerb("down", "Take a card down and put the host back as it was", func(cmd *cobra.Command, c *card.Card) error {
+		ctx, cancel := context.WithTimeout(cmd.Context(), downLimit)
+		defer cancel()
+		return takeDown(ctx, c, func(text string) { fmt.Fprintln(cmd.OutOrStdout(), text) })
+	})
+	cmd.Long = "Down powers the card off, ends its processes, removes its interfaces, and puts back what\nlink.default_route changed. It also cleans up after a supervisor that was killed."
+	return cmd
+}
+
+func takeDown(ctx context.Context, c *card.Card, say func(string)) error {
+	err := c.Client().Down(ctx)
+	if err == nil {
+		say(c.Name + " is down")
+		return nil
+	}
+	if !errors.Is(err, card.ErrNotRunning) {
+		return err
+	}
+	if err := c.AwaitEnd(ctx); err != nil { // on its way up or out, without a socket
+		return err
+	}
+	st, err := c.Status(ctx)
+	if err != nil {
+		return err
+	}
+	if err := c.CleanDead(); err != nil {
+		return err
+	}
+	if st.State == card.Failed {
+		say(c.Name + " was dead already; cleaned up after it")
+	} else {
+		say(c.Name + " is down already")
+	}
+	return nil
+}
+
+func resetCmd() *cobra.Command {
+	return cardVerb("reset", "Restart a card's machine at once, as its reset button would", func(cmd *cobra.Command, c *card.Card) error {
+		if err := c.Client().Reset(cmd.Context()); err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s is being started again; `toe status %s` shows how it gets on\n", c.Name, c.Name)
+		return nil
+	})
+}
+
+func rmCmd() *cobra.Command {
+	var force bool
+	cmd := cardVerb("rm", "Delete a card: its specification, keys and state", func(cmd *cobra.Command, c *card.Card) error {
+		if force {
+			ctx, cancel := context.WithTimeout(cmd.Context(), downLimit)
+			defer cancel()
+			if err := takeDown(ctx, c, func(string) {}); err != nil {
+				return err
+			}
+		}
+		if err := c.Remove(); err != nil {
+			return err
+		}
+		fmt.Fprintf(cmd.OutOrStdout(), "%s is deleted\n", c.Name)
+		return nil
+	})
+	cmd.Flags().BoolVarP(&force, "force", "f", false, "take it down first if it is running")
+	return cmd
+}
+
+func lsCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "ls", Short: "List the cards", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := allStatus(cmd.Context())
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), all)
+			}
+			return printList(cmd, all)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON: a list of what status prints")
+	return cmd
+}
+
+func allStatus(ctx context.Context) ([]card.Status, error) {
+	dirs, err := card.DefaultDirs()
+	if err != nil {
+		return nil, err
+	}
+	names, err := dirs.List()
+	if err != nil {
+		return nil, err
+	}
+	all := []card.Status{}
+	for _, name := range names {
+		c, err := dirs.Open(name)
+		if err == nil {
+			var st card.Status
+			if st, err = c.Status(ctx); err == nil {
+				all = append(all, st)
+				continue
+			}
+		}
+		all = append(all, card.Status{Name: name, State: card.Failed, Reasons: []string{err.Error()}})
+	}
+	return all, nil
+}
+
+func printList(cmd *cobra.Command, all []card.Status) error {
+	if len(all) == 0 {
+		fmt.Fprintln(cmd.OutOrStdout(), "no cards; `toe up` makes one")
+		return nil
+	}
+	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "NAME\tSTATE\tMACHINE\tLINK\tCARD\tUPTIME")
+	for _, st := range all {
+		link, far, up := "-", "-", "-"
+		if len(st.Link.Card) > 0 {
+			far = st.Link.Card[0].String()
+		}
+		if st.Machine.PID != 0 {
+			link, up = st.Link.Interface, seconds(st.UptimeSeconds)
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", st.Name, st.State, st.Machine.Kind, link, far, up)
+	}
+	return w.Flush()
+}
+
+func statusCmd() *cobra.Command {
+	var asJSON bool
+	cmd := cardVerb("status", "Show how a card is, and what happened to it", func(cmd *cobra.Command, c *card.Card) error {
+		st, err := c.Status(cmd.Context())
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			return printJSON(cmd.OutOrStdout(), st)
+		}
+		printStatus(cmd.OutOrStdout(), st)
+		printCounters(cmd.OutOrStdout(), st)
+		for _, e := range st.History[max(len(st.History)-10, 0):] {
+			fmt.Fprintf(cmd.OutOrStdout(), "  %s  %s\n", e.Time.Local().Format(time.DateTime), e.Text)
+		}
+		return nil
+	})
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func schemaCmd() *cobra.Command {
+	return &cobra.Command{
+		Use: "schema", Short: "Print the JSON schema of card.yaml", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			data, err := card.Schema()
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s\n", data)
+			return err
+		},
+	}
+}
+
+func versionCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "version", Short: "Print the version of toe", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), map[string]string{"version": version()})
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), "toe", version())
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
