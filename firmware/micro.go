@@ -53,6 +53,13 @@ func skeleton() []File {
 	}
 }
 
+// modprobeTarget is where /sbin/modprobe points: to busybox, but only once the
+// agent has mounted /proc. Before, the kernel's crypto asks for modules some
+// ten times, none of which a card needs to start; without a program to run
+// each question costs nothing. With it a card on QEMU without KVM was ready
+// 0.4 s of 2.7 s later.
+const modprobeTarget = "/proc/self/root/bin/busybox"
+
 // ours are the applets that the agent stands for, or that would act on a card
 // behind its back.
 var ours = []string{"busybox", "init", "linuxrc"}
@@ -60,8 +67,12 @@ var ours = []string{"busybox", "init", "linuxrc"}
 func links(applets []string) []File {
 	var files []File
 	for _, name := range applets {
+		target := "busybox"
+		if name == "modprobe" {
+			target = modprobeTarget
+		}
 		if !slices.Contains(ours, name) {
-			files = append(files, Link("/bin/"+name, "busybox"))
+			files = append(files, Link("/bin/"+name, target))
 		}
 	}
 	return files

@@ -11,11 +11,15 @@ import (
 	"strings"
 )
 
-// early are the modules a card loads first, by the agent, in this order: its
-// devices, and what forwarding with NAT needs.
-var early = []string{
-	"virtio_net", "virtio_rng", "virtio_blk",
-	"nf_tables", "nft_ct", "nft_chain_nat", "nft_masq",
+// early are the modules that the link needs: the agent loads them before
+// anything else.
+var early = []string{"virtio_net"}
+
+// late are the modules that every card needs next, in this order: its other
+// devices, and forwarding with NAT. Whoever loads them first is right: the
+// agent from its list, or the kernel on demand.
+var late = []string{
+	"nf_tables", "nft_ct", "nft_chain_nat", "nft_masq", "virtio_rng", "virtio_blk",
 }
 
 // onDemand are the modules a card has besides, for modprobe and the kernel's
@@ -171,27 +175,29 @@ func parseModule(data []byte) (*module, error) {
 	return m, nil
 }
 
-// moduleFiles are the modules of a card and the three lists beside them:
-// modules.dep and modules.alias for modprobe, and load.list with what the
-// agent loads at once, in order, as paths below /lib/modules/RELEASE.
+// moduleFiles are the modules of a card and the lists beside them:
+// modules.dep and modules.alias for modprobe, and load.list and late.list with
+// what the agent loads at once and later, in order, as paths below
+// /lib/modules/RELEASE.
 func (t *moduleTree) moduleFiles(ctx context.Context) ([]File, error) {
 	first, err := t.pick(ctx, early)
 	if err != nil {
 		return nil, err
 	}
-	all, err := t.pick(ctx, slices.Concat(early, onDemand))
+	both, err := t.pick(ctx, slices.Concat(early, late))
+	if err != nil {
+		return nil, err
+	}
+	all, err := t.pick(ctx, slices.Concat(early, late, onDemand))
 	if err != nil {
 		return nil, err
 	}
 	root := "/lib/modules/" + t.release
-	var load strings.Builder
-	for _, m := range first {
-		fmt.Fprintln(&load, m.path)
-	}
 	slices.SortFunc(all, func(a, b *module) int { return strings.Compare(a.path, b.path) })
 	dep, alias := t.indexes(all)
 	files := []File{
-		Regular("/lib/modules/load.list", 0o644, []byte(load.String())),
+		Regular("/lib/modules/load.list", 0o644, paths(first)),
+		Regular("/lib/modules/late.list", 0o644, paths(both[len(first):])),
 		Regular(root+"/modules.dep", 0o644, dep),
 		Regular(root+"/modules.alias", 0o644, alias),
 		Regular(root+"/modules.builtin", 0o644, t.files["modules.builtin"]),
@@ -200,6 +206,14 @@ func (t *moduleTree) moduleFiles(ctx context.Context) ([]File, error) {
 		files = append(files, Regular(root+"/"+m.path, 0o644, m.data))
 	}
 	return files, nil
+}
+
+func paths(modules []*module) []byte {
+	var b bytes.Buffer
+	for _, m := range modules {
+		fmt.Fprintln(&b, m.path)
+	}
+	return b.Bytes()
 }
 
 // indexes writes what depmod would. modules.dep names everything that a
