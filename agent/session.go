@@ -12,15 +12,14 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/creack/pty"
 	"golang.org/x/crypto/ssh"
 )
 
 const (
 	shell      = "/bin/sh"
-	maxEnv     = 64              // variables a client may set
-	hangUpTime = 5 * time.Second // between SIGHUP and SIGKILL when the client is gone
-	drainTime  = 5 * time.Second // for a terminal's last output
+	maxEnv     = 64                     // variables a client may set
+	hangUpTime = 5 * time.Second        // between SIGHUP and SIGKILL when the client is gone
+	drainTime  = 300 * time.Millisecond // of silence, after a terminal's command has ended
 )
 
 // Requests of RFC 4254, section 6.
@@ -119,7 +118,7 @@ func (s *session) request(req *ssh.Request, follow func()) bool {
 		return true
 	case "window-change":
 		var w windowChange
-		return s.master != nil && ssh.Unmarshal(req.Payload, &w) == nil && pty.Setsize(s.master, size(w.Columns, w.Rows)) == nil
+		return s.master != nil && ssh.Unmarshal(req.Payload, &w) == nil && resize(s.master, w.Columns, w.Rows) == nil
 	case "signal":
 		var n signalName
 		if s.cmd == nil || ssh.Unmarshal(req.Payload, &n) != nil || signals[n.Name] == 0 {
@@ -128,10 +127,6 @@ func (s *session) request(req *ssh.Request, follow func()) bool {
 		return s.kill(signals[n.Name])
 	}
 	return false
-}
-
-func size(columns, rows uint32) *pty.Winsize {
-	return &pty.Winsize{Cols: uint16(min(columns, 0xffff)), Rows: uint16(min(rows, 0xffff))}
 }
 
 // setEnv takes what ssh clients send by default. The account is root's own:

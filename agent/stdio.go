@@ -9,8 +9,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"github.com/creack/pty"
 )
 
 // stdio is a started command's end of its input and output on our side.
@@ -21,12 +19,11 @@ type stdio struct {
 
 // startTerminal starts a command on a terminal of its own.
 func (s *session) startTerminal(cmd *exec.Cmd) error {
-	master, slave, err := pty.Open()
+	master, slave, err := openTerminal(s.term.Columns, s.term.Rows)
 	if err != nil {
 		return fmt.Errorf("terminal: %w", err)
 	}
 	defer func() { _ = slave.Close() }()
-	_ = pty.Setsize(master, size(s.term.Columns, s.term.Rows))
 	cmd.Env = append(s.env, "TERM="+s.term.Term)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true, Ctty: 0}
@@ -85,9 +82,7 @@ func (s *session) follow(ctx context.Context) error {
 	err := s.procs.wait(s.cmd)
 	close(s.ended)
 	if s.master != nil {
-		// What a terminal was told last is still in it; a process left in
-		// the background may hold it open for ever.
-		time.AfterFunc(drainTime, func() { _ = s.master.Close() })
+		_ = s.master.SetReadDeadline(time.Now().Add(drainTime)) // of a read under way
 	}
 	x.out.Wait()
 	gone()
@@ -99,7 +94,7 @@ func (s *session) copyAll() *stdio {
 	x := &stdio{}
 	if s.master != nil {
 		x.files = []*os.File{s.master}
-		x.out.Go(func() { _, _ = io.Copy(s.ch, s.master) })
+		x.out.Go(s.copyTerminal)
 		go func() { _, _ = io.Copy(s.master, s.ch) }()
 		return x
 	}
@@ -111,4 +106,27 @@ func (s *session) copyAll() *stdio {
 	x.out.Go(func() { _, _ = io.Copy(s.ch, s.pipes[1]) })
 	x.out.Go(func() { _, _ = io.Copy(s.ch.Stderr(), s.pipes[2]) })
 	return x
+}
+
+// copyTerminal sends what the terminal shows until it is closed, or its
+// command has ended and nothing more comes: what it was told last is still in
+// it, and a process left in the background may hold it open for ever.
+func (s *session) copyTerminal() {
+	buf := make([]byte, 32<<10)
+	for {
+		select {
+		case <-s.ended:
+			_ = s.master.SetReadDeadline(time.Now().Add(drainTime))
+		default:
+		}
+		n, err := s.master.Read(buf)
+		if n > 0 {
+			if _, werr := s.ch.Write(buf[:n]); werr != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
 }
