@@ -132,20 +132,18 @@ func TestNoNAT(t *testing.T) {
 func TestWireIsKeptOut(t *testing.T) {
 	host, wire := crossing(t, both)
 	go echoPeer(host.listen("tcp4", hostIP+":9"))
-	for _, a := range []string{"0.0.0.0:9"} { // the card itself, every address
-		ln, err := net.Listen("tcp", a)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = ln.Close() })
-		go echoPeer(ln)
+	ln, err := net.Listen("tcp", "0.0.0.0:9") // the card itself, every address
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { _ = ln.Close() })
+	go echoPeer(ln)
 	if _, err := seenAs(host, "tcp4", cardIP+":9"); err != nil {
 		t.Errorf("the host is kept out: %v", err)
 	}
 	for _, at := range []string{"192.0.2.2:9", cardIP + ":9", hostIP + ":9"} {
-		if got, err := seenAs(wire, "tcp4", at); err == nil {
-			t.Errorf("the wire reached %s: %q", at, got)
+		if err := wire.refused(at); err != nil {
+			t.Errorf("from the wire: %v", err)
 		}
 	}
 	for _, at := range []string{"192.0.2.2", "2001:db8::2"} {

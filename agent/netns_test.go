@@ -138,9 +138,24 @@ func (s *space) listen(network, address string) net.Listener {
 }
 
 func (s *space) dial(network, address string) (net.Conn, error) {
+	return s.dialFor(2*time.Second, network, address)
+}
+
+// refused is a dial that should fail: a filter is silent, and longer waiting
+// would not make it speak.
+func (s *space) refused(address string) error {
+	conn, err := s.dialFor(300*time.Millisecond, "tcp", address)
+	if err != nil {
+		return nil
+	}
+	_ = conn.Close()
+	return fmt.Errorf("%s answers", address)
+}
+
+func (s *space) dialFor(limit time.Duration, network, address string) (net.Conn, error) {
 	var conn net.Conn
 	err := s.try(func() (err error) {
-		conn, err = net.DialTimeout(network, address, 2*time.Second)
+		conn, err = net.DialTimeout(network, address, limit)
 		return
 	})
 	return conn, err
