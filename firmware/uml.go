@@ -24,6 +24,12 @@ import (
 //go:embed uml/config
 var umlConfig []byte
 
+// umlOlder are names that earlier kernels have for options of umlConfig. They
+// are asked for too, but only the newest names are checked.
+//
+//go:embed uml/config.older
+var umlOlder []byte
+
 // umlRecipe is part of the cache key: raise it when the way of building
 // changes what comes out.
 const umlRecipe = "1"
@@ -103,7 +109,7 @@ func pickSeries(names []string, pinned string) (series, error) {
 
 // collectUML takes the User-Mode Linux kernel from the cache, or builds it.
 func collectUML(ctx context.Context, o Options, root *apt.Root, source apt.Package, b *base) error {
-	b.config = configHash(umlConfig)
+	b.config = configHash(slices.Concat(umlConfig, umlOlder))
 	dir := filepath.Join(o.CacheDir, "uml", fmt.Sprintf("linux-%s-%s", source.Version, b.config))
 	err := readUML(dir, b)
 	if errors.Is(err, os.ErrNotExist) && o.keepKernel && keepUML(ctx, o, b) {
@@ -265,7 +271,24 @@ func (u *umlBuild) run(ctx context.Context, deb string) error {
 	if err := os.RemoveAll(u.dir); err != nil {
 		return err
 	}
-	return install(u.out, u.dir)
+	if err := install(u.out, u.dir); err != nil {
+		return err
+	}
+	pruneKernels(u.dir)
+	return nil
+}
+
+// pruneKernels removes the oldest kernels; images hold copies of their own.
+func pruneKernels(current string) {
+	dirs, err := filepath.Glob(filepath.Join(filepath.Dir(current), "linux-*"))
+	if err != nil {
+		return
+	}
+	dirs = slices.DeleteFunc(dirs, func(dir string) bool { return dir == current })
+	slices.SortFunc(dirs, func(a, b string) int { return modTime(b).Compare(modTime(a)) })
+	for _, dir := range dirs[min(len(dirs), keepImages-1):] {
+		os.RemoveAll(dir)
+	}
 }
 
 // environment is all that the build sees, so that neither a make above us nor

@@ -173,7 +173,7 @@ func needed(name string) bool {
 
 func (u *umlBuild) configure(ctx context.Context, _ *counter) error {
 	fragment := filepath.Join(u.tree, "toe.config")
-	if err := os.WriteFile(fragment, umlConfig, 0o644); err != nil {
+	if err := os.WriteFile(fragment, slices.Concat(umlConfig, umlOlder), 0o644); err != nil {
 		return err
 	}
 	if err := os.WriteFile(u.log, nil, 0o644); err != nil {
