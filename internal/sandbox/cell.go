@@ -39,7 +39,8 @@ const (
 // capabilities, sees no process but its own, and dies with the process that
 // started it.
 type Cell struct {
-	Argv    []string // Argv[0] is the program's absolute path inside the cell
+	Path    string   // the program's absolute path inside the cell
+	Argv    []string // its arguments, from argument 0 on
 	Env     []string // the whole environment
 	Binds   []Bind
 	Scratch []Scratch
@@ -61,8 +62,8 @@ type Cell struct {
 
 // check finds mistakes of the calling code before a process is started.
 func (c Cell) check() error {
-	if len(c.Argv) == 0 || !path.IsAbs(c.Argv[0]) {
-		return fmt.Errorf("sandbox cell: Argv %q, want an absolute path first", c.Argv)
+	if !path.IsAbs(c.Path) || len(c.Argv) == 0 {
+		return fmt.Errorf("sandbox cell: program %q with arguments %q, want an absolute path and at least argument 0", c.Path, c.Argv)
 	}
 	for _, b := range c.Binds {
 		if !path.IsAbs(b.Source) || !path.IsAbs(b.Target) {

@@ -45,7 +45,7 @@ func (c Cell) enter() error {
 			return fmt.Errorf("personality(ADDR_NO_RANDOMIZE): %w", e)
 		}
 	}
-	return execute(c.Argv, c.Env, policy)
+	return c.execute(policy)
 }
 
 func (c Cell) limits() error {
@@ -121,20 +121,20 @@ func armAndTell() error {
 // execute installs the filter and becomes the program. Nothing may happen
 // between the two but the one system call: the filter is the program's, not
 // the Go runtime's. Signals stay at their defaults across execve.
-func execute(argv, env []string, policy *Policy) error {
-	path, err := unix.BytePtrFromString(argv[0])
+func (c Cell) execute(policy *Policy) error {
+	path, err := unix.BytePtrFromString(c.Path)
 	if err != nil {
-		return fmt.Errorf("program %q: %w", argv[0], err)
+		return fmt.Errorf("program %q: %w", c.Path, err)
 	}
-	args, err := syscall.SlicePtrFromStrings(argv)
+	args, err := syscall.SlicePtrFromStrings(c.Argv)
 	if err != nil {
 		return fmt.Errorf("arguments: %w", err)
 	}
-	envp, err := syscall.SlicePtrFromStrings(env)
+	envp, err := syscall.SlicePtrFromStrings(c.Env)
 	if err != nil {
 		return fmt.Errorf("environment: %w", err)
 	}
-	if _, err := os.Stat(argv[0]); err != nil {
+	if _, err := os.Stat(c.Path); err != nil {
 		return errors.New(err.Error())
 	}
 	if policy != nil {
@@ -142,5 +142,5 @@ func execute(argv, env []string, policy *Policy) error {
 			return err
 		}
 	}
-	return rawExec(path, &args[0], &envp[0], argv[0])
+	return rawExec(path, &args[0], &envp[0], c.Path)
 }

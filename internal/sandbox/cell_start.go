@@ -77,7 +77,7 @@ func Start(ctx context.Context, c Cell, io Stdio) (*Process, error) {
 	if err := awaitExec(ctx, report); err != nil {
 		_ = p.Kill()
 		<-p.done
-		return nil, fmt.Errorf("sandbox cell for %s: %w", c.Argv[0], err)
+		return nil, fmt.Errorf("sandbox cell for %s: %w", c.Path, err)
 	}
 	return p, nil
 }

@@ -22,7 +22,7 @@ func runCell(t *testing.T, c Cell, script string) string {
 		t.Skip("busybox-static is not installed")
 	}
 	skipWithoutNamespaces(t)
-	c.Argv = []string{"/sh", "-c", script}
+	c.Path, c.Argv = "/sh", []string{"/sh", "-c", script}
 	c.Binds = append(c.Binds, Bind{Source: busybox, Target: "/sh"})
 	c.Links = map[string]string{}
 	for _, applet := range []string{"id", "mount", "unshare", "ifconfig", "wc", "env", "grep", "true"} {
@@ -116,11 +116,11 @@ func TestCellErrors(t *testing.T) {
 		cell       Cell
 	}{
 		{"no program", "absolute path", Cell{}},
-		{"relative bind", "two absolute paths", Cell{Argv: []string{"/x"}, Binds: []Bind{{Source: "a", Target: "/a"}}}},
-		{"scratch without size", "a size", Cell{Argv: []string{"/x"}, Scratch: []Scratch{{Target: "/s"}}}},
-		{"unknown filter", `no filter "x"`, Cell{Argv: []string{"/x"}, Filter: "x"}},
-		{"missing source", "/nonexistent", Cell{Argv: []string{"/x"}, Binds: []Bind{{Source: "/nonexistent", Target: "/x"}}}},
-		{"missing program", "/missing", Cell{Argv: []string{"/missing"}}},
+		{"relative bind", "two absolute paths", Cell{Path: "/x", Argv: []string{"/x"}, Binds: []Bind{{Source: "a", Target: "/a"}}}},
+		{"scratch without size", "a size", Cell{Path: "/x", Argv: []string{"/x"}, Scratch: []Scratch{{Target: "/s"}}}},
+		{"unknown filter", `no filter "x"`, Cell{Path: "/x", Argv: []string{"/x"}, Filter: "x"}},
+		{"missing source", "/nonexistent", Cell{Path: "/x", Argv: []string{"/x"}, Binds: []Bind{{Source: "/nonexistent", Target: "/x"}}}},
+		{"missing program", "/missing", Cell{Path: "/missing", Argv: []string{"/missing"}}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p, err := Start(context.Background(), c.cell, Stdio{})

@@ -1,0 +1,93 @@
+package uml
+
+import (
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/toe-project/toe/internal/sandbox"
+	"github.com/toe-project/toe/machine"
+)
+
+// Where things are inside the cell.
+const (
+	cellKernel = "/linux"
+	cellInitrd = "/initrd"
+	cellDisk   = "/disk"
+	cellMemory = "/mem"
+)
+
+// memorySlack is what the memory's tmpfs may hold beyond the RAM: the kernel
+// rounds, and keeps its own few files beside it.
+const memorySlack = 16 << 20
+
+func cellSocket(i int) string { return fmt.Sprintf("/net%d", i) }
+
+// cell is all that the kernel gets to see of the host.
+func (m *Machine) cell(spec machine.Spec) sandbox.Cell {
+	c := sandbox.Cell{
+		Path: cellKernel,
+		Argv: arguments(spec),
+		// TMPDIR is where the RAM file goes, HOME where its control files do.
+		Env:            []string{"TMPDIR=" + cellMemory, "HOME=" + cellMemory},
+		UID:            m.cfg.UID,
+		GID:            m.cfg.GID,
+		Binds:          []sandbox.Bind{{Source: spec.Kernel, Target: cellKernel}},
+		Scratch:        []sandbox.Scratch{{Target: cellMemory, Bytes: spec.Memory + memorySlack}},
+		Filter:         sandbox.UMLFilter,
+		FixedAddresses: true,
+		// One descriptor a process on the card at times, and some for devices.
+		OpenFiles: 4096,
+	}
+	// The kernel reads the features of the CPU here; a copy will do.
+	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		c.Files = map[string][]byte{"/proc/cpuinfo": firstCPU(info)}
+	}
+	if spec.Initrd != "" {
+		c.Binds = append(c.Binds, sandbox.Bind{Source: spec.Initrd, Target: cellInitrd})
+	}
+	if spec.Disk != "" {
+		c.Binds = append(c.Binds, sandbox.Bind{Source: spec.Disk, Target: cellDisk, Write: true})
+	}
+	for i, n := range spec.Nets {
+		c.Binds = append(c.Binds, sandbox.Bind{Source: n.Socket, Target: cellSocket(i), Write: true})
+	}
+	return c
+}
+
+// firstCPU keeps the first of equal blocks: on a large host the file would
+// not fit into the helper's argument.
+func firstCPU(info []byte) []byte {
+	first, _, _ := strings.Cut(string(info), "\n\n")
+	return []byte(first + "\n\n")
+}
+
+// arguments are the kernel's. Argument 0 names the card for ps, and names no
+// file: at a reboot the kernel looks it up to execute itself again, does not
+// find it and ends, which is what the seam asks for (see exitOf).
+func arguments(spec machine.Spec) []string {
+	args := []string{
+		"toe-card-" + spec.Name,
+		fmt.Sprintf("mem=%dK", spec.Memory>>10),
+		// The filter of its own for the card's programs. Its other way,
+		// ptrace, is slower and is not allowed in the cell.
+		"seccomp=on",
+		// No terminals but the console, and that on what it was given.
+		"con=null", "con0=fd:0,fd:1", "ssl=null",
+		"quiet", "panic=0",
+	}
+	if spec.CPUs > 1 {
+		args = append(args, fmt.Sprintf("ncpus=%d", spec.CPUs))
+	}
+	if spec.Initrd != "" {
+		args = append(args, "initrd="+cellInitrd)
+	}
+	if spec.Disk != "" {
+		args = append(args, "ubd0="+cellDisk)
+	}
+	for i := range spec.Nets {
+		// 1 is VIRTIO_ID_NET (virtio 1.2, section 5).
+		args = append(args, fmt.Sprintf("virtio_uml.device=%s:1", cellSocket(i)))
+	}
+	return append(args, strings.Fields(spec.Cmdline)...)
+}

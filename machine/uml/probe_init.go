@@ -1,0 +1,76 @@
+package uml
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+)
+
+// probeWords is what the probe's program says.
+const probeWords = "toe-probe: a program ran"
+
+// probeInitrd is an initramfs (cpio, newc) of two entries: /dev/console, so
+// that the program has an output, and the program as /init.
+func probeInitrd() []byte {
+	var b bytes.Buffer
+	entry(&b, "dev", 0o040755, 0, 0, nil)
+	entry(&b, "dev/console", 0o020600, 5, 1, nil)
+	entry(&b, "init", 0o100755, 0, 0, probeProgram())
+	entry(&b, "TRAILER!!!", 0, 0, 0, nil)
+	return b.Bytes()
+}
+
+// entry is one file in newc format (kernel: driver-api/early-userspace/
+// buffer-format): a header of ASCII hexadecimal, name and data each padded to 4.
+func entry(b *bytes.Buffer, name string, mode, major, minor int, data []byte) {
+	fmt.Fprintf(b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X",
+		0, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(name)+1, 0)
+	b.WriteString(name + "\x00")
+	pad(b)
+	b.Write(data)
+	pad(b)
+}
+
+func pad(b *bytes.Buffer) {
+	for b.Len()%4 != 0 {
+		b.WriteByte(0)
+	}
+}
+
+// probeProgram is an ELF64 program for amd64 of one segment:
+// write(1, words), reboot(power off), and for ever pause.
+func probeProgram() []byte {
+	const base, headers = 0x400000, 64 + 56
+	words := []byte(probeWords + "\n")
+	code := []byte{
+		0xb8, 1, 0, 0, 0, // mov eax, SYS_write
+		0xbf, 1, 0, 0, 0, // mov edi, 1
+		0x48, 0x8d, 0x35, 40, 0, 0, 0, // lea rsi, [rip+40]: the words
+		0xba, byte(len(words)), 0, 0, 0, // mov edx, length
+		0x0f, 0x05, // syscall
+		0xb8, 169, 0, 0, 0, // mov eax, SYS_reboot
+		0xbf, 0xad, 0xde, 0xe1, 0xfe, // mov edi, LINUX_REBOOT_MAGIC1
+		0xbe, 0x69, 0x19, 0x12, 0x28, // mov esi, LINUX_REBOOT_MAGIC2
+		0xba, 0xdc, 0xfe, 0x21, 0x43, // mov edx, LINUX_REBOOT_CMD_POWER_OFF
+		0x0f, 0x05, // syscall
+		0xb8, 34, 0, 0, 0, // mov eax, SYS_pause
+		0x0f, 0x05, // syscall
+		0xeb, 0xf7, // back to pause
+	}
+	// The words follow the code; rip in the lea is at its end, offset 17.
+	binary.LittleEndian.PutUint32(code[13:], uint32(len(code)-17))
+	body := append(code, words...)
+	var b bytes.Buffer
+	b.Write([]byte{0x7f, 'E', 'L', 'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0})
+	size := uint64(headers + len(body))
+	for _, v := range []any{
+		uint16(2), uint16(62), uint32(1), // ET_EXEC, EM_X86_64
+		uint64(base + headers), uint64(64), uint64(0), uint32(0), // entry, phoff, shoff, flags
+		uint16(64), uint16(56), uint16(1), uint16(0), uint16(0), uint16(0),
+		uint32(1), uint32(5), uint64(0), uint64(base), uint64(base), size, size, uint64(0x1000), // PT_LOAD, R+X
+	} {
+		_ = binary.Write(&b, binary.LittleEndian, v) // a bytes.Buffer takes all
+	}
+	b.Write(body)
+	return b.Bytes()
+}

@@ -1,0 +1,105 @@
+// Package uml runs a card as User-Mode Linux: the Linux kernel compiled as an
+// ordinary program. It runs at native speed and needs neither KVM nor
+// privilege, but a compromised card kernel is code running as a user of the
+// host. So it runs in a cell (internal/sandbox): a user of its own where the
+// caller is root, no file system but its kernel, its initramfs and its
+// vhost-user sockets, no network, no other process in sight, and a seccomp
+// filter. Its RAM is a file on a tmpfs that goes away with it.
+//
+// Figures: 2 virtual CPUs, Linux 6.18, User-Mode Linux 7.2 trimmed
+// (allnoconfig), a static Go program as /init, no network device. From the
+// call of Start to that program's first line: see TestStartTime.
+package uml
+
+import (
+	"context"
+	"fmt"
+	"os"
+
+	"github.com/toe-project/toe/internal/sandbox"
+	"github.com/toe-project/toe/machine"
+)
+
+// Config says where the kernel is and whom it runs as.
+type Config struct {
+	// Kernel is the linux binary that Probe tries. Start uses Spec.Kernel.
+	Kernel string
+	// UID and GID are for a root caller; 0 means nobody.
+	UID, GID int
+}
+
+// Machine is User-Mode Linux on this host.
+type Machine struct{ cfg Config }
+
+// New makes the machine; nothing is looked at until Probe or Start.
+func New(cfg Config) *Machine { return &Machine{cfg: cfg} }
+
+// Kind is machine.UML.
+func (m *Machine) Kind() machine.Kind { return machine.UML }
+
+// Start powers a card up.
+//
+// What the caller must see to: the process's main calls sandbox.Main before
+// anything else; Spec.Kernel is readable by everybody (its directories need
+// not be). Spec.Initrd, Spec.Disk and the sockets of Spec.Nets are given to
+// the card's user with chown when the caller is root and their mode keeps that user
+// out, so none may be shared with something that minds.
+// Spec.Dir is not used: all that the card writes is in its cell's memory.
+func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instance, error) {
+	if spec.Console == nil {
+		return nil, fmt.Errorf("card %s: Spec.Console is nil, want the machine's end of a stream socket", spec.Name)
+	}
+	defer spec.Console.Close()
+	if err := check(spec); err != nil {
+		return nil, err
+	}
+	if err := m.admit(spec); err != nil {
+		return nil, fmt.Errorf("card %s: %w", spec.Name, err)
+	}
+	return m.launch(ctx, spec)
+}
+
+// check finds what would only show as a dead card later.
+func check(spec machine.Spec) error {
+	if spec.Memory < 32<<20 {
+		return fmt.Errorf("card %s: %d bytes of memory, want at least 32 MiB", spec.Name, spec.Memory)
+	}
+	for _, n := range spec.Nets {
+		if n.Socket == "" {
+			return fmt.Errorf("card %s, network device %s: User-Mode Linux has no user-mode network of its own, want a vhost-user socket", spec.Name, n.Name)
+		}
+		if st, err := os.Stat(n.Socket); err != nil {
+			return fmt.Errorf("card %s, network device %s: %w", spec.Name, n.Name, err)
+		} else if st.Mode().Type() != os.ModeSocket {
+			return fmt.Errorf("card %s, network device %s: %s is no socket", spec.Name, n.Name, n.Socket)
+		}
+	}
+	st, err := os.Stat(spec.Kernel)
+	if err != nil {
+		return fmt.Errorf("card %s, kernel: %w", spec.Name, err)
+	}
+	if st.Mode().Perm()&0o111 == 0 {
+		return fmt.Errorf("card %s: kernel %s has mode %v, want an executable program", spec.Name, spec.Kernel, st.Mode())
+	}
+	return nil
+}
+
+func (m *Machine) admit(spec machine.Spec) error {
+	if spec.Initrd != "" {
+		if err := sandbox.Admit(spec.Initrd, m.cfg.UID, m.cfg.GID, false); err != nil {
+			return fmt.Errorf("initrd: %w", err)
+		}
+	}
+	for _, n := range spec.Nets {
+		if err := sandbox.Admit(n.Socket, m.cfg.UID, m.cfg.GID, true); err != nil {
+			return fmt.Errorf("network device %s: %w", n.Name, err)
+		}
+	}
+	if spec.Disk == "" {
+		return nil
+	}
+	if err := sandbox.Admit(spec.Disk, m.cfg.UID, m.cfg.GID, true); err != nil {
+		return fmt.Errorf("disk: %w", err)
+	}
+	return nil
+}
