@@ -175,6 +175,7 @@ func (s *Supervisor) open(ctx context.Context, cancel func()) (err error) {
 		case <-s.down:
 			cancel()
 		case <-ctx.Done():
+		case <-s.quit:
 		}
 	})
 	return nil

@@ -255,9 +255,6 @@ func await(ctx context.Context, c *card.Card, p *progress.Progress, s *superviso
 			stage.Fail(ctx.Err())
 			return st, ctx.Err()
 		}
-		if s != nil {
-			<-s.ended
-		}
 		err = whyNot(ctx, c, err)
 		stage.Fail(err)
 		return st, err
