@@ -269,7 +269,9 @@ func (a *Agent) guard() bool {
 	first := a.fireErr == nil
 	a.fireErr, a.guarding = err, err == nil
 	a.mu.Unlock()
-	if err != nil && first {
+	if err == nil {
+		a.log.Printf("firewall in force, %d ports behind it", len(r.ports))
+	} else if first {
 		a.log.Sayf("firewall: %v; ports stay down without it", err)
 	}
 	return err == nil

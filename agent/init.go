@@ -27,7 +27,7 @@ func Init(version string) {
 	log := NewLog(console)
 	log.Printf("toe-agent %s started %v after the kernel", version, began.Round(time.Millisecond))
 	logMounts(log)
-	loadModules(log, "/lib/modules")
+	loadModules(log, modulesDir, earlyList)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	asked := make(chan Action, 4)
@@ -44,6 +44,7 @@ func Init(version string) {
 	// A card has few CPUs, and its host waits for the control API: nothing
 	// else runs before that listens.
 	local := func() {
+		loadModules(log, modulesDir, lateList)
 		go buryChildren(kids)
 		go consoleShell(ctx, kids, log, cardName(a))
 		go followKernel(context.Background(), log, "/dev/kmsg")

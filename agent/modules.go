@@ -7,16 +7,25 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// loadModules loads what DIR/load.list names, in that order: paths below
-// DIR/RELEASE, one a line, dependencies first. The list is made when the
+// The lists of modules: what the link needs, and what can wait until the
+// control API listens.
+const (
+	modulesDir = "/lib/modules"
+	earlyList  = "load.list"
+	lateList   = "late.list"
+)
+
+// loadModules loads what a list in dir names, in that order: paths below
+// DIR/RELEASE, one a line, dependencies first. The lists are made when the
 // firmware is built, so that nothing has to be looked up here. A module that
 // does not load is logged: what misses it will say so itself.
-func loadModules(log *Log, dir string) {
-	list, err := os.ReadFile(filepath.Join(dir, "load.list"))
+func loadModules(log *Log, dir, name string) {
+	list, err := os.ReadFile(filepath.Join(dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return // everything is built in
 	}
@@ -24,6 +33,8 @@ func loadModules(log *Log, dir string) {
 		log.Sayf("modules: %v", err)
 		return
 	}
+	began := time.Now()
+	defer func() { log.Printf("modules of %s loaded in %v", name, time.Since(began).Round(time.Millisecond)) }()
 	for name := range strings.Lines(string(list)) {
 		name = strings.TrimSpace(name)
 		if name == "" || strings.HasPrefix(name, "#") {

@@ -46,6 +46,11 @@ func (s sysctls) early(memory uint64) {
 	sizes := fmt.Sprintf("4096 %d %d", middle, top)
 	s.set("net/ipv4/tcp_rmem", sizes)
 	s.set("net/ipv4/tcp_wmem", sizes)
+	// The kernel gives all TCP together an eighth of a small memory at most,
+	// in pages, and shrinks windows from a sixteenth on: that is two
+	// connections over the link. A card does little else with its memory.
+	pages := memory / uint64(os.Getpagesize())
+	s.set("net/ipv4/tcp_mem", fmt.Sprintf("%d %d %d", pages/16, pages/8, pages/4))
 	// A sender that rested keeps its window: the link does not congest.
 	s.set("net/ipv4/tcp_slow_start_after_idle", "0")
 }
