@@ -102,5 +102,6 @@ func hashed4(sum [32]byte) netip.Prefix {
 func hashed6(sum [32]byte) netip.Prefix {
 	b := linkRange6.Addr().As16()
 	copy(b[4:8], sum[:4])
+	b[15] = 2 // not ::0, which is every router's on a longer prefix
 	return netip.PrefixFrom(netip.AddrFrom16(b), 127)
 }

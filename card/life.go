@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
 	"os"
 	"time"
 
@@ -13,6 +12,9 @@ import (
 	"github.com/toe-project/toe/control/cardpb"
 	"github.com/toe-project/toe/machine"
 )
+
+// booting is the stage until the card takes a connection.
+const booting = "booting"
 
 // errEnded: the machine ended while it was waited for.
 var errEnded = errors.New("the machine ended")
@@ -117,8 +119,7 @@ func (s *Supervisor) awaitReady(ctx context.Context, inst machine.Instance) erro
 		stage string
 		try   func(context.Context) error
 	}{
-		{"booting", s.knock},
-		{"waiting for the agent", s.ask},
+		{booting, s.ask},
 		{"waiting for the link to pass a packet of 65535 bytes", s.ping},
 	} {
 		s.setStage(step.stage)
@@ -151,35 +152,12 @@ func (s *Supervisor) insist(ctx context.Context, inst machine.Instance, try func
 	}
 }
 
-// knock opens a TCP connection to the agent. A lost SYN would be repeated
-// only a second later, so each try is short and there are many.
-func (s *Supervisor) knock(ctx context.Context) error {
-	limit := 20 * time.Millisecond
-	if s.machine.Kind() == machine.TCG {
-		limit = 200 * time.Millisecond
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	conn, err := s.dial(ctx, "tcp", netip.AddrPortFrom(s.address(), control.APIPort).String())
-	if err != nil {
-		return fmt.Errorf("the card at %s does not answer: %w", s.address(), cause(err))
-	}
-	return conn.Close()
-}
-
-// cause leaves out the addresses that the message has already.
-func cause(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) {
-		return op.Err
-	}
-	return err
-}
-
 // ask asks the agent how it is.
 func (s *Supervisor) ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
+	// control's client dials again and again, so that a SYN that a booting
+	// card lost costs milliseconds, not TCP's second.
 	reply, err := s.agent.Status(ctx, &cardpb.StatusRequest{HostTimeUnixNano: time.Now().UnixNano()})
 	if err != nil {
 		return fmt.Errorf("the agent: %w", err)
@@ -270,4 +248,13 @@ func (s *Supervisor) poll(ctx context.Context) {
 	if ctx.Err() == nil && silent > 2*s.parts.Limits.Poll {
 		s.trouble("agent", fmt.Sprintf("has not answered for %s; `toe reset %s` starts the card again", silent.Round(time.Second), s.card.Name))
 	}
+}
+
+// cause leaves out the addresses that a message has already.
+func cause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) {
+		return op.Err
+	}
+	return err
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"github.com/toe-project/toe/control"
@@ -171,6 +172,9 @@ func (c *Card) reserve() (Links, error) {
 	got, err := c.chooseLinks(had, others)
 	if err != nil {
 		return Links{}, err
+	}
+	if reflect.DeepEqual(got, had) {
+		return got, nil
 	}
 	return got, writeJSON(c.Paths.Links(), got)
 }

@@ -329,7 +329,21 @@ func (s *Supervisor) dial(ctx context.Context, network, address string) (net.Con
 	if len(s.links) == 0 || s.links[0].Att == nil {
 		return nil, fmt.Errorf("card %s has no link yet", s.card.Name)
 	}
-	return s.links[0].Att.Dial(ctx, network, address)
+	conn, err := s.links[0].Att.Dial(ctx, network, address)
+	if err == nil {
+		s.answered()
+	}
+	return conn, err
+}
+
+// answered notes that a booting card has taken a connection.
+func (s *Supervisor) answered() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stage == booting {
+		s.stage = "waiting for the agent"
+		s.tell()
+	}
 }
 
 // remember says on disk that this process runs the card, and leave how it ended.

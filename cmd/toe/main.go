@@ -110,6 +110,9 @@ func unknownVerb(cmd *cobra.Command, args []string) error {
 
 func flagError(cmd *cobra.Command, err error) error {
 	text := err.Error()
+	if strings.HasPrefix(cmd.Use, "exec") || strings.HasPrefix(cmd.Use, "ssh") {
+		return usageError{fmt.Errorf("%s; the command to run comes after --, as in `%s -- CMD`", text, cmd.CommandPath())}
+	}
 	_, flag, ok := strings.Cut(text, "unknown flag: --")
 	if !ok {
 		return usageError{err}
