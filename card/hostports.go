@@ -182,10 +182,10 @@ func (h *Host) macvtap(p PortSpec, mac net.HardwareAddr) (*Attachment, error) {
 	if err := remove(); err != nil {
 		return nil, err
 	}
-	m := &netlink.Macvtap{Macvlan: netlink.Macvlan{
-		LinkAttrs: netlink.LinkAttrs{Name: name, ParentIndex: lower.Attrs().Index, HardwareAddr: mac, MTU: min(p.MTU, lower.Attrs().MTU)},
-		Mode:      netlink.MACVLAN_MODE_BRIDGE,
-	}}
+	attrs := netlink.NewLinkAttrs() // not a literal: that would ask for a queue of no packets
+	attrs.Name, attrs.ParentIndex, attrs.HardwareAddr = name, lower.Attrs().Index, mac
+	attrs.MTU = min(p.MTU, lower.Attrs().MTU)
+	m := &netlink.Macvtap{Macvlan: netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}}
 	if err := netlink.LinkAdd(m); err != nil {
 		return nil, fmt.Errorf("macvtap %s on %s: %w", name, p.Attach.Name, err)
 	}

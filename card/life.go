@@ -70,7 +70,7 @@ func (s *Supervisor) powerOn(ctx context.Context) (machine.Instance, error) {
 	if err != nil {
 		return nil, fmt.Errorf("machine %s: %w", s.machine.Kind(), err)
 	}
-	s.change(func() { s.instance = inst })
+	s.change(func() { s.instance, s.powered = inst, time.Now() })
 	return inst, nil
 }
 
@@ -186,15 +186,38 @@ func (s *Supervisor) settle(ctx context.Context, inst machine.Instance) {
 	s.setStage("addresses and health")
 	ctx, cancel := context.WithTimeout(ctx, s.parts.Limits.Settle)
 	defer cancel()
+	var since time.Time // of a verdict that may be the last one
 	_ = s.insist(ctx, inst, func(ctx context.Context) error {
 		if err := s.ask(ctx); err != nil {
 			return err
 		}
-		if h := s.health(); h != cardpb.Health_HEALTH_HEALTHY {
-			return fmt.Errorf("the card is %s", healthWord(h))
+		healthy, pending := s.verdict()
+		switch {
+		case healthy:
+			return nil
+		case pending || since.IsZero():
+			since = time.Now()
+		case time.Since(since) > verdictStands:
+			return nil
 		}
-		return nil
+		return errors.New("not settled")
 	})
+}
+
+// verdictStands is how long a card is degraded, with nothing under way that
+// could mend it, before that is believed.
+const verdictStands = time.Second
+
+// verdict says whether the agent is content, and else whether something is
+// still under way.
+func (s *Supervisor) verdict() (healthy, pending bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.reply.GetComponents() {
+		pending = pending || c.State == cardpb.Health_HEALTH_STARTING
+	}
+	h := s.reply.GetHealth()
+	return h == cardpb.Health_HEALTH_HEALTHY, pending || h == cardpb.Health_HEALTH_STARTING
 }
 
 // setReady ends the start.
@@ -212,7 +235,7 @@ func (s *Supervisor) setReady() {
 			s.ready = time.Since(s.began)
 		}
 	})
-	s.event("ready")
+	s.event("ready on %s, %.2f s after power on", s.machine.Kind(), time.Since(s.powered).Seconds())
 }
 
 // steady watches a running card until its machine ends or ctx does.

@@ -24,12 +24,13 @@ func (s *Supervisor) prepare(ctx context.Context) error {
 	if s.given, err = s.card.reserve(); err != nil {
 		return err
 	}
+	s.setStage("checking where the ports lead")
 	for _, p := range s.card.Spec.Ports {
 		if err := s.parts.Network.CheckPort(p); err != nil {
 			return fmt.Errorf("port %s: %w", p.Name, err)
 		}
 	}
-	s.setStage("firmware")
+	s.setStage("firmware, links and ports")
 	s.plan()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.bringImage(gctx) })

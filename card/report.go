@@ -57,15 +57,6 @@ func (s *Supervisor) trouble(component, text string) {
 	s.tell()
 }
 
-func (s *Supervisor) health() cardpb.Health {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.reply == nil {
-		return cardpb.Health_HEALTH_UNSPECIFIED
-	}
-	return s.reply.Health
-}
-
 func healthWord(h cardpb.Health) string {
 	return strings.ToLower(strings.TrimPrefix(h.String(), "HEALTH_"))
 }
