@@ -39,6 +39,9 @@ linux-source, which takes minutes the first time.`,
 			if target == "kvm" || target == "tcg" {
 				o.Target = firmware.QEMU
 			}
+			if o.Target != firmware.QEMU && o.Target != firmware.UML {
+				return usageError{fmt.Errorf("--machine %q: there are qemu and uml", target)}
+			}
 			dir, err := firmware.CacheDir()
 			if err != nil {
 				return err

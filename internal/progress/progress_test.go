@@ -107,15 +107,15 @@ func TestStageText(t *testing.T) {
 	began := time.Now()
 	tests := []struct {
 		name  string
-		stage Stage
+		stage *Stage
 		after time.Duration
 		want  string
 	}{
-		{"no total", Stage{name: "waiting"}, 3 * time.Second, "waiting … 3.0 s"},
-		{"note", Stage{name: "waiting", note: "for the lock"}, 90 * time.Second, "waiting … 1 min 30 s for the lock"},
-		{"steps", Stage{name: "compiling", done: 250, total: 1000}, 20 * time.Second, "compiling … 25% 20 s"},
-		{"more than all", Stage{name: "compiling", done: 3, total: 2}, 0, "compiling … 100% 0.0 s"},
-		{"bytes", Stage{name: "fetching", bytes: true, done: 1 << 20, total: 2 << 20}, 0, "fetching … 50% 1.0 MiB of 2.0 MiB 0.0 s"},
+		{"no total", &Stage{name: "waiting"}, 3 * time.Second, "waiting … 3.0 s"},
+		{"note", &Stage{name: "waiting", note: "for the lock"}, 90 * time.Second, "waiting … 1 min 30 s for the lock"},
+		{"steps", &Stage{name: "compiling", done: 250, total: 1000}, 20 * time.Second, "compiling … 25% 20 s"},
+		{"more than all", &Stage{name: "compiling", done: 3, total: 2}, 0, "compiling … 100% 0.0 s"},
+		{"bytes", &Stage{name: "fetching", bytes: true, done: 1 << 20, total: 2 << 20}, 0, "fetching … 50% 1.0 MiB of 2.0 MiB 0.0 s"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
