@@ -65,6 +65,7 @@ type Agent struct {
 	run   context.Context // of the whole run, for what Apply starts
 
 	applying sync.Mutex // one change of configuration at a time
+	updating sync.Mutex // one change of name servers at a time
 
 	mu       sync.Mutex // guards what follows
 	conf     *control.Config
@@ -385,8 +386,11 @@ func (a *Agent) own(conf *control.Config, s netip.Addr) bool {
 	return false
 }
 
-// updateDNS follows what the ports know.
+// updateDNS follows what the ports know. One at a time: of two ports that
+// learn something at once the later must not be overwritten by the earlier.
 func (a *Agent) updateDNS() {
+	a.updating.Lock()
+	defer a.updating.Unlock()
 	servers := a.nameServers()
 	a.dns.set(servers)
 	a.mu.Lock()

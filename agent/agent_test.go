@@ -266,7 +266,7 @@ func TestApplyDifference(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if all := strings.Join(changes, "; "); !strings.Contains(all, "port lan added") || strings.Contains(all, "wan changed") {
+	if all := strings.Join(changes, "; "); !strings.Contains(all, "port lan added") || strings.Contains(all, "wan changed") || len(changes) != 3 {
 		t.Errorf("changes %q", all)
 	}
 	s := c.awaitHealthy(t)

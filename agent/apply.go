@@ -13,7 +13,7 @@ import (
 // step is one part of a change of configuration. A step that failed is
 // undone too: it may have got half way.
 type step struct {
-	what     string
+	what     string // empty for what needs no telling
 	do, undo func() error
 }
 
@@ -48,8 +48,10 @@ func (a *Agent) Apply(ctx context.Context, next *control.Config) ([]string, erro
 	}
 	var what []string
 	for _, s := range steps {
-		what = append(what, s.what)
-		a.log.Sayf("applied: %s", s.what)
+		if s.what != "" {
+			what = append(what, s.what)
+			a.log.Sayf("applied: %s", s.what)
+		}
 	}
 	return what, nil
 }
@@ -115,7 +117,7 @@ func (a *Agent) planRest(now, next *control.Config) []step {
 		})
 	}
 	if !reflect.DeepEqual(now, next) {
-		what := "configuration"
+		what := ""
 		if !slices.Equal(now.DNS, next.DNS) || !slices.Equal(now.Search, next.Search) {
 			what = fmt.Sprintf("name servers %v, search %v", next.DNS, next.Search)
 		}
