@@ -232,6 +232,7 @@ func (c *Card) offline() (Status, error) {
 	st.State, st.Reasons = l.State, append(st.Reasons, l.Reasons...)
 	st.History = append(st.History, l.History...)
 	if l.State == running {
+		st.Killed = true
 		st.State, st.Reasons = c.killed(l)
 	}
 	return st, nil

@@ -38,7 +38,8 @@ type Status struct {
 	ReadySeconds  float64        `json:"ready_seconds,omitempty"`
 	Restarts      int            `json:"restarts"`
 	History       []Event        `json:"history"`
-	Sequence      uint64         `json:"sequence"` // grows with each change of state, stage or history
+	Killed        bool           `json:"killed,omitempty"` // its supervisor did not end by itself
+	Sequence      uint64         `json:"sequence"`         // grows with each change of state, stage or history
 }
 
 // ProcessStatus is a process of the host; 0 when it does not run.

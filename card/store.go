@@ -11,6 +11,8 @@ import (
 	"os/user"
 	"path/filepath"
 	"reflect"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/toe-project/toe/control"
@@ -283,6 +285,16 @@ func (c *Card) Running() bool {
 	return err == nil && held
 }
 
-// Temporary is the specification of a card that lives as long as a command:
-// all it has to do is to carry that command's packets.
-func Temporary(name string) Spec { return Default(name) }
+// temporaryPrefix begins the names of cards that live as long as a command.
+const temporaryPrefix = "exec-"
+
+// Temporary is the specification of a card that lives as long as the command
+// of process pid: all it has to do is to carry that command's packets.
+func Temporary(pid int) Spec { return Default(temporaryPrefix + strconv.Itoa(pid)) }
+
+// IsTemporary says whether the card was made for one command.
+func (c *Card) IsTemporary() bool {
+	pid, ok := strings.CutPrefix(c.Name, temporaryPrefix)
+	_, err := strconv.Atoi(pid)
+	return ok && err == nil
+}

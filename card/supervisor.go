@@ -101,7 +101,7 @@ type Supervisor struct {
 	stage    string
 	why      string
 	instance machine.Instance
-	powered  time.Time // when it was started
+	powered  time.Time              // when it was started
 	reply    *cardpb.StatusResponse // the agent's last
 	replied  time.Time
 	troubles map[string]string // by component: what is wrong on the host's side

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"strconv"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -80,7 +79,7 @@ func cannotRun(err error) error {
 
 // execOwn runs words with a card of their own, which is gone afterwards.
 func execOwn(ctx context.Context, dirs card.Dirs, words []string) (err error) {
-	c, err := dirs.Create(card.Temporary("exec-"+strconv.Itoa(os.Getpid())), card.Home())
+	c, err := dirs.Create(card.Temporary(os.Getpid()), card.Home())
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/doctor"
+)
+
+func doctorCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check this host: pass, warn, fail or skip, with the line that mends it",
+		Long:  "Doctor checks what a card needs of this host. It exits with 1 if a check fails.",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			dirs, err := card.DefaultDirs()
+			if err != nil {
+				return err
+			}
+			results := doctor.Run(cmd.Context(), doctor.Host{Dirs: dirs, Machines: machines(dirs.Cache).Machines})
+			if asJSON {
+				err = printJSON(cmd.OutOrStdout(), map[string]any{"checks": results, "ok": !doctor.Failed(results)})
+			} else {
+				printChecks(cmd.OutOrStdout(), results)
+			}
+			if err == nil && doctor.Failed(results) {
+				return exitError{exitFailure}
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func printChecks(w io.Writer, results []doctor.Result) {
+	for _, r := range results {
+		fmt.Fprintf(w, "%-4s  %-15s  %s\n", r.State, r.Name, r.Detail)
+		if r.Mend != "" {
+			fmt.Fprintf(w, "      %-15s  mend: %s\n", "", r.Mend)
+		}
+	}
+}

@@ -1,0 +1,118 @@
+// Package doctor checks a host before a card is started on it: one line per
+// check, and for what is wrong the line that mends it.
+package doctor
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/machine"
+)
+
+// State is the outcome of a check.
+type State string
+
+// The outcomes.
+const (
+	Pass State = "pass"
+	Warn State = "warn" // works, but less well
+	Fail State = "fail" // cards do not start, or something is left broken
+	Skip State = "skip" // does not apply here
+)
+
+// Result is one line.
+type Result struct {
+	Name   string `json:"name"`
+	State  State  `json:"state"`
+	Detail string `json:"detail"`
+	Mend   string `json:"mend,omitempty"` // what to type
+}
+
+// Host is what is checked.
+type Host struct {
+	Dirs     card.Dirs
+	Machines []machine.Machine
+}
+
+// limit bounds each check.
+const limit = 25 * time.Second
+
+type check struct {
+	name string
+	run  func(ctx context.Context, h Host) Result
+}
+
+// checks in the order they are shown.
+func checks() []check {
+	return []check{
+		{"kvm", checkKVM},
+		{"uml", checkUML},
+		{"qemu", checkQEMU},
+		{"passt", checkPasst},
+		{"tun", checkTUN},
+		{"user namespaces", checkUserns},
+		{"memory", checkMemory},
+		{"disk", checkDisk},
+		{"firmware", checkFirmware},
+		{"mirror", checkMirror},
+		{"leftovers", checkLeftovers},
+	}
+}
+
+// Run makes all checks, several at a time, and adds the one that sums up
+// whether any machine works.
+func Run(ctx context.Context, h Host) []Result {
+	list := checks()
+	out := make([]Result, len(list))
+	var wg sync.WaitGroup
+	for i, c := range list {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			ctx, cancel := context.WithTimeout(ctx, limit)
+			defer cancel()
+			out[i] = c.run(ctx, h)
+			out[i].Name = c.name
+		}()
+	}
+	wg.Wait()
+	return append(out, judgeMachines(out))
+}
+
+// Failed says whether any check did.
+func Failed(results []Result) bool {
+	for _, r := range results {
+		if r.State == Fail {
+			return true
+		}
+	}
+	return false
+}
+
+// judgeMachines says which machine a card gets.
+func judgeMachines(results []Result) Result {
+	r := Result{Name: "machine", State: Fail, Detail: "no kind of machine works here", Mend: "apt install qemu-system-x86"}
+	for _, kind := range []struct{ check, says string }{
+		{"kvm", "kvm: cards run with hardware virtualization"},
+		{"uml", "uml: cards run at native speed"},
+	} {
+		if stateOf(results, kind.check) == Pass {
+			return Result{Name: "machine", State: Pass, Detail: kind.says}
+		}
+	}
+	if s := stateOf(results, "qemu"); s == Pass || s == Warn {
+		return Result{Name: "machine", State: Warn, Detail: "tcg: cards run under emulation, which is slow", Mend: "toe firmware build --machine uml"}
+	}
+	return r
+}
+
+func stateOf(results []Result, name string) State {
+	for _, r := range results {
+		if r.Name == name {
+			return r.State
+		}
+	}
+	return Skip
+}

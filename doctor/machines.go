@@ -1,0 +1,118 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/machine"
+)
+
+func (h Host) kind(k machine.Kind) machine.Machine {
+	for _, m := range h.Machines {
+		if m.Kind() == k {
+			return m
+		}
+	}
+	return nil
+}
+
+// checkKVM runs a guest: a device that opens proves nothing.
+func checkKVM(ctx context.Context, h Host) Result {
+	const device = "/dev/kvm"
+	if _, err := os.Stat(device); errors.Is(err, fs.ErrNotExist) {
+		return Result{State: Skip, Detail: "this host has no " + device}
+	}
+	if err := unix.Access(device, unix.R_OK|unix.W_OK); err != nil {
+		return Result{State: Warn, Detail: fmt.Sprintf("%s: %v", device, err), Mend: "sudo adduser $USER kvm   # then log in again"}
+	}
+	m := h.kind(machine.KVM)
+	if m == nil {
+		return Result{State: Skip, Detail: "not in this build"}
+	}
+	how, err := m.Probe(ctx)
+	if err != nil {
+		return Result{State: Warn, Detail: err.Error(), Mend: "nothing is needed: cards take another machine; enable virtualization in the firmware setup to have this one"}
+	}
+	return Result{State: Pass, Detail: how}
+}
+
+func checkUML(ctx context.Context, h Host) Result {
+	if _, err := firmware.Find(h.Dirs.Cache, firmware.Micro, machine.UML, firmware.HostArch()); err != nil {
+		return Result{State: Warn, Detail: "the User-Mode Linux kernel is not built", Mend: "make native   # or: toe firmware build --machine uml"}
+	}
+	m := h.kind(machine.UML)
+	if m == nil {
+		return Result{State: Skip, Detail: "not in this build"}
+	}
+	how, err := m.Probe(ctx)
+	if err != nil {
+		return Result{State: Fail, Detail: err.Error(), Mend: "toe firmware build --machine uml"}
+	}
+	return Result{State: Pass, Detail: how}
+}
+
+// checkQEMU looks at the version, and says what is known against it.
+func checkQEMU(ctx context.Context, h Host) Result {
+	const program = "qemu-system-x86_64"
+	out, err := exec.CommandContext(ctx, program, "--version").Output()
+	if errors.Is(err, exec.ErrNotFound) {
+		r := Result{State: Fail, Detail: program + " is not installed", Mend: "sudo apt install qemu-system-x86"}
+		if _, err := firmware.Find(h.Dirs.Cache, firmware.Micro, machine.UML, firmware.HostArch()); err == nil {
+			r.State = Warn // cards run without it
+		}
+		return r
+	}
+	if err != nil {
+		return Result{State: Fail, Detail: fmt.Sprintf("%s --version: %v", program, err), Mend: "sudo apt install --reinstall qemu-system-x86"}
+	}
+	version, _, _ := strings.Cut(string(out), "\n")
+	version = strings.TrimPrefix(version, "QEMU emulator version ")
+	if m := h.kind(machine.TCG); m != nil {
+		how, err := m.Probe(ctx)
+		if err != nil {
+			return Result{State: Fail, Detail: fmt.Sprintf("%s: %v", version, err), Mend: "sudo apt install --reinstall qemu-system-x86"}
+		}
+		version += "; " + how
+	}
+	if fault := knownFault(version); fault != "" {
+		return Result{State: Pass, Detail: version + "; known: " + fault}
+	}
+	return Result{State: Pass, Detail: version}
+}
+
+// knownFault is what this project works around in a QEMU version.
+func knownFault(version string) string {
+	if strings.HasPrefix(version, "7.2") {
+		return "without KVM it faults on MSI-X with vhost-user, and is run with vectors=0; no UDP segmentation"
+	}
+	return ""
+}
+
+func checkPasst(_ context.Context, _ Host) Result {
+	path, err := exec.LookPath("passt")
+	if err != nil {
+		return Result{State: Warn, Detail: "passt is not installed; a uml card needs it for attach: user", Mend: "sudo apt install passt"}
+	}
+	return Result{State: Pass, Detail: path}
+}
+
+func checkFirmware(_ context.Context, h Host) Result {
+	var have []string
+	for _, kind := range []machine.Kind{machine.UML, machine.TCG} {
+		if img, err := firmware.Find(h.Dirs.Cache, firmware.Micro, kind, firmware.HostArch()); err == nil {
+			have = append(have, fmt.Sprintf("%s %s (Linux %s)", img.Target, img.Version, img.Kernel))
+		}
+	}
+	if len(have) == 0 {
+		return Result{State: Warn, Detail: "none is built yet; the first `toe up` builds it, with the mirror's help", Mend: "toe firmware build"}
+	}
+	return Result{State: Pass, Detail: strings.Join(have, ", ")}
+}
