@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -67,8 +68,8 @@ type session struct {
 
 func newSession(ch ssh.Channel, p *procs) *session {
 	home := "/root"
-	if _, err := os.Stat(home); err != nil {
-		home = "/"
+	if unix.Access(home, unix.X_OK) != nil {
+		home = "/" // a shell in the wrong place is better than none
 	}
 	return &session{
 		ch: ch, procs: p, ended: make(chan struct{}),
