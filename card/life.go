@@ -229,12 +229,16 @@ func (s *Supervisor) setReady() {
 			s.trouble("default route", err.Error())
 		}
 	}
+	first := false
 	s.change(func() {
 		s.phase, s.stage = Healthy, ""
-		if s.ready == 0 {
+		if first = s.ready == 0; first {
 			s.ready = time.Since(s.began)
 		}
 	})
+	if first && s.parts.Ready != nil {
+		s.parts.Ready()
+	}
 	s.event("ready on %s, %.2f s after power on", s.machine.Kind(), time.Since(s.powered).Seconds())
 }
 

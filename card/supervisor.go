@@ -31,6 +31,8 @@ type Parts struct {
 	Control func(addr netip.AddrPort, keys control.Keys, dial control.DialFunc) (cardpb.CardClient, func(), error)
 	// Initrd writes the card's initramfs. Nil for the usual one.
 	Initrd func(c *Card, img Image, cfg *control.Config) error
+	// Ready is called when the card is ready for the first time. May be nil.
+	Ready func()
 	// Limits are the times that things may take.
 	Limits Limits
 }

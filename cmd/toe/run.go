@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log"
+	"net"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,9 @@ func runCmd() *cobra.Command {
 		if aliveFD >= 0 {
 			go untilClosed(aliveFD, stop)
 		}
-		s := card.NewSupervisor(c, realParts(c, logger, progress.New(cmd.ErrOrStderr())), logger)
+		parts := realParts(c, logger, progress.New(cmd.ErrOrStderr()))
+		parts.Ready = notifySystemd
+		s := card.NewSupervisor(c, parts, logger)
 		err := s.Run(ctx, func() { tellReady(readyFD) })
 		if errors.Is(err, context.Canceled) && errors.Is(cmd.Context().Err(), context.Canceled) {
 			return nil // asked to end, and ended
@@ -41,7 +44,24 @@ or SIGINT. It is what toe@NAME.service runs. The card must exist; ` + "`toe up`"
 	return cmd
 }
 
-// tellReady says that the socket can be asked, also to systemd's sd_notify(3).
+// notifySystemd tells a service manager that the card is ready (sd_notify(3)).
+func notifySystemd() {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	if path[0] == '@' {
+		path = "\x00" + path[1:] // abstract
+	}
+	conn, err := net.Dial("unixgram", path)
+	if err != nil {
+		return // nobody listens; the card is ready all the same
+	}
+	defer conn.Close()
+	_, _ = conn.Write([]byte("READY=1"))
+}
+
+// tellReady says that the supervisor's socket can be asked.
 func tellReady(fd int) {
 	if fd >= 0 {
 		f := os.NewFile(uintptr(fd), "ready")

@@ -1,0 +1,79 @@
+# Two commands: `make up` brings a card up, `make test` tests everything.
+# `make native` builds the kernel of the fast machine; cards take it from then on.
+
+GO      ?= go
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+GOFLAGS := -trimpath
+LDFLAGS := -s -w
+PREFIX  ?= /usr/local
+
+# program=package: what Debian calls the package that has the program.
+UP_NEEDS     := qemu-system-x86_64=qemu-system-x86 ip=iproute2 passt=passt apt-get=apt
+NATIVE_NEEDS := gcc=gcc ld=binutils make=make flex=flex bison=bison bc=bc xz=xz-utils perl=perl
+# Packages without a program to look for.
+UP_FILES     := /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
+NATIVE_FILES := /usr/include/stdlib.h=libc6-dev /usr/include/libelf.h=libelf-dev
+
+export CGO_ENABLED ?= 0
+
+.PHONY: all build up native test man completion install clean deps-up deps-native go
+
+all: build
+
+build: go
+	@mkdir -p bin
+	$(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS) -X main.buildVersion=$(VERSION)' -o bin/toe ./cmd/toe
+	$(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o bin/toe-agent ./cmd/toe-agent
+
+# A healthy card on this machine. A second time changes nothing.
+up: deps-up build
+	@bin/toe up
+
+# The User-Mode Linux kernel: native speed without KVM. Minutes, once.
+native: deps-up deps-native build
+	bin/toe firmware build --machine uml
+
+test: build
+	./test/run
+
+man: build
+	bin/toe man dist/man
+
+completion: build
+	@mkdir -p dist/completion
+	bin/toe completion bash > dist/completion/toe
+	bin/toe completion zsh > dist/completion/_toe
+	bin/toe completion fish > dist/completion/toe.fish
+
+install: build man completion
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/lib/systemd/system
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -m 0755 bin/toe bin/toe-agent $(DESTDIR)$(PREFIX)/bin/
+	install -m 0644 dist/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
+	install -m 0644 dist/completion/toe $(DESTDIR)$(PREFIX)/share/bash-completion/completions/toe
+	sed 's|@bindir@|$(PREFIX)/bin|' packaging/toe@.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/toe@.service
+
+clean:
+	rm -rf bin dist
+
+go:
+	@command -v $(GO) >/dev/null || { echo "Go is missing: https://go.dev/dl has it, $$(sed -n 's/^go //p' go.mod) or later" >&2; exit 1; }
+
+# Install what is missing, through apt where we may, and say so where not.
+define install
+	@missing=; \
+	for need in $(1); do command -v $${need%%=*} >/dev/null || missing="$$missing $${need##*=}"; done; \
+	for need in $(2); do test -e $${need%%=*} || missing="$$missing $${need##*=}"; done; \
+	test -z "$$missing" && exit 0; \
+	echo "installing:$$missing"; \
+	if [ "$$(id -u)" = 0 ]; then as=; elif command -v sudo >/dev/null; then as=sudo; \
+	else echo "not root, and no sudo; as root: apt-get install$$missing" >&2; exit 1; fi; \
+	$$as env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing || \
+	{ $$as apt-get update && $$as env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; }
+endef
+
+deps-up:
+	$(call install,$(UP_NEEDS),$(UP_FILES))
+
+deps-native:
+	$(call install,$(NATIVE_NEEDS),$(NATIVE_FILES))
