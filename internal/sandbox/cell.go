@@ -15,7 +15,7 @@ type Bind struct {
 	Source string // on the host; opened with the caller's rights
 	Target string // absolute, inside the cell
 	Write  bool   // else mounted read-only
-	Device bool   // a device file, else nodev
+	Device bool   // a character device, else nodev
 	// Optional leaves the bind out when Source does not exist.
 	Optional bool
 }

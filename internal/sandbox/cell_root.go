@@ -31,14 +31,18 @@ func (c Cell) buildRoot(own bool) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making the mounts private: %w", err)
 	}
-	if err := unix.Mount("toe-cell", stage, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0755,size=4m,nr_inodes=4096"); err != nil {
+	if err := unix.Mount("toe-cell", stage, "tmpfs", unix.MS_NOSUID, "mode=0755,size=4m,nr_inodes=4096"); err != nil {
 		return fmt.Errorf("mounting the cell's root: %w", err)
 	}
 	for i, b := range c.Binds {
 		if sources[i] < 0 {
 			continue
 		}
-		if err := attach(sources[i], stage+b.Target); err != nil {
+		put := attach
+		if b.Device && own {
+			put = c.node
+		}
+		if err := put(sources[i], stage+b.Target); err != nil {
 			return fmt.Errorf("%s as %s: %w", b.Source, b.Target, err)
 		}
 	}
@@ -96,6 +100,28 @@ func attach(fd int, path string) error {
 	}
 	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, path, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
 		return fmt.Errorf("move_mount: %w", err)
+	}
+	return unix.Close(fd)
+}
+
+// node makes a device file of the program's own beside the host's, so that
+// the user of the cell needs no permission on that.
+func (c Cell) node(fd int, path string) error {
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil {
+		return fmt.Errorf("fstat: %w", err)
+	}
+	if st.Mode&unix.S_IFMT != unix.S_IFCHR {
+		return errors.New("no character device")
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := unix.Mknod(path, unix.S_IFCHR|0o600, int(st.Rdev)); err != nil {
+		return fmt.Errorf("mknod: %w", err)
+	}
+	if err := os.Chown(path, orNobody(c.UID), orNobody(c.GID)); err != nil {
+		return err
 	}
 	return unix.Close(fd)
 }
