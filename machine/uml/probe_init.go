@@ -3,7 +3,8 @@ package uml
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
+
+	"github.com/toe-project/toe/machine/internal/newc"
 )
 
 // probeWords is what the probe's program says.
@@ -12,29 +13,11 @@ const probeWords = "toe-probe: a program ran"
 // probeInitrd is an initramfs (cpio, newc) of two entries: /dev/console, so
 // that the program has an output, and the program as /init.
 func probeInitrd() []byte {
-	var b bytes.Buffer
-	entry(&b, "dev", 0o040755, 0, 0, nil)
-	entry(&b, "dev/console", 0o020600, 5, 1, nil)
-	entry(&b, "init", 0o100755, 0, 0, probeProgram())
-	entry(&b, "TRAILER!!!", 0, 0, 0, nil)
-	return b.Bytes()
-}
-
-// entry is one file in newc format (kernel: driver-api/early-userspace/
-// buffer-format): a header of ASCII hexadecimal, name and data each padded to 4.
-func entry(b *bytes.Buffer, name string, mode, major, minor int, data []byte) {
-	fmt.Fprintf(b, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X",
-		0, mode, 0, 0, 1, 0, len(data), 0, 0, major, minor, len(name)+1, 0)
-	b.WriteString(name + "\x00")
-	pad(b)
-	b.Write(data)
-	pad(b)
-}
-
-func pad(b *bytes.Buffer) {
-	for b.Len()%4 != 0 {
-		b.WriteByte(0)
-	}
+	var a newc.Archive
+	a.File("dev", 0o040755, nil)
+	a.Device("dev/console", 5, 1)
+	a.File("init", 0o100755, probeProgram())
+	return a.Bytes()
 }
 
 // probeProgram is an ELF64 program for amd64 of one segment:

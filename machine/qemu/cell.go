@@ -1,0 +1,77 @@
+package qemu
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/toe-project/toe/internal/sandbox"
+	"github.com/toe-project/toe/machine"
+)
+
+// system are the parts of the host that a dynamically linked QEMU stands on.
+// /etc is not among them but for what the loader and the resolver read.
+var system = []string{"/usr", "/lib", "/lib64", "/lib32", "/bin"}
+
+// baseCell holds a QEMU and its libraries.
+func (m *Machine) baseCell(binary string) (sandbox.Cell, error) {
+	real, err := filepath.EvalSymlinks(binary)
+	if err != nil {
+		return sandbox.Cell{}, err
+	}
+	c := sandbox.Cell{
+		Path: real, UID: m.cfg.UID, GID: m.cfg.GID,
+		Env:       []string{"PATH=/usr/bin:/bin", "HOME=/", "LANG=C.UTF-8"},
+		Links:     map[string]string{},
+		OpenFiles: 4096,
+		Binds: []sandbox.Bind{
+			{Source: "/dev/null", Target: "/dev/null", Device: true, Write: true},
+			{Source: "/dev/urandom", Target: "/dev/urandom", Device: true, Write: true},
+			{Source: "/etc/ld.so.cache", Target: "/etc/ld.so.cache", Optional: true},
+		},
+	}
+	for _, dir := range system {
+		// On a merged system all but /usr are links into it.
+		if to, err := os.Readlink(dir); err == nil {
+			c.Links[dir] = to
+		} else if _, err := os.Stat(dir); err == nil {
+			c.Binds = append(c.Binds, sandbox.Bind{Source: dir, Target: dir})
+		}
+	}
+	if !strings.HasPrefix(real, "/usr/") {
+		dir := filepath.Dir(real)
+		c.Binds = append(c.Binds, sandbox.Bind{Source: dir, Target: dir})
+	}
+	if m.cfg.Kind == machine.KVM {
+		c.Binds = append(c.Binds, sandbox.Bind{Source: "/dev/kvm", Target: "/dev/kvm", Device: true, Write: true})
+	}
+	return c, nil
+}
+
+// cardCell adds a card's own files.
+func (m *Machine) cardCell(known features, spec machine.Spec) (sandbox.Cell, error) {
+	c, err := m.baseCell(known.path)
+	if err != nil {
+		return c, err
+	}
+	c.Argv = m.arguments(known, spec)
+	c.Binds = append(c.Binds, sandbox.Bind{Source: spec.Kernel, Target: cellKernel})
+	if spec.Initrd != "" {
+		c.Binds = append(c.Binds, sandbox.Bind{Source: spec.Initrd, Target: cellInitrd})
+	}
+	if spec.Disk != "" {
+		c.Binds = append(c.Binds, sandbox.Bind{Source: spec.Disk, Target: cellDisk, Write: true})
+	}
+	for i, n := range spec.Nets {
+		if n.Socket != "" {
+			c.Binds = append(c.Binds, sandbox.Bind{Source: n.Socket, Target: cellSocket(i), Write: true})
+			continue
+		}
+		c.HostNetwork = true
+	}
+	if c.HostNetwork {
+		// QEMU's user-mode network sends the card's questions where the host's go.
+		c.Binds = append(c.Binds, sandbox.Bind{Source: "/etc/resolv.conf", Target: "/etc/resolv.conf", Optional: true})
+	}
+	return c, nil
+}

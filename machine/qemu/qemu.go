@@ -1,0 +1,138 @@
+// Package qemu runs a card in QEMU: with hardware virtualization (kvm), or
+// with its own translator (tcg), which works everywhere and is slow.
+//
+// QEMU runs in a cell (internal/sandbox): a user of its own where the caller
+// is root, a file system of nothing but the system's programs and the card's own
+// files, no other process in sight, no network unless a port uses QEMU's user-mode
+// one. Its system calls are filtered by its own -sandbox, which knows
+// what it needs.
+package qemu
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+
+	"github.com/toe-project/toe/internal/sandbox"
+	"github.com/toe-project/toe/machine"
+)
+
+// DefaultBinary is looked up in PATH.
+const DefaultBinary = "qemu-system-x86_64"
+
+// Config says which QEMU runs cards, and as whom.
+type Config struct {
+	Kind   machine.Kind // machine.KVM or machine.TCG
+	Binary string       // a path, or a name to look up; empty means DefaultBinary
+	// UID and GID are for a root caller; 0 means nobody.
+	UID, GID int
+}
+
+// Machine is QEMU on this host.
+type Machine struct{ cfg Config }
+
+// New makes the machine; nothing is looked at until Probe or Start.
+func New(cfg Config) *Machine {
+	if cfg.Binary == "" {
+		cfg.Binary = DefaultBinary
+	}
+	return &Machine{cfg: cfg}
+}
+
+// Kind is the one of the configuration.
+func (m *Machine) Kind() machine.Kind { return m.cfg.Kind }
+
+// ErrNotInstalled means that there is no QEMU; its message names the package.
+var ErrNotInstalled = errors.New("QEMU is not installed (Debian: qemu-system-x86)")
+
+func (m *Machine) binary() (string, error) {
+	path, err := exec.LookPath(m.cfg.Binary)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", ErrNotInstalled, err)
+	}
+	return path, nil
+}
+
+// Start powers a card up. It returns when QEMU has made all devices and
+// connected to every vhost-user socket.
+//
+// What the caller must see to: the process's main calls sandbox.Main before
+// anything else. Spec.Kernel is an uncompressed vmlinux and readable by
+// everybody (its directories need not be). Spec.Initrd, Spec.Disk and the
+// sockets of Spec.Nets are given to the card's user with chown when the
+// caller is root and their mode keeps that user out. A vhost-user socket must stay
+// the same file for the card's life: QEMU dials it again when its
+// connection breaks, but sees the file and not its directory.
+// Spec.Dir is not used.
+func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instance, error) {
+	if spec.Console == nil {
+		return nil, fmt.Errorf("card %s: Spec.Console is nil, want the machine's end of a stream socket", spec.Name)
+	}
+	defer spec.Console.Close()
+	if err := check(spec); err != nil {
+		return nil, fmt.Errorf("card %s: %w", spec.Name, err)
+	}
+	path, err := m.binary()
+	if err != nil {
+		return nil, err
+	}
+	known, err := look(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if err := m.admit(spec); err != nil {
+		return nil, fmt.Errorf("card %s: %w", spec.Name, err)
+	}
+	return m.launch(ctx, known, spec)
+}
+
+// check finds what would only show as a riddle on QEMU's stderr.
+func check(spec machine.Spec) error {
+	if spec.Memory < 32<<20 || spec.Memory%(1<<20) != 0 {
+		return fmt.Errorf("%d bytes of memory, want a multiple of 1 MiB and at least 32 MiB", spec.Memory)
+	}
+	for _, f := range []struct{ what, path string }{{"kernel", spec.Kernel}, {"initrd", spec.Initrd}, {"disk", spec.Disk}} {
+		if f.path == "" && f.what != "kernel" {
+			continue
+		}
+		if _, err := os.Stat(f.path); err != nil {
+			return fmt.Errorf("%s: %w", f.what, err)
+		}
+	}
+	for _, n := range spec.Nets {
+		if n.Socket == "" {
+			continue
+		}
+		if st, err := os.Stat(n.Socket); err != nil {
+			return fmt.Errorf("network device %s: %w", n.Name, err)
+		} else if st.Mode().Type() != os.ModeSocket {
+			return fmt.Errorf("network device %s: %s is no socket", n.Name, n.Socket)
+		}
+	}
+	return nil
+}
+
+func (m *Machine) admit(spec machine.Spec) error {
+	for _, f := range []struct {
+		path  string
+		write bool
+	}{{spec.Initrd, false}, {spec.Disk, true}} {
+		if f.path == "" {
+			continue
+		}
+		if err := sandbox.Admit(f.path, m.cfg.UID, m.cfg.GID, f.write); err != nil {
+			return err
+		}
+	}
+	for _, n := range spec.Nets {
+		if n.Socket == "" {
+			continue
+		}
+		if err := sandbox.Admit(n.Socket, m.cfg.UID, m.cfg.GID, true); err != nil {
+			return fmt.Errorf("network device %s: %w", n.Name, err)
+		}
+	}
+	return nil
+}
