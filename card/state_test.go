@@ -1,0 +1,265 @@
+package card
+
+import (
+	"io"
+	"log"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func discard() *log.Logger { return log.New(io.Discard, "", 0) }
+
+func TestCreateKeepsKeysAndModes(t *testing.T) {
+	home := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(home, ".ssh"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	key := "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB0kZ0wCzHHFGzGxGPnYFcDqEs3T7i0VYX4y0PZl3n9b me@there"
+	for name, text := range map[string]string{"a.pub": key, "b.pub": "rubbish", "id": "private"} {
+		if err := os.WriteFile(filepath.Join(home, ".ssh", name), []byte(text+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dirs := testDirs(t)
+	c, err := dirs.Create(Default("edge"), home)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.Spec.SSH.AuthorizedKeys) != 1 || c.Spec.SSH.AuthorizedKeys[0] != key {
+		t.Errorf("keys of who creates the card: %q", c.Spec.SSH.AuthorizedKeys)
+	}
+	before, err := c.HostKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = filepath.WalkDir(c.Paths.State, func(path string, d os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := d.Info()
+		if err == nil && fi.Mode().Perm()&0o077 != 0 {
+			t.Errorf("%s has mode %v; others may look", path, fi.Mode())
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	again, err := dirs.Create(Default("edge"), home)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after, err := again.HostKey(); err != nil || string(after.Marshal()) != string(before.Marshal()) {
+		t.Errorf("a second creation changed the host key (%v)", err)
+	}
+	if err := again.Remove(); err != nil {
+		t.Error(err)
+	}
+	if names, _ := dirs.List(); len(names) != 0 {
+		t.Errorf("after rm there is %v", names)
+	}
+}
+
+func TestOpenTellsWhatIsNotThere(t *testing.T) {
+	dirs := testDirs(t)
+	if _, err := dirs.Open("nosuch"); err == nil || !strings.Contains(err.Error(), "`toe up nosuch` makes it") {
+		t.Error(err)
+	}
+	for _, bad := range []string{"", "..", "a/b", "-x", "x-", "UP", strings.Repeat("a", 33)} {
+		if _, err := dirs.Open(bad); err == nil {
+			t.Errorf("%q was opened", bad)
+		}
+	}
+}
+
+func TestLinkAddresses(t *testing.T) {
+	free := func(netip.Prefix) string { return "" }
+	a, err := chooseAddrs("card0", "link", Prefix{}, Prefix{}, free)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, _ := chooseAddrs("card0", "link", Prefix{}, Prefix{}, free)
+	if a != b {
+		t.Errorf("the same card got %v and %v", a, b)
+	}
+	if !linkRange4.Contains(a.IPv4.Addr()) || a.IPv4.Bits() != 31 || a.IPv4.Masked() != a.IPv4 ||
+		!linkRange6.Contains(a.IPv6.Addr()) || a.IPv6.Bits() != 127 || a.IPv6.Masked() != a.IPv6 {
+		t.Errorf("outside of the ranges: %v", a)
+	}
+	if a.CardAddrs()[0] != a.HostAddrs()[0].Next() {
+		t.Errorf("card %v, host %v", a.CardAddrs(), a.HostAddrs())
+	}
+	c, err := chooseAddrs("card0", "link", Prefix{}, Prefix{}, takenBy([]usedPrefix{{a.IPv4, "x"}, {netip.PrefixFrom(a.IPv6.Addr(), 64), "y"}}))
+	if err != nil || c.IPv4.Overlaps(a.IPv4) || c.IPv6.Overlaps(a.IPv6) {
+		t.Errorf("a taken prefix was given again: %v, %v", c, err)
+	}
+	_, err = chooseAddrs("card0", "link", Prefix{a.IPv4}, Prefix{}, takenBy([]usedPrefix{{a.IPv4, "card other"}}))
+	if err == nil || !strings.Contains(err.Error(), "link.ipv4 "+a.IPv4.String()+": taken by card other") {
+		t.Errorf("a clash with what was asked for: %v", err)
+	}
+	_, err = chooseAddrs("card0", "link", Prefix{}, Prefix{}, func(netip.Prefix) string { return "everybody" })
+	if err == nil {
+		t.Error("a full range gave an address")
+	}
+}
+
+func TestCardsOfOneHostShareNoAddress(t *testing.T) {
+	dirs := testDirs(t)
+	seen := map[netip.Prefix]string{}
+	for i := range 20 {
+		c, err := dirs.Create(Default("c"+string(rune('a'+i))), t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := c.reserve()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := c.reserve()
+		if err != nil || jsonOf(again) != jsonOf(l) {
+			t.Errorf("second start has others: %s, %v", jsonOf(again), err)
+		}
+		for _, a := range []*LinkAddrs{l.Link, l.Exec} {
+			if a == nil {
+				continue
+			}
+			for _, p := range a.Host() {
+				if by := seen[p]; by != "" {
+					t.Errorf("%v is %s's and %s's", p, by, c.Name)
+				}
+				seen[p] = c.Name
+			}
+		}
+	}
+}
+
+func TestRuntimeFolderOfSomebodyElseIsRefused(t *testing.T) {
+	dirs := testDirs(t)
+	if err := os.MkdirAll(dirs.Runtime, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dirs.Runtime, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := dirs.Card("x").MakeRuntime(); err == nil || !strings.Contains(err.Error(), "others may write to it") {
+		t.Errorf("a folder that all may write to: %v", err)
+	}
+	link := filepath.Join(t.TempDir(), "l")
+	if err := os.Symlink("/etc", link); err != nil {
+		t.Fatal(err)
+	}
+	if err := (Dirs{Runtime: link}).Card("x").MakeRuntime(); err == nil {
+		t.Error("a symbolic link was taken for a folder")
+	}
+	long := Dirs{Runtime: "/tmp/" + strings.Repeat("x", 100)}
+	if err := long.Card("x").MakeRuntime(); err == nil || !strings.Contains(err.Error(), "TOE_RUNTIME_DIR") {
+		t.Errorf("a path too long for a socket: %v", err)
+	}
+}
+
+func TestResolvConfIsPutBack(t *testing.T) {
+	ours := resolvText([]netip.Addr{netip.MustParseAddr("10.116.0.1")}, []string{"example.org"})
+	if want := "nameserver 10.116.0.1\nsearch example.org\n"; !strings.HasSuffix(string(ours), want) {
+		t.Errorf("resolv.conf:\n%s", ours)
+	}
+	for _, kind := range []string{"file", "link", "absent", "changed"} {
+		t.Run(kind, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "resolv.conf")
+			switch kind {
+			case "file", "changed":
+				if err := os.WriteFile(path, []byte("nameserver 192.0.2.1\n"), 0o640); err != nil {
+					t.Fatal(err)
+				}
+			case "link":
+				if err := os.Symlink("elsewhere", path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			saved, err := saveFile(path, ours)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := saved.replaceWith(); err != nil {
+				t.Fatal(err)
+			}
+			if got, _ := os.ReadFile(path); string(got) != string(ours) {
+				t.Errorf("in between: %q", got)
+			}
+			if kind == "changed" {
+				if err := os.WriteFile(path, []byte("somebody else's"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// Twice: a crash may come between putting back and noting it.
+			for range 2 {
+				if err := restoreFile(saved); err != nil {
+					t.Fatal(err)
+				}
+			}
+			checkRestored(t, kind, path)
+		})
+	}
+}
+
+func checkRestored(t *testing.T, kind, path string) {
+	t.Helper()
+	data, _ := os.ReadFile(path)
+	target, _ := os.Readlink(path)
+	fi, err := os.Lstat(path)
+	switch {
+	case kind == "file" && (string(data) != "nameserver 192.0.2.1\n" || fi.Mode().Perm() != 0o640),
+		kind == "changed" && string(data) != "somebody else's",
+		kind == "link" && target != "elsewhere",
+		kind == "absent" && err == nil:
+		t.Errorf("afterwards: %q, link %q, %v", data, target, err)
+	}
+}
+
+func TestReplaceFileLeavesNoHalfFile(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	for _, text := range []string{"one", "two"} {
+		if err := replaceFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, _ := os.ReadFile(path); string(got) != text {
+			t.Errorf("%q, want %q", got, text)
+		}
+	}
+	if err := replaceFile(filepath.Join(dir, "no", "f"), nil, 0o600); err == nil {
+		t.Error("no error for a folder that is not there")
+	}
+	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
+		t.Errorf("left over: %v", entries)
+	}
+}
+
+func TestConsoleLogIsBounded(t *testing.T) {
+	p := testDirs(t).Card("x")
+	if err := p.MakeRuntime(); err != nil {
+		t.Fatal(err)
+	}
+	c, err := openConsole(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for range 50 {
+		c.spread(make([]byte, 100<<10))
+	}
+	var sum int64
+	for _, f := range []string{p.ConsoleLog(), p.ConsoleLog() + ".1"} {
+		fi, err := os.Stat(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += fi.Size()
+	}
+	if sum > 2*consoleMax+200<<10 {
+		t.Errorf("the logs have %d bytes", sum)
+	}
+}
