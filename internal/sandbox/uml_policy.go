@@ -16,7 +16,7 @@ var umlCalls = []uintptr{
 	unix.SYS_RECVMSG, unix.SYS_SENDMSG, unix.SYS_RECVFROM, unix.SYS_SENDTO,
 	unix.SYS_FUTEX, unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_CREATE1, unix.SYS_PPOLL, unix.SYS_EVENTFD2,
 	unix.SYS_RT_SIGACTION, unix.SYS_RT_SIGPROCMASK, unix.SYS_RT_SIGRETURN, unix.SYS_RT_SIGSUSPEND, unix.SYS_RT_SIGTIMEDWAIT, unix.SYS_SIGALTSTACK,
-	unix.SYS_KILL, unix.SYS_TGKILL, unix.SYS_WAIT4, unix.SYS_EXIT, unix.SYS_EXIT_GROUP,
+	unix.SYS_TGKILL, unix.SYS_WAIT4, unix.SYS_EXIT, unix.SYS_EXIT_GROUP,
 	unix.SYS_MMAP, unix.SYS_MUNMAP, unix.SYS_MREMAP, unix.SYS_MPROTECT, unix.SYS_MADVISE, unix.SYS_BRK, unix.SYS_MEMFD_CREATE,
 	unix.SYS_TIMER_CREATE, unix.SYS_TIMER_SETTIME, unix.SYS_TIMER_GETTIME, unix.SYS_TIMER_DELETE,
 	unix.SYS_CLOCK_GETTIME, unix.SYS_CLOCK_NANOSLEEP, unix.SYS_NANOSLEEP, unix.SYS_GETTIMEOFDAY, unix.SYS_RESTART_SYSCALL,
@@ -57,10 +57,27 @@ func umlPolicy() Policy {
 		Rule{Nr: unix.SYS_CLONE, Do: Allow, Else: refuse,
 			Conds: []Cond{{Arg: 0, Mask: namespaceFlags, Values: []uint32{0}, High: true}}},
 		Rule{Nr: unix.SYS_CLONE3, Do: Errno(unix.ENOSYS)},
+		// After a panic the kernel sends itself SIGABRT until that fails. Here
+		// it is the init of its PID namespace, which such a signal does not
+		// end (pid_namespaces(7)): it would try for ever, on a whole CPU. Refused,
+		// it exits with status 127.
+		Rule{Nr: unix.SYS_KILL, Do: Allow, Else: refuse,
+			Conds: []Cond{{Arg: 1, Values: signalsBut(unix.SIGABRT)}}},
 		Rule{Nr: unix.SYS_SOCKET, Do: Allow, Else: Errno(unix.EAFNOSUPPORT),
 			Conds: []Cond{{Arg: 0, Values: []uint32{unix.AF_UNIX}}}},
 		Rule{Nr: unix.SYS_IOCTL, Do: Allow, Else: Errno(unix.ENOTTY), Conds: []Cond{{Arg: 1, Values: []uint32{
 			unix.TCGETS, unix.TCSETS, unix.TCSETSW, unix.TCSETSF, unix.TIOCGWINSZ, unix.TIOCINQ, fioNBIO, fioCLEX, unix.BLKGETSIZE64}}}},
 	)
 	return p
+}
+
+// signalsBut are the numbers of all signals but one, and 0.
+func signalsBut(not unix.Signal) []uint32 {
+	var out []uint32
+	for n := uint32(0); n <= 64; n++ {
+		if n != uint32(not) {
+			out = append(out, n)
+		}
+	}
+	return out
 }

@@ -49,9 +49,12 @@ func (i *instance) watch(stderr *os.File) {
 	i.exit = exitOf(i.proc.State().Sys().(syscall.WaitStatus), i.stopped.Load(), i.words)
 }
 
+// panicStatus is uml_abort's in arch/um/os-Linux/util.c.
+const panicStatus = 127
+
 // exitOf reads the end of the process. The kernel's main returns 0 after a
-// power-off; after a reboot it fails to execute itself, and says so; a panic
-// aborts it.
+// power-off; after a reboot it fails to execute itself, and says so. After a
+// panic it aborts, which the cell turns into an exit (sandbox/uml_policy.go).
 func exitOf(ws syscall.WaitStatus, stopped bool, words *tail.Buffer) machine.Exit {
 	last := words.LastLine()
 	switch {
@@ -62,7 +65,7 @@ func exitOf(ws syscall.WaitStatus, stopped bool, words *tail.Buffer) machine.Exi
 	case ws.Exited() && ws.ExitStatus() == 0:
 		return machine.Exit{Cause: machine.PoweredOff}
 	case ws.Signaled() && (ws.Signal() == syscall.SIGABRT || ws.Signal() == syscall.SIGSEGV),
-		ws.Exited() && ws.ExitStatus() == 128+int(syscall.SIGABRT):
+		ws.Exited() && ws.ExitStatus() == panicStatus:
 		return machine.Exit{Cause: machine.Panicked, Detail: last}
 	case ws.Signaled():
 		return machine.Exit{Cause: machine.Killed, Detail: ws.Signal().String()}
