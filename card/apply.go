@@ -94,6 +94,8 @@ func (s *Supervisor) serveApply(w http.ResponseWriter, r *http.Request) {
 // apply gives the running card a new specification. Disk is written after
 // the card has agreed, so a refusal leaves everything as it was.
 func (s *Supervisor) apply(ctx context.Context, spec Spec) ([]string, error) {
+	s.applying.Lock()
+	defer s.applying.Unlock()
 	agent, err := s.client()
 	if err != nil {
 		return nil, err

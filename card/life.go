@@ -51,7 +51,10 @@ func (s *Supervisor) powerOn(ctx context.Context) (machine.Instance, error) {
 	if write == nil {
 		write = func(c *Card, img Image, cfg *control.Config) error { return c.writeInitrd(img, cfg) }
 	}
-	if err := write(s.card, s.image, s.config); err != nil {
+	s.mu.Lock()
+	cfg := s.config
+	s.mu.Unlock()
+	if err := write(s.card, s.image, cfg); err != nil {
 		return nil, err
 	}
 	dir := s.card.Paths.Machine()

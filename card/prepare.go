@@ -19,8 +19,7 @@ func (s *Supervisor) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.machine = m
-	s.change(func() { s.why = why })
+	s.change(func() { s.machine, s.why = m, why })
 	if s.given, err = s.card.reserve(); err != nil {
 		return err
 	}
@@ -48,6 +47,8 @@ func (s *Supervisor) prepare(ctx context.Context) error {
 
 // plan lists the card's devices in the order the card sees them.
 func (s *Supervisor) plan() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	add := func(dev string, a *LinkAddrs) {
 		if a != nil {
 			s.links = append(s.links, &device{addrs: a, Device: Device{
@@ -65,12 +66,13 @@ func (s *Supervisor) plan() {
 	}
 }
 
-func (s *Supervisor) bringImage(ctx context.Context) (err error) {
-	s.image, err = s.parts.Image(ctx, s.card.Spec.Firmware.Edition, s.machine.Kind())
+func (s *Supervisor) bringImage(ctx context.Context) error {
+	img, err := s.parts.Image(ctx, s.card.Spec.Firmware.Edition, s.machine.Kind())
 	if err != nil {
 		return fmt.Errorf("firmware: %w", err)
 	}
-	s.config, err = s.card.config(s.given, s.image)
+	cfg, err := s.card.config(s.given, img)
+	s.change(func() { s.image, s.config = img, cfg })
 	return err
 }
 
@@ -147,7 +149,8 @@ func (s *Supervisor) afterNetwork(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.agent, s.hangUp, err = s.parts.Control(netip.AddrPortFrom(s.address(), control.APIPort), keys, s.dial)
+	agent, hangUp, err := s.parts.Control(netip.AddrPortFrom(s.address(), control.APIPort), keys, s.dial)
+	s.change(func() { s.agent, s.hangUp = agent, hangUp })
 	return err
 }
 
@@ -163,6 +166,8 @@ func (s *Supervisor) rememberInterface() error {
 
 // spec is what the machine is told at each of its starts.
 func (s *Supervisor) spec() machine.Spec {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	m := s.card.Spec.Machine
 	sp := machine.Spec{
 		Name: s.card.Name, Dir: s.card.Paths.Machine(), Kernel: s.image.Kernel, Initrd: s.card.Paths.Initrd(),

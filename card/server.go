@@ -234,8 +234,11 @@ func (s *Supervisor) serveExec(w http.ResponseWriter, _ *http.Request) {
 		if d.Name != devExec || d.Att.Namespace == nil {
 			continue
 		}
+		s.mu.Lock()
+		search := s.card.Spec.DNS.Search
+		s.mu.Unlock()
 		file := filepath.Join(s.card.Paths.Runtime, "exec-resolv.conf")
-		if err := os.WriteFile(file, resolvText(d.addrs.CardAddrs(), s.card.Spec.DNS.Search), 0o644); err != nil {
+		if err := os.WriteFile(file, resolvText(d.addrs.CardAddrs(), search), 0o644); err != nil {
 			refuse(w, http.StatusInternalServerError, err)
 			return
 		}

@@ -82,22 +82,25 @@ type Supervisor struct {
 	server  *server
 	began   time.Time
 
-	machine machine.Machine
-	links   []*device // the link where there is one, then exec
-	ports   []*device
-	given   Links
-	image   Image
-	config  *control.Config
-	undo    func() error // of the default route
-	agent   cardpb.CardClient
-	hangUp  func()
-	quit    chan struct{} // closed when the taking down begins
-	restart chan struct{}
-	down    chan struct{}
-	tasks   sync.WaitGroup
+	machine  machine.Machine
+	links    []*device // the link where there is one, then exec
+	ports    []*device
+	given    Links
+	image    Image
+	config   *control.Config
+	undo     func() error // of the default route
+	applying sync.Mutex   // held while the specification changes
+	agent    cardpb.CardClient
+	hangUp   func()
+	quit     chan struct{} // closed when the taking down begins
+	restart  chan struct{}
+	down     chan struct{}
+	tasks    sync.WaitGroup
 
 	// mu guards what Status shows; a reader may be a moment behind the
-	// machine, never inconsistent.
+	// machine, never inconsistent. Machine, image, links, ports, config,
+	// agent and the card's specification are written with it held, too, and
+	// after the start is prepared only the last ones change (apply).
 	mu       sync.Mutex
 	phase    State
 	stage    string
