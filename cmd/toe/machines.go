@@ -7,6 +7,7 @@ import (
 	"github.com/toe-project/toe/card"
 	"github.com/toe-project/toe/firmware"
 	"github.com/toe-project/toe/machine"
+	"github.com/toe-project/toe/machine/qemu"
 	"github.com/toe-project/toe/machine/uml"
 )
 
@@ -14,14 +15,21 @@ import (
 func machines(cache string) card.Kinds {
 	umlKernel := kernelOf(cache, machine.UML)
 	return card.Kinds{
-		Machines: []machine.Machine{uml.New(uml.Config{Kernel: umlKernel})},
+		Machines: []machine.Machine{
+			qemu.New(qemu.Config{Kind: machine.KVM}),
+			uml.New(uml.Config{Kernel: umlKernel}),
+			qemu.New(qemu.Config{Kind: machine.TCG}),
+		},
 		Cache:    cache,
 		Depends: func(kind machine.Kind) []string {
 			if kind == machine.UML {
 				return []string{umlKernel}
 			}
-			qemu, _ := exec.LookPath("qemu-system-x86_64")
-			return []string{qemu, "/dev/kvm"}
+			program, err := exec.LookPath(qemu.DefaultBinary)
+			if err != nil {
+				program = qemu.DefaultBinary
+			}
+			return []string{program, "/dev/kvm"}
 		},
 	}
 }
