@@ -3,8 +3,8 @@ package sandbox
 import "golang.org/x/sys/unix"
 
 // umlCalls is what User-Mode Linux 7.2 in its seccomp mode asks of the host,
-// found with strace over boot, load, panic and power-off, and by reading
-// arch/um/os-Linux. It is an allow list, but a wide one: the program maps
+// found with strace over boot, panic and power-off, and from the list of
+// C library functions that arch/um/os-Linux calls. It is an allow list, but a wide one: the program maps
 // executable memory, starts processes and executes, so it confines what a
 // card's kernel can ask the *host's kernel* for, not what it can compute. The
 // rest of the cell (an empty file system, no network, no privilege) is what
@@ -13,12 +13,13 @@ import "golang.org/x/sys/unix"
 // kexec, process_vm_*, pidfd_*, every socket family but AF_UNIX.
 var umlCalls = []uintptr{
 	unix.SYS_READ, unix.SYS_WRITE, unix.SYS_READV, unix.SYS_WRITEV, unix.SYS_PREAD64, unix.SYS_PWRITE64,
-	unix.SYS_RECVMSG, unix.SYS_SENDMSG, unix.SYS_RECVFROM, unix.SYS_SENDTO,
+	unix.SYS_RECVMSG, unix.SYS_SENDMSG, unix.SYS_RECVFROM, unix.SYS_SENDTO, unix.SYS_SENDMMSG, unix.SYS_RECVMMSG,
 	unix.SYS_FUTEX, unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_PWAIT, unix.SYS_EPOLL_CREATE1, unix.SYS_PPOLL, unix.SYS_EVENTFD2,
 	unix.SYS_RT_SIGACTION, unix.SYS_RT_SIGPROCMASK, unix.SYS_RT_SIGRETURN, unix.SYS_RT_SIGSUSPEND, unix.SYS_RT_SIGTIMEDWAIT, unix.SYS_SIGALTSTACK,
+	unix.SYS_SIGNALFD4, unix.SYS_RT_TGSIGQUEUEINFO, // waiting for the next event while idle; waking another CPU
 	unix.SYS_TGKILL, unix.SYS_WAIT4, unix.SYS_EXIT, unix.SYS_EXIT_GROUP,
 	unix.SYS_MMAP, unix.SYS_MUNMAP, unix.SYS_MREMAP, unix.SYS_MPROTECT, unix.SYS_MADVISE, unix.SYS_BRK, unix.SYS_MEMFD_CREATE,
-	unix.SYS_TIMER_CREATE, unix.SYS_TIMER_SETTIME, unix.SYS_TIMER_GETTIME, unix.SYS_TIMER_DELETE,
+	unix.SYS_TIMER_CREATE, unix.SYS_TIMER_SETTIME, unix.SYS_TIMER_GETTIME, unix.SYS_TIMER_DELETE, unix.SYS_TIMERFD_CREATE, unix.SYS_TIMERFD_SETTIME, unix.SYS_TIMERFD_GETTIME,
 	unix.SYS_CLOCK_GETTIME, unix.SYS_CLOCK_NANOSLEEP, unix.SYS_NANOSLEEP, unix.SYS_GETTIMEOFDAY, unix.SYS_RESTART_SYSCALL,
 	unix.SYS_GETPID, unix.SYS_GETPPID, unix.SYS_GETTID, unix.SYS_GETUID, unix.SYS_GETEUID, unix.SYS_GETGID, unix.SYS_GETEGID,
 	unix.SYS_GETPGID, unix.SYS_SETPGID, unix.SYS_SETSID, unix.SYS_UNAME, unix.SYS_SYSINFO, unix.SYS_GETRANDOM,
@@ -27,7 +28,7 @@ var umlCalls = []uintptr{
 	unix.SYS_EXECVE, unix.SYS_EXECVEAT,
 	unix.SYS_OPENAT, unix.SYS_CLOSE, unix.SYS_CLOSE_RANGE, unix.SYS_DUP, unix.SYS_DUP3, unix.SYS_PIPE2, unix.SYS_SOCKETPAIR,
 	unix.SYS_CONNECT, unix.SYS_SHUTDOWN, unix.SYS_GETSOCKOPT, unix.SYS_SETSOCKOPT, unix.SYS_GETSOCKNAME, unix.SYS_GETPEERNAME,
-	unix.SYS_FSTAT, unix.SYS_FSTATFS, unix.SYS_STATFS, unix.SYS_FCNTL, unix.SYS_LSEEK, unix.SYS_FTRUNCATE, unix.SYS_FALLOCATE,
+	unix.SYS_FSTAT, unix.SYS_FSTATFS, unix.SYS_STATFS, unix.SYS_FCNTL, unix.SYS_LSEEK, unix.SYS_FTRUNCATE, unix.SYS_FALLOCATE, unix.SYS_FCHMOD,
 	unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_GETDENTS64, unix.SYS_READLINKAT, unix.SYS_FACCESSAT, unix.SYS_UNLINKAT, unix.SYS_MKDIRAT, unix.SYS_GETCWD,
 }
 
