@@ -2,7 +2,9 @@ package card
 
 import (
 	"fmt"
+	"net/netip"
 	"path"
+	"slices"
 
 	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/firmware"
@@ -39,6 +41,11 @@ func (c *Card) config(l Links, img Image) (*control.Config, error) {
 	}
 	for _, p := range c.Spec.Ports {
 		port := control.Port{Name: p.Name, MAC: c.mac(devPort(p.Name)).String(), MTU: p.MTU, Gateway: p.Gateway, DNS: p.DNS}
+		if p.Attach.Kind == AttachUser && len(port.DNS) == 0 && hasDHCP(p) {
+			// The same under QEMU and passt, and it works where the host's
+			// resolver is one that only the host itself may ask.
+			port.DNS = []netip.Addr{netip.MustParseAddr(userDNS)}
+		}
 		for _, a := range p.Addresses {
 			port.Addresses = append(port.Addresses, string(a))
 		}
@@ -51,6 +58,8 @@ func (c *Card) config(l Links, img Image) (*control.Config, error) {
 	cfg.AuthorizedKeys = append([]string{login}, c.Spec.SSH.AuthorizedKeys...)
 	return cfg, cfg.Validate()
 }
+
+func hasDHCP(p PortSpec) bool { return slices.Contains(p.Addresses, AddrDHCP) }
 
 // writeInitrd puts the card's own configuration and keys behind the firmware.
 func (c *Card) writeInitrd(img Image, cfg *control.Config) error {

@@ -21,7 +21,7 @@ const (
 	userCard = "10.0.2.15"
 	userMask = "24"
 	userGate = "10.0.2.2"
-	userDNS  = "10.0.2.3"
+	userDNS  = "10.0.2.3" // asks the resolver of the host, also one on its loopback
 )
 
 // errNoPasst: the program is missing.
@@ -40,7 +40,7 @@ func (h *Host) passt(_ context.Context, p PortSpec) (*Attachment, error) {
 		return nil, fmt.Errorf("socketpair for passt: %w", err)
 	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "passt"), os.NewFile(uintptr(fds[1]), "passt's end")
-	run := &passtRun{program: program, port: p, theirs: theirs, logf: h.logf, died: make(chan error, 1), quit: make(chan struct{}), done: make(chan struct{})}
+	run := &passtRun{program: program, port: p, around: h.card.Spec.Link.DefaultRoute, theirs: theirs, logf: h.logf, died: make(chan error, 1), quit: make(chan struct{}), done: make(chan struct{})}
 	go run.keep()
 	return &Attachment{Files: []*os.File{ours}, Stream: true, Died: run.died, Close: run.close}, nil
 }
@@ -49,6 +49,7 @@ func (h *Host) passt(_ context.Context, p PortSpec) (*Attachment, error) {
 type passtRun struct {
 	program    string
 	port       PortSpec
+	around     bool // keep off the routes through the card
 	theirs     *os.File
 	logf       func(string, ...any)
 	died       chan error
@@ -111,16 +112,22 @@ func defaultVia(family int) string {
 
 func (r *passtRun) args(via4, via6 string) []string {
 	args := []string{"--foreground", "--stderr", "--quiet", "--fd", "3", "--mtu", fmt.Sprint(r.port.MTU),
-		"--no-map-gw", "--tcp-ports", "none", "--udp-ports", "none"}
-	if via4 != "" {
-		args = append(args, "--address", userCard, "--netmask", userMask, "--gateway", userGate, "--dns-forward", userDNS, "--dns", userDNS, "--outbound-if4", via4)
-	} else {
+		"--no-map-gw", "--no-dhcp-dns", "--no-dhcp-search", "--tcp-ports", "none", "--udp-ports", "none"}
+	if via4 == "" {
 		args = append(args, "--ipv6-only", "--interface", via6)
+	} else {
+		args = append(args, "--address", userCard, "--netmask", userMask, "--gateway", userGate, "--dns-forward", userDNS)
 	}
 	if via6 == "" {
 		args = append(args, "--ipv4-only", "--interface", via4)
-	} else {
-		args = append(args, "--outbound-if6", via6)
+	}
+	if r.around {
+		// The host's way leads through the card: passt must go around it.
+		for _, o := range [][2]string{{"--outbound-if4", via4}, {"--outbound-if6", via6}} {
+			if o[1] != "" {
+				args = append(args, o[:]...)
+			}
+		}
 	}
 	return args
 }
