@@ -20,7 +20,7 @@ func machines(cache string) card.Kinds {
 			uml.New(uml.Config{Kernel: umlKernel}),
 			qemu.New(qemu.Config{Kind: machine.TCG}),
 		},
-		Cache:    cache,
+		Cache: cache,
 		Depends: func(kind machine.Kind) []string {
 			if kind == machine.UML {
 				return []string{umlKernel}

@@ -1,0 +1,232 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/doctor"
+)
+
+// toe runs the command line in folders of the test's own.
+func toe(t *testing.T, args ...string) (status int, out, errs string) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	root := rootCmd()
+	root.SetArgs(args)
+	root.SetOut(&stdout)
+	root.SetErr(&stderr)
+	cmd, err := root.ExecuteContextC(context.Background())
+	status = report(cmd, err)
+	return status, stdout.String(), stderr.String()
+}
+
+func ownFolders(t *testing.T) {
+	dir, err := os.MkdirTemp("", "toe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	for _, v := range []string{"STATE", "RUNTIME", "CACHE"} {
+		t.Setenv("TOE_"+v+"_DIR", filepath.Join(dir, strings.ToLower(v)))
+	}
+}
+
+func TestExitStatus(t *testing.T) {
+	ownFolders(t)
+	bad := filepath.Join(t.TempDir(), "card.yaml")
+	if err := os.WriteFile(bad, []byte("nmae: x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	named := filepath.Join(t.TempDir(), "named.yaml")
+	if err := os.WriteFile(named, []byte("name: other\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		args   string
+		status int
+		says   string
+	}{
+		{"ls", 0, ""},
+		{"ls --json", 0, ""},
+		{"version", 0, ""},
+		{"schema", 0, ""},
+		{"help", 0, ""},
+		{"stauts", 2, `toe has no command "stauts"; did you mean "status"?`},
+		{"xyzzy", 2, `toe has no command "xyzzy"`},
+		{"firmware biuld", 2, `toe firmware has no command "biuld"; did you mean "build"?`},
+		{"status --jsno", 2, `unknown flag: --jsno; did you mean "json"?`},
+		{"status a b", 2, "accepts at most 1 arg"},
+		{"ls extra", 2, "toe ls"},
+		{"status UPPER", 2, "lower-case letters"},
+		{"apply", 2, "which specification? -f card.yaml"},
+		{"exec", 2, "which command?"},
+		{"exec ls -l", 2, "the command to run comes after --"},
+		{"exec a b -- ls", 2, "the command comes after --"},
+		{"up one -f " + named, 2, "the card is called one on the command line and other in"},
+		{"status nosuch", 1, "card nosuch: no such card; `toe up nosuch` makes it"},
+		{"up -f " + bad, 1, bad + `:1: unknown key "nmae"; did you mean "name"?`},
+		{"up -f /no/such/file", 1, "/no/such/file"},
+		{"exec nosuch -- true", 1, "no such card"},
+		{"exec -- no-such-program", 127, ""},
+		{"console nosuch", 1, "no such card"},
+		{"logs nosuch", 1, "no such card"},
+		{"down nosuch", 1, "no such card"},
+		{"rm nosuch", 1, "no such card"},
+		{"run nosuch", 1, "no such card"},
+	} {
+		status, _, errs := toe(t, strings.Fields(c.args)...)
+		if status != c.status || !strings.Contains(errs, c.says) {
+			t.Errorf("toe %s: status %d, want %d\nsaid %q\nwant %q", c.args, status, c.status, errs, c.says)
+		}
+	}
+}
+
+func TestErrorsBecomeStatuses(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want int
+	}{
+		{nil, 0},
+		{errors.New("x"), 1},
+		{usageError{errors.New("x")}, 2},
+		{fmt.Errorf("wrapped: %w", usageError{errors.New("x")}), 2},
+		{exitError{42}, 42},
+		{context.Canceled, 130},
+	} {
+		cmd := &cobra.Command{}
+		cmd.SetErr(&bytes.Buffer{})
+		if got := report(cmd, c.err); got != c.want {
+			t.Errorf("%v: %d, want %d", c.err, got, c.want)
+		}
+	}
+}
+
+func TestStoppedCard(t *testing.T) {
+	ownFolders(t)
+	dirs, err := card.DefaultDirs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dirs.Create(card.Default("edge"), t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, _ := toe(t, "status", "edge"); status != 0 || !strings.HasPrefix(out, "edge is stopped") {
+		t.Errorf("status: %d %q", status, out)
+	}
+	if status, out, _ := toe(t, "ls"); status != 0 || !strings.Contains(out, "edge  stopped") {
+		t.Errorf("ls: %d %q", status, out)
+	}
+	if status, _, errs := toe(t, "status", "egde"); status != 1 || !strings.Contains(errs, `did you mean "edge"?`) {
+		t.Errorf("a name with a typing error: %d %q", status, errs)
+	}
+	if status, out, _ := toe(t, "down", "edge"); status != 0 || out != "edge is down already\n" {
+		t.Errorf("down twice: %d %q", status, out)
+	}
+	for _, verb := range []string{"ssh", "logs", "console", "reset"} {
+		if status, _, errs := toe(t, verb, "edge"); status != 1 || !strings.Contains(errs, "not running; `toe up edge` starts it") {
+			t.Errorf("%s of a stopped card: %d %q", verb, status, errs)
+		}
+	}
+	if status, out, _ := toe(t, "rm", "edge"); status != 0 || out != "edge is deleted\n" {
+		t.Errorf("rm: %d %q", status, out)
+	}
+}
+
+// Everything that prints for people prints for programs, too.
+func TestJSONEverywhere(t *testing.T) {
+	root := rootCmd()
+	for _, verb := range []string{"up", "ls", "status", "logs", "apply", "doctor", "version", "firmware status"} {
+		cmd, _, err := root.Find(strings.Fields(verb))
+		if err != nil || cmd.Flags().Lookup("json") == nil {
+			t.Errorf("toe %s has no --json (%v)", verb, err)
+		}
+	}
+}
+
+func TestEveryVerbIsDescribed(t *testing.T) {
+	for _, cmd := range rootCmd().Commands() {
+		if !cmd.Hidden && (cmd.Short == "" || cmd.RunE == nil && !cmd.HasSubCommands()) {
+			t.Errorf("toe %s: short %q", cmd.Name(), cmd.Short)
+		}
+	}
+}
+
+func TestManAndCompletion(t *testing.T) {
+	dir := t.TempDir()
+	if status, _, errs := toe(t, "man", dir); status != 0 {
+		t.Fatal(errs)
+	}
+	for _, page := range []string{"toe.1", "toe-up.1", "toe-exec.1"} {
+		if fi, err := os.Stat(filepath.Join(dir, page)); err != nil || fi.Size() == 0 {
+			t.Errorf("%s: %v", page, err)
+		}
+	}
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		if status, out, errs := toe(t, "completion", shell); status != 0 || !strings.Contains(out, "toe") {
+			t.Errorf("%s: %d %s", shell, status, errs)
+		}
+	}
+}
+
+func TestQuote(t *testing.T) {
+	for _, c := range []struct {
+		words []string
+		want  string
+	}{
+		{[]string{"uname", "-a"}, "uname -a"},
+		{[]string{"echo a; echo b"}, "echo a; echo b"},
+		{[]string{"echo", "a b", "", "it's", "$x"}, `echo 'a b' '' 'it'\''s' '$x'`},
+	} {
+		if got := quote(c.words); got != c.want {
+			t.Errorf("%q: %s, want %s", c.words, got, c.want)
+		}
+	}
+}
+
+func TestSignalsThatArePassedOn(t *testing.T) {
+	for _, c := range []struct {
+		sig      syscall.Signal
+		terminal bool
+		want     bool
+	}{
+		{syscall.SIGTERM, true, true}, {syscall.SIGTERM, false, true}, {syscall.SIGHUP, true, true},
+		{syscall.SIGINT, true, false}, // the terminal has sent it to the command as well
+		{syscall.SIGINT, false, true}, {syscall.SIGUSR1, true, true},
+	} {
+		if got := passOn(c.sig, c.terminal); got != c.want {
+			t.Errorf("%v, terminal %v: %v", c.sig, c.terminal, got)
+		}
+	}
+}
+
+func TestConsoleEndsAtItsKey(t *testing.T) {
+	var sent bytes.Buffer
+	if left := typeOn(&sent, strings.NewReader("ls\r\x1drm -rf\r")); !left || sent.String() != "ls\r" {
+		t.Errorf("left %v, sent %q", left, sent.String())
+	}
+	sent.Reset()
+	if left := typeOn(&sent, strings.NewReader("ls\r")); left || sent.String() != "ls\r" {
+		t.Errorf("at the input's end: left %v, sent %q", left, sent.String())
+	}
+}
+
+func TestDoctorPrintsWhatMends(t *testing.T) {
+	var b bytes.Buffer
+	printChecks(&b, []doctor.Result{{Name: "tun", State: doctor.Fail, Detail: "gone", Mend: "sudo modprobe tun"}, {Name: "kvm", State: doctor.Skip, Detail: "none"}})
+	if got := b.String(); !strings.Contains(got, "fail  tun") || !strings.Contains(got, "mend: sudo modprobe tun") || !strings.Contains(got, "skip  kvm") {
+		t.Errorf("%s", got)
+	}
+	if !doctor.Failed([]doctor.Result{{State: doctor.Fail}}) || doctor.Failed([]doctor.Result{{State: doctor.Warn}}) {
+		t.Error("Failed is wrong")
+	}
+}
