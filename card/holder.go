@@ -334,7 +334,7 @@ func makeExecLink(o holderOrder) ([]*os.File, error) {
 	_ = os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte(group), 0)
 	files, err := tun.Open(tun.Options{Name: execInterface, Queues: o.Queues})
 	if err != nil {
-		return nil, err
+		return nil, tunProblem(err)
 	}
 	if err := configureLink(execInterface, o.Addrs); err != nil {
 		closeAll(files)

@@ -11,6 +11,7 @@ import (
 	"strconv"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/link/tun"
 )
@@ -45,7 +46,7 @@ func (h *Host) Link(_ context.Context, want LinkWant) (*Attachment, error) {
 	}
 	files, err := tun.Open(tun.Options{Name: name, Queues: want.Queues})
 	if err != nil {
-		return nil, err
+		return nil, tunProblem(err)
 	}
 	if err := configureLink(name, want.Addrs); err != nil {
 		closeAll(files)
@@ -53,6 +54,14 @@ func (h *Host) Link(_ context.Context, want LinkWant) (*Attachment, error) {
 	}
 	d := net.Dialer{}
 	return &Attachment{Interface: name, Files: files, Seam: true, Dial: d.DialContext, Ping: pingFull}, nil
+}
+
+// tunProblem adds what to do about a device that cannot be opened.
+func tunProblem(err error) error {
+	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
+		return fmt.Errorf("%w; `toe doctor` says how to mend it", err)
+	}
+	return err
 }
 
 func closeAll(files []*os.File) {

@@ -47,6 +47,9 @@ func (s *Supervisor) life(ctx context.Context) (reached bool, exit machine.Exit,
 // powerOn gives the machine a fresh configuration and console and starts it.
 func (s *Supervisor) powerOn(ctx context.Context) (machine.Instance, error) {
 	s.setStage("starting the machine")
+	if err := s.reopen(ctx); err != nil {
+		return nil, err
+	}
 	write := s.parts.Initrd
 	if write == nil {
 		write = func(c *Card, img Image, cfg *control.Config) error { return c.writeInitrd(img, cfg) }

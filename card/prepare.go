@@ -2,6 +2,7 @@ package card
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -105,9 +106,31 @@ func (s *Supervisor) openPort(ctx context.Context, d *device) error {
 	d.Att = att
 	s.mu.Unlock()
 	if att.Died != nil {
-		s.task(func() { s.watchAttachment(ctx, d) })
+		s.task(func() { s.watchAttachment(d, att) })
 	}
 	return s.keep(d)
+}
+
+// reopen makes the ports anew whose other end has died. It is for the time
+// between two lives of the machine: a running one would lose its device.
+func (s *Supervisor) reopen(ctx context.Context) error {
+	for _, d := range s.ports {
+		s.mu.Lock()
+		dead, keeper, att := d.dead, d.keeper, d.Att
+		s.mu.Unlock()
+		if !dead {
+			continue
+		}
+		if err := errors.Join(keeper.Close(), att.close()); err != nil {
+			return fmt.Errorf("port %s: %w", d.spec.Name, err)
+		}
+		s.change(func() { d.dead, d.keeper, d.Att = false, nil, nil })
+		s.trouble("port "+d.spec.Name, "")
+		if err := s.openPort(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // keep starts the keeper of a device whose attachment is open.
@@ -129,13 +152,15 @@ func (s *Supervisor) keep(d *device) error {
 }
 
 // watchAttachment says when the other end of a port has died.
-func (s *Supervisor) watchAttachment(ctx context.Context, d *device) {
+func (s *Supervisor) watchAttachment(d *device, att *Attachment) {
 	select {
-	case err := <-d.Att.Died:
-		if err != nil {
-			s.event("port %s: %v", d.spec.Name, err)
-			s.trouble("port "+d.spec.Name, err.Error())
+	case err := <-att.Died:
+		if err == nil {
+			return // closed on purpose
 		}
+		s.event("port %s: %v", d.spec.Name, err)
+		s.trouble("port "+d.spec.Name, fmt.Sprintf("%v; `toe reset %s` mends it", err, s.card.Name))
+		s.change(func() { d.dead = true })
 	case <-s.downing():
 	}
 }

@@ -124,6 +124,7 @@ type device struct {
 	attach string
 	addrs  *LinkAddrs
 	keeper Keeper
+	dead   bool // its other end is gone
 	spec   PortSpec
 }
 

@@ -30,6 +30,10 @@ func runCmd() *cobra.Command {
 		parts.Ready = notifySystemd
 		s := card.NewSupervisor(c, parts, logger)
 		err := s.Run(ctx, func() { tellReady(readyFD) })
+		if c.IsTemporary() {
+			// Whoever made it may have been killed, and nobody else will.
+			err = errors.Join(err, c.Remove())
+		}
 		if errors.Is(err, context.Canceled) && errors.Is(cmd.Context().Err(), context.Canceled) {
 			return nil // asked to end, and ended
 		}
