@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -250,21 +249,16 @@ func (c *console) Close() {
 	c.tasks.Wait()
 }
 
-// ConsoleTail is the end of the last console log of a card, for people.
+// ConsoleTail is the end of what the card printed in its last start, for people.
 func (p Paths) ConsoleTail() string {
-	for _, path := range []string{p.ConsoleLog(), p.ConsoleLog() + ".1"} {
-		f, err := os.Open(filepath.Clean(path))
-		if err != nil {
-			continue
-		}
-		if fi, err := f.Stat(); err == nil {
-			_, _ = f.Seek(max(fi.Size()-2*consoleTail, 0), io.SeekStart)
-		}
-		data, _ := io.ReadAll(f)
-		f.Close()
-		if text := lastLines(data, consoleTail); text != "" {
-			return text
-		}
+	f, err := os.Open(p.ConsoleLog())
+	if err != nil {
+		return ""
 	}
-	return ""
+	defer f.Close()
+	if fi, err := f.Stat(); err == nil {
+		_, _ = f.Seek(max(fi.Size()-2*consoleTail, 0), io.SeekStart)
+	}
+	data, _ := io.ReadAll(f)
+	return lastLines(data, consoleTail)
 }
