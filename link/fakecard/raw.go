@@ -1,0 +1,43 @@
+package fakecard
+
+import "golang.org/x/sys/unix"
+
+// Raw accesses, for tests that break the rules. Nothing is checked.
+
+// SetDesc writes descriptor i.
+func (r *Ring) SetDesc(i int, d Desc) { *(*Desc)(r.p(r.at.desc + 16*uint64(i))) = d }
+
+// SetAvail writes entry i of the avail ring.
+func (r *Ring) SetAvail(i int, head uint16) { *(*uint16)(r.p(r.at.avail + 4 + 2*uint64(i))) = head }
+
+// SetAvailIdx writes the avail index.
+func (r *Ring) SetAvailIdx(v uint16) {
+	r.store32(r.at.avail, r.load32(r.at.avail)&0xffff|uint32(v)<<16)
+}
+
+// AvailIdx is the next avail index that the driver fills.
+func (r *Ring) AvailIdx() uint16 { return r.next }
+
+// UsedIdx is the used index as the device wrote it.
+func (r *Ring) UsedIdx() uint16 { return r.usedIdx() }
+
+// Used is entry i of the used ring.
+func (r *Ring) Used(i int) (id, size uint32) {
+	v := *(*uint64)(r.p(r.at.used + 4 + 8*uint64(i)))
+	return uint32(v), uint32(v >> 32)
+}
+
+// BufferAddr is the guest address of a slot's buffer.
+func (r *Ring) BufferAddr(slot int) uint64 {
+	return GuestBase + r.at.buffers + uint64(slot)*uint64(r.at.stride)
+}
+
+// Broken says whether the device has signalled the ring's error descriptor.
+func (r *Ring) Broken() bool {
+	r.poll[0] = unix.PollFd{Fd: int32(r.err.Fd()), Events: unix.POLLIN}
+	n, err := unix.Poll(r.poll[:], 0)
+	return err == nil && n > 0
+}
+
+// DescAddr is the guest address of the descriptor table.
+func (r *Ring) DescAddr() uint64 { return GuestBase + r.at.desc }
