@@ -1,0 +1,104 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/machine"
+	"github.com/toe-project/toe/machine/fake"
+)
+
+func host(t *testing.T, machines ...machine.Machine) Host {
+	dir, err := os.MkdirTemp("", "toe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return Host{Machines: machines, Dirs: card.Dirs{
+		State: filepath.Join(dir, "s"), Runtime: filepath.Join(dir, "r"), Cache: filepath.Join(dir, "c")}}
+}
+
+func TestKVMIsBelievedOnlyWhenAGuestRuns(t *testing.T) {
+	if _, err := os.Stat("/dev/kvm"); err != nil {
+		t.Skip("no /dev/kvm here")
+	}
+	broken := &fake.Machine{Name: machine.KVM, ProbeErr: errors.New("the guest printed nothing within 2 s")}
+	if r := checkKVM(context.Background(), host(t, broken)); r.State == Pass || r.Mend == "" {
+		t.Errorf("a device that opens and runs no guest: %+v", r)
+	}
+	if os.Geteuid() == 0 {
+		if r := checkKVM(context.Background(), host(t, &fake.Machine{Name: machine.KVM})); r.State != Pass {
+			t.Errorf("a guest that runs: %+v", r)
+		}
+	}
+}
+
+func TestUMLThatIsNotBuiltSaysHow(t *testing.T) {
+	r := checkUML(context.Background(), host(t, &fake.Machine{Name: machine.UML}))
+	if r.State != Warn || !strings.Contains(r.Mend, "toe firmware build --machine uml") {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestLeftovers(t *testing.T) {
+	h := host(t)
+	if r := checkLeftovers(context.Background(), h); r.State != Pass {
+		t.Errorf("an empty host: %+v", r)
+	}
+	for _, name := range []string{"edge", "exec-123"} {
+		if _, err := h.Dirs.Create(card.Default(name), t.TempDir()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	last := `{"state":"running","supervisor_pid":1,"boot":"` + boot(t) + `"}`
+	if err := os.WriteFile(h.Dirs.Card("edge").Last(), []byte(last), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := checkLeftovers(context.Background(), h)
+	if r.State != Warn || r.Mend != "toe down edge; toe rm exec-123" {
+		t.Errorf("a killed supervisor and a card of a dead command: %+v", r)
+	}
+}
+
+func boot(t *testing.T) string {
+	data, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(data))
+}
+
+func TestEveryBadResultSaysWhatMends(t *testing.T) {
+	t.Setenv("PATH", t.TempDir()) // no program is installed
+	for _, r := range Run(context.Background(), host(t)) {
+		if (r.State == Fail || r.State == Warn) && r.Mend == "" {
+			t.Errorf("%s: %s says nothing that mends it", r.Name, r.Detail)
+		}
+		if r.Name == "" || r.Detail == "" {
+			t.Errorf("empty: %+v", r)
+		}
+	}
+}
+
+func TestMachineVerdict(t *testing.T) {
+	for _, c := range []struct {
+		kvm, uml, qemu State
+		want           State
+		says           string
+	}{
+		{Pass, Warn, Pass, Pass, "kvm"},
+		{Warn, Pass, Pass, Pass, "uml"},
+		{Skip, Warn, Pass, Warn, "tcg"},
+		{Skip, Warn, Fail, Fail, "no kind of machine works"},
+	} {
+		r := judgeMachines([]Result{{Name: "kvm", State: c.kvm}, {Name: "uml", State: c.uml}, {Name: "qemu", State: c.qemu}})
+		if r.State != c.want || !strings.Contains(r.Detail, c.says) {
+			t.Errorf("%+v: %+v", c, r)
+		}
+	}
+}
