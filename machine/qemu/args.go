@@ -93,8 +93,8 @@ func (m *Machine) netArguments(known features, i int, n machine.Net) []string {
 		dev += fmt.Sprintf(",host_mtu=%d", n.MTU)
 	}
 	vectors := 2*queues + 2
-	if m.msixFault() {
-		vectors = 0
+	if !known.msix {
+		vectors = 0 // interrupts by the PCI line
 	}
 	dev += fmt.Sprintf(",mq=%s,vectors=%d", onOff(queues > 1), vectors)
 	return []string{
@@ -110,8 +110,3 @@ func onOff(b bool) string {
 	}
 	return "off"
 }
-
-// msixFault says whether a vhost-user device must do without MSI-X. QEMU
-// 7.2 dies of it when it has no interrupts of KVM's to bind the vectors to
-// (NULL vector_irqfd in msix_set_vector_notifiers). With KVM they are there.
-func (m *Machine) msixFault() bool { return m.cfg.Kind != machine.KVM }

@@ -9,12 +9,15 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/toe-project/toe/machine"
 )
 
 // features are what toe needs to know of the QEMU at hand.
 type features struct {
 	path         string
 	major, minor int
+	msix         bool // a vhost-user device may have MSI-X
 }
 
 // atLeast compares the version.
@@ -34,12 +37,14 @@ func (f features) reconnect() string {
 // seen remembers what was found out about a binary while it is the same file.
 var seen struct {
 	sync.Mutex
-	by map[string]features // path, modification time and size; guarded by Mutex
+	versions map[string]features // by path, modification time and size; guarded by Mutex
+	msix     map[string]bool     // the same; guarded by Mutex
 }
 
 var versionLine = regexp.MustCompile(`version (\d+)\.(\d+)`)
 
-func look(ctx context.Context, path string) (features, error) {
+// look finds out what a card with these devices needs to know.
+func (m *Machine) look(ctx context.Context, path string, vhost bool) (features, error) {
 	st, err := os.Stat(path)
 	if err != nil {
 		return features{}, err
@@ -47,9 +52,39 @@ func look(ctx context.Context, path string) (features, error) {
 	key := fmt.Sprintf("%s %d %d", path, st.ModTime().UnixNano(), st.Size())
 	seen.Lock()
 	defer seen.Unlock()
-	if f, ok := seen.by[key]; ok {
-		return f, nil
+	f, ok := seen.versions[key]
+	if !ok {
+		if f, err = version(ctx, path); err != nil {
+			return f, err
+		}
+		if seen.versions == nil {
+			seen.versions, seen.msix = map[string]features{}, map[string]bool{}
+		}
+		seen.versions[key] = f
 	}
+	switch {
+	case m.cfg.Kind == machine.KVM:
+		f.msix = true // the fault is about having no interrupts of KVM's
+	case vhost:
+		f.msix = m.tryMSIX(ctx, key, f)
+	}
+	return f, nil
+}
+
+// tryMSIX is called with seen locked, so that twenty cards that start at once
+// make one trial.
+func (m *Machine) tryMSIX(ctx context.Context, key string, f features) bool {
+	if works, ok := seen.msix[key]; ok {
+		return works
+	}
+	works, err := m.msixWorks(ctx, f)
+	if err == nil {
+		seen.msix[key] = works
+	}
+	return works
+}
+
+func version(ctx context.Context, path string) (features, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, path, "--version").CombinedOutput()
@@ -63,9 +98,5 @@ func look(ctx context.Context, path string) (features, error) {
 	f := features{path: path}
 	f.major, _ = strconv.Atoi(string(v[1])) // digits, by the expression
 	f.minor, _ = strconv.Atoi(string(v[2]))
-	if seen.by == nil {
-		seen.by = map[string]features{}
-	}
-	seen.by[key] = f
 	return f, nil
 }

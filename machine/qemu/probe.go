@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/toe-project/toe/internal/sandbox"
-	"github.com/toe-project/toe/internal/tail"
 	"github.com/toe-project/toe/machine"
 	"golang.org/x/sys/unix"
 )
@@ -44,7 +43,7 @@ func (m *Machine) Probe(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	known, err := look(ctx, path)
+	known, err := m.look(ctx, path, false)
 	if err != nil {
 		return "", err
 	}
@@ -117,17 +116,14 @@ func (m *Machine) awaitProbe(ctx context.Context, proc *sandbox.Process, stderr 
 		_ = proc.Kill()
 		<-proc.Done()
 	}
-	var words tail.Buffer
-	buf := make([]byte, tail.Size) // what fits into a pipe; the writer is gone
-	n, _ := stderr.Read(buf)
-	_, _ = words.Write(buf[:n])
+	words := lastWords(stderr)
 	switch status := proc.State().ExitCode(); {
 	case late && m.cfg.Kind == machine.KVM:
 		return fmt.Errorf("KVM: /dev/kvm opens, but a guest of five instructions did not run within %v", probeLimit(m.cfg.Kind))
 	case late:
 		return fmt.Errorf("QEMU: a guest of five instructions did not run within %v", probeLimit(m.cfg.Kind))
 	case status != probeStatus:
-		return fmt.Errorf("QEMU (%s): ended with status %d in place of running a guest: %s", m.cfg.Kind, status, words.LastLine())
+		return fmt.Errorf("QEMU (%s): ended with status %d in place of running a guest: %s", m.cfg.Kind, status, words)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 
 	"github.com/toe-project/toe/internal/sandbox"
 	"github.com/toe-project/toe/machine"
@@ -78,7 +79,7 @@ func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instanc
 	if err != nil {
 		return nil, err
 	}
-	known, err := look(ctx, path)
+	known, err := m.look(ctx, path, slices.ContainsFunc(spec.Nets, func(n machine.Net) bool { return n.Socket != "" }))
 	if err != nil {
 		return nil, err
 	}
