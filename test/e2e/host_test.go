@@ -1,0 +1,216 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/toe-project/toe/card"
+)
+
+// host is a machine of its own as far as toe can see: a network namespace,
+// and folders for its cards. Nothing of it outlives the test.
+type host struct {
+	netns string
+	dir   string // short, because of the sockets in it
+	user  *syscall.Credential
+	seen  map[int]process // every process that toe was seen to start
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	dir, err := os.MkdirTemp("/tmp", "te-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	h := &host{netns: "te-" + strconv.Itoa(os.Getpid()) + "-" + filepath.Base(dir)[3:], dir: dir, seen: map[int]process{}}
+	addNetns(t, h.netns)
+	t.Cleanup(func() { h.end(t) })
+	return h
+}
+
+func (h *host) runtime(name string) string { return filepath.Join(h.dir, "run", name) }
+
+// command is toe on this host. Its environment is what marks its processes.
+func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
+	argv := []string{"netns", "exec", h.netns}
+	if h.user != nil {
+		id := strconv.Itoa(int(h.user.Uid))
+		argv = append(argv, "setpriv", "--reuid", id, "--regid", id, "--clear-groups", "--inh-caps=-all", "--")
+	}
+	cmd := exec.CommandContext(ctx, "ip", append(append(argv, toe), args...)...)
+	cmd.Env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + h.dir, "TERM=dumb",
+		"TOE_STATE_DIR=" + filepath.Join(h.dir, "state"), "TOE_RUNTIME_DIR=" + filepath.Join(h.dir, "run"), "TOE_CACHE_DIR=" + cache,
+	}
+	cmd.WaitDelay = 2 * time.Second
+	return cmd
+}
+
+// result is how a command ended.
+type result struct {
+	status   int
+	out, err string
+	took     time.Duration
+}
+
+func (r result) String() string {
+	return fmt.Sprintf("exit status %d after %s\nstdout: %s\nstderr: %s", r.status, r.took.Round(time.Millisecond), r.out, r.err)
+}
+
+// try runs toe for at most limit.
+func (h *host) try(limit time.Duration, env []string, args ...string) (result, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	cmd := h.command(ctx, args...)
+	cmd.Env = append(cmd.Env, env...)
+	var out, complaint bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &complaint
+	began := time.Now()
+	err := cmd.Run()
+	r := result{cmd.ProcessState.ExitCode(), out.String(), complaint.String(), time.Since(began)}
+	var exit *exec.ExitError
+	switch {
+	case ctx.Err() != nil:
+		return r, fmt.Errorf("toe %s: still running after %s; %s", strings.Join(args, " "), limit, r)
+	case err != nil && !errors.As(err, &exit):
+		return r, err
+	}
+	return r, nil
+}
+
+// run is try where anything but the exit status want fails the test.
+func (h *host) run(t testing.TB, limit time.Duration, want int, args ...string) result {
+	t.Helper()
+	return h.runEnv(t, limit, nil, want, args...)
+}
+
+func (h *host) runEnv(t testing.TB, limit time.Duration, env []string, want int, args ...string) result {
+	t.Helper()
+	r, err := h.try(limit, env, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.status != want {
+		t.Fatalf("toe %s: want exit status %d: %s", strings.Join(args, " "), want, r)
+	}
+	return r
+}
+
+// spec writes a card.yaml and returns its path.
+func (h *host) spec(t testing.TB, file, text string) string {
+	t.Helper()
+	path := filepath.Join(h.dir, file)
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func (h *host) status(t testing.TB, name string) card.Status {
+	t.Helper()
+	var st card.Status
+	r := h.run(t, 10*time.Second, 0, "status", name, "--json")
+	if err := json.Unmarshal([]byte(r.out), &st); err != nil {
+		t.Fatalf("status --json: %v: %s", err, r.out)
+	}
+	h.note(st)
+	return st
+}
+
+// note remembers the processes of a card, to see later that they are gone.
+func (h *host) note(st card.Status) {
+	if st.Supervisor.PID != 0 {
+		maps.Copy(h.seen, descendants(st.Supervisor.PID))
+	}
+}
+
+// alive are the processes seen that still run.
+func (h *host) alive() []process {
+	var left []process
+	for _, p := range h.seen {
+		if p.alive() {
+			left = append(left, p)
+		}
+	}
+	return left
+}
+
+// gone waits until none of the processes seen is left.
+func (h *host) gone(t testing.TB, limit time.Duration) {
+	t.Helper()
+	until(t, limit, "the end of the card's processes", func() error {
+		if left := h.alive(); len(left) > 0 {
+			return fmt.Errorf("process %d (%s) and %d more run", left[0].pid, left[0].command(), len(left)-1)
+		}
+		return nil
+	})
+}
+
+// until tries f every few milliseconds until it succeeds.
+func until(t testing.TB, limit time.Duration, what string, f func() error) time.Duration {
+	t.Helper()
+	began := time.Now()
+	for {
+		err := f()
+		if err == nil {
+			return time.Since(began)
+		}
+		if time.Since(began) > limit {
+			t.Fatalf("waited %s for %s: %v", limit, what, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// awaitState waits until the card is healthy again and check is content.
+func (h *host) await(t testing.TB, name string, limit time.Duration, what string, check func(card.Status) error) card.Status {
+	t.Helper()
+	var st card.Status
+	until(t, limit, what, func() error {
+		st = h.status(t, name)
+		return check(st)
+	})
+	return st
+}
+
+// end shows what is known of a failed test's cards and ends what runs.
+func (h *host) end(t *testing.T) {
+	cards, _ := filepath.Glob(filepath.Join(h.dir, "state", "*", "card.yaml"))
+	for _, path := range cards {
+		name := filepath.Base(filepath.Dir(path))
+		if t.Failed() {
+			h.show(t, name)
+		}
+		if _, err := h.try(40*time.Second, nil, "down", name); err != nil {
+			t.Errorf("clean up: %v", err)
+		}
+	}
+	for _, p := range h.alive() {
+		t.Errorf("clean up: process %d (%s) had to be killed", p.pid, p.command())
+		_ = syscall.Kill(p.pid, syscall.SIGKILL)
+	}
+}
+
+func (h *host) show(t *testing.T, name string) {
+	if r, err := h.try(10*time.Second, nil, "status", name); err == nil {
+		t.Logf("status of %s: %s", name, r)
+	}
+	for _, file := range []string{"console.log", "supervisor.log"} {
+		if text, err := os.ReadFile(filepath.Join(h.runtime(name), file)); err == nil {
+			t.Logf("end of %s of %s:\n%s", file, name, text[max(len(text)-4096, 0):])
+		}
+	}
+}

@@ -1,0 +1,181 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/toe-project/toe/card"
+)
+
+// pumpGap is how long a link may be silent when its pump is killed.
+const pumpGap = time.Second
+
+func (j *journey) killLinkPump(t *testing.T) {
+	j.killPump(t, func(st card.Status) int { return st.Pump.PID })
+}
+
+func (j *journey) killPortPump(t *testing.T) {
+	j.killPump(t, func(st card.Status) int { return st.Ports[0].PumpPID })
+}
+
+// killPump kills a pump under traffic. It costs the packets in flight: the
+// card goes on, what the host has configured stays, connections survive.
+func (j *journey) killPump(t *testing.T, pumpOf func(card.Status) int) {
+	before, had := j.status(t, "card0"), j.configured(t)
+	up := j.cardUptime(t)
+	s, p := startStream(t, j.netns), startProbe(t, j.netns)
+	s.moves(t, 10*time.Second)
+	p.gap.Store(0)
+	kill(t, pumpOf(before))
+	p.answers(t, pumpGap)
+	stalled := s.moves(t, 5*time.Second)
+	after := j.await(t, "card0", 5*time.Second, "another pump", func(st card.Status) error {
+		if pid := pumpOf(st); pid == 0 || pid == pumpOf(before) || st.State != card.Healthy {
+			return fmt.Errorf("pump %d, state %s %v", pid, st.State, st.Reasons)
+		}
+		return nil
+	})
+	gap := time.Duration(p.gap.Load())
+	t.Logf("no packet for %s; TCP goes on after %s", gap.Round(time.Millisecond), stalled.Round(time.Millisecond))
+	if gap > pumpGap {
+		t.Errorf("no packet for %s; at most %s", gap, pumpGap)
+	}
+	if after.Machine.PID != before.Machine.PID || after.Restarts != before.Restarts {
+		t.Errorf("machine %d and %d restarts before, %d and %d after", before.Machine.PID, before.Restarts, after.Machine.PID, after.Restarts)
+	}
+	if now := j.cardUptime(t); now < up {
+		t.Errorf("the card was up for %.1f s before and %.1f s after: it was rebooted", up, now)
+	}
+	j.unchanged(t, had)
+	j.told(t, before, after, "pump")
+	j.card = after
+}
+
+// killMachine kills the machine under traffic: it is started again, and the
+// host's interface, addresses and routes stay.
+func (j *journey) killMachine(t *testing.T) {
+	j.restart(t, "machine", func(st card.Status) { kill(t, st.Machine.PID) })
+}
+
+func (j *journey) reboot(t *testing.T) {
+	j.restart(t, "rebooted", func(card.Status) {
+		// The connection may break before the command's exit status comes.
+		if _, err := j.try(quick, nil, "ssh", "--", "reboot"); err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+func (j *journey) restart(t *testing.T, word string, how func(card.Status)) {
+	before, had := j.status(t, "card0"), j.configured(t)
+	p := startProbe(t, j.netns)
+	began := time.Now()
+	how(before)
+	after := j.await(t, "card0", j.kind.start, "the card to be back", func(st card.Status) error {
+		if st.State != card.Healthy || st.Machine.PID == before.Machine.PID || st.Machine.PID == 0 {
+			return fmt.Errorf("machine %d, state %s %v", st.Machine.PID, st.State, st.Reasons)
+		}
+		return nil
+	})
+	t.Logf("back after %s", time.Since(began).Round(time.Millisecond))
+	p.answers(t, 5*time.Second)
+	if after.Supervisor != before.Supervisor || after.Restarts != before.Restarts+1 {
+		t.Errorf("supervisor %d and %d restarts before, %d and %d after", before.Supervisor.PID, before.Restarts, after.Supervisor.PID, after.Restarts)
+	}
+	if after.UptimeSeconds > time.Since(began).Seconds()+1 {
+		t.Errorf("uptime %.1f s, %s after the restart", after.UptimeSeconds, time.Since(began))
+	}
+	j.unchanged(t, had)
+	j.told(t, before, after, word)
+	j.card = after
+}
+
+// killSupervisor takes the card down with it; status tells, and up starts anew.
+func (j *journey) killSupervisor(t *testing.T) {
+	before := j.status(t, "card0")
+	p := startProbe(t, j.netns)
+	p.gap.Store(0)
+	kill(t, before.Supervisor.PID)
+	j.gone(t, 5*time.Second)
+	st := j.status(t, "card0")
+	if st.State != card.Failed || !strings.Contains(strings.Join(st.Reasons, " "), "killed") || !st.Killed {
+		t.Errorf("status: %s %v; want failed, and that the supervisor was killed", st.State, st.Reasons)
+	}
+	j.run(t, j.kind.start, 0, "up")
+	j.card = j.status(t, "card0")
+	if j.card.State != card.Healthy || j.card.Link.Interface != "toe0" {
+		t.Fatalf("after up: %s %v, link %s", j.card.State, j.card.Reasons, j.card.Link.Interface)
+	}
+	j.route(t)
+	p.answers(t, 5*time.Second)
+}
+
+func kill(t *testing.T, pid int) {
+	t.Helper()
+	if pid <= 1 {
+		t.Fatalf("process %d: there is none to kill", pid)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatalf("kill %d: %v", pid, err)
+	}
+}
+
+// configured is what the host has set up on and over its interface. The
+// lifetime and the metric of nothing here change by themselves.
+func (j *journey) configured(t *testing.T) string {
+	t.Helper()
+	var all string
+	for _, args := range [][]string{{"addr", "show", "dev", "toe0"}, {"route", "show", "table", "all"}, {"-6", "route", "show", "table", "all"}} {
+		all += ip(t, append([]string{"-n", j.netns}, args...)...)
+	}
+	return all
+}
+
+func (j *journey) unchanged(t *testing.T, had string) {
+	t.Helper()
+	// A TUN has no carrier while nobody reads it; that comes back by itself.
+	until(t, 2*time.Second, "addresses and routes to be as before", func() error {
+		if now := j.configured(t); now != had {
+			return fmt.Errorf("before:\n%s\nnow:\n%s", had, now)
+		}
+		return nil
+	})
+}
+
+// told wants something new in the card's history.
+func (j *journey) told(t *testing.T, before, after card.Status, word string) {
+	t.Helper()
+	var last time.Time
+	if n := len(before.History); n > 0 {
+		last = before.History[n-1].Time
+	}
+	var news []string
+	for _, e := range after.History {
+		if e.Time.After(last) {
+			news = append(news, e.Text)
+		}
+	}
+	if !strings.Contains(strings.Join(news, "\n"), word) {
+		t.Errorf("status does not tell of it: %q has no %q", news, word)
+	}
+	if out := j.run(t, quick, 0, "status").out; len(news) > 0 && !strings.Contains(out, news[0]) {
+		t.Errorf("toe status does not show %q: %s", news[0], out)
+	}
+}
+
+// cardUptime is the card's own, in seconds.
+func (j *journey) cardUptime(t *testing.T) float64 {
+	t.Helper()
+	r := j.run(t, quick, 0, "ssh", "--", "cat", "/proc/uptime")
+	text, _, _ := strings.Cut(r.out, " ")
+	up, err := strconv.ParseFloat(text, 64)
+	if err != nil {
+		t.Fatal(errors.Join(err, errors.New(r.out)))
+	}
+	return up
+}

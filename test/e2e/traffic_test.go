@@ -1,0 +1,134 @@
+package e2e
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// stream is a TCP connection to the world's echo that is never idle: each
+// message is a number, sent when the one before came back.
+type stream struct {
+	conn net.Conn
+	done chan error
+	at   atomic.Uint64
+}
+
+func startStream(t *testing.T, netns string) *stream {
+	t.Helper()
+	c, err := dialIn(netns, "tcp", net.JoinHostPort(worldAddr, "7"), 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &stream{conn: c, done: make(chan error, 1)}
+	go func() { s.done <- s.talk() }()
+	t.Cleanup(func() { c.Close() })
+	return s
+}
+
+// talk sends 32 KiB at a time, so that segments of many packets are under way.
+func (s *stream) talk() error {
+	out, in := make([]byte, 32<<10), make([]byte, 32<<10)
+	for n := uint64(1); ; n++ {
+		binary.BigEndian.PutUint64(out, n)
+		if _, err := s.conn.Write(out); err != nil {
+			return err
+		}
+		if _, err := io.ReadFull(s.conn, in); err != nil {
+			return err
+		}
+		if got := binary.BigEndian.Uint64(in); got != n {
+			return fmt.Errorf("message %d came back as %d", n, got)
+		}
+		s.at.Store(n)
+	}
+}
+
+// moves waits until the connection carries more than it has so far.
+func (s *stream) moves(t *testing.T, limit time.Duration) time.Duration {
+	t.Helper()
+	from := s.at.Load()
+	return until(t, limit, "the TCP connection to go on", func() error {
+		select {
+		case err := <-s.done:
+			s.done <- err
+			t.Fatalf("the TCP connection broke after %d messages: %v", s.at.Load(), err)
+		default:
+		}
+		if s.at.Load() < from+3 {
+			return fmt.Errorf("%d messages, as before", s.at.Load())
+		}
+		return nil
+	})
+}
+
+// probe sends a small datagram to the world's echo every few milliseconds and
+// notes when answers come.
+type probe struct {
+	conn net.Conn
+	quit chan struct{}
+	last atomic.Int64 // when the newest answer came, in ns since 1970
+	gap  atomic.Int64 // the longest time between two answers, in ns
+}
+
+const probeEvery = 5 * time.Millisecond
+
+func startProbe(t *testing.T, netns string) *probe {
+	t.Helper()
+	c, err := dialIn(netns, "udp", net.JoinHostPort(worldAddr, "7"), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &probe{conn: c, quit: make(chan struct{})}
+	go p.send()
+	go p.receive()
+	t.Cleanup(func() { close(p.quit); c.Close() })
+	p.answers(t, 5*time.Second)
+	return p
+}
+
+func (p *probe) send() {
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-p.quit:
+			return
+		case <-tick.C:
+			_, _ = p.conn.Write([]byte("probe")) // lost ones are the point
+		}
+	}
+}
+
+func (p *probe) receive() {
+	buf := make([]byte, 64)
+	for {
+		if _, err := p.conn.Read(buf); errors.Is(err, net.ErrClosed) {
+			return
+		} else if err != nil {
+			continue // an ICMP error while the other side is away
+		}
+		now := time.Now().UnixNano()
+		if before := p.last.Swap(now); before != 0 && now-before > p.gap.Load() {
+			p.gap.Store(now - before)
+		}
+	}
+}
+
+// answers waits for one that is sent from now on.
+func (p *probe) answers(t *testing.T, limit time.Duration) {
+	t.Helper()
+	// One that was under way may still come in the first moment.
+	since := time.Now().Add(2 * probeEvery).UnixNano()
+	until(t, limit, "packets to come back from the world", func() error {
+		if p.last.Load() < since {
+			return errors.New("none yet")
+		}
+		return nil
+	})
+}
