@@ -36,7 +36,7 @@ type Options struct {
 	NoEventIdx  bool   // use the rings' flags
 	Indirect    bool   // chains stand in indirect tables
 	Segments    int    // descriptors of a chain, default 1
-	Buffer      int    // bytes of a receive buffer, default 4096, or FrameMax without mergeable
+	Buffer      int    // bytes of a receive buffer, default 4096, or 65562 without mergeable
 	SendBuffer  int    // bytes of a send buffer, default FrameMax
 	Refuse      uint64 // feature bits not to take
 	Disabled    bool   // leave the pairs switched off
@@ -56,7 +56,7 @@ func (o Options) defaults() Options {
 	def(&o.Size, 256)
 	def(&o.Segments, 1)
 	if o.NoMergeable {
-		def(&o.Buffer, FrameMax)
+		def(&o.Buffer, 65562) // the least that virtio 1.2 section 5.1.6.3.1 allows
 	}
 	def(&o.Buffer, 4096)
 	def(&o.SendBuffer, FrameMax)

@@ -1,0 +1,59 @@
+package link
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestMain is also the pump: a keeper starts this very program with PumpVerb.
+// It fails the suite where descriptors or goroutines are left behind.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == PumpVerb {
+		if err := Pump(3, nil); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Stdin.Stat()
+	fds, goroutines := descriptors(), runtime.NumGoroutine()
+	code := m.Run()
+	if code == 0 && !settles(fds, goroutines) {
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// settles waits for what ends in the background.
+func settles(fds []string, goroutines int) bool {
+	for deadline := time.Now().Add(3 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		now := descriptors()
+		if len(now) <= len(fds) && runtime.NumGoroutine() <= goroutines {
+			return true
+		}
+		if time.Now().After(deadline) {
+			b := make([]byte, 1<<20)
+			fmt.Fprintf(os.Stderr, "left behind: descriptors %d, before %d:\n%s\ngoroutines %d, before %d:\n%s\n",
+				len(now), len(fds), strings.Join(now, "\n"), runtime.NumGoroutine(), goroutines, b[:runtime.Stack(b, true)])
+			return false
+		}
+	}
+}
+
+// descriptors lists what is open, but for what the runtime opens once.
+func descriptors() (out []string) {
+	names, _ := filepath.Glob("/proc/self/fd/*")
+	for _, n := range names {
+		to, err := os.Readlink(n)
+		if err != nil || strings.Contains(to, "eventpoll") || to == "anon_inode:[eventfd]" && filepath.Base(n) < "9" && len(filepath.Base(n)) == 1 {
+			continue
+		}
+		out = append(out, n+" "+to)
+	}
+	return out
+}
