@@ -3,6 +3,8 @@ package agent
 import (
 	"fmt"
 	"io"
+	"os"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,10 +44,29 @@ func endProcesses() {
 	_ = unix.Kill(-1, unix.SIGHUP) // interactive shells ignore SIGTERM
 	for range 100 {
 		time.Sleep(10 * time.Millisecond)
-		if unix.Kill(-1, 0) != nil {
+		if !anybody() {
 			return
 		}
 	}
 	_ = unix.Kill(-1, unix.SIGKILL)
 	time.Sleep(20 * time.Millisecond)
+}
+
+// anybody says whether a program but this one still runs. Signals reach kernel
+// threads as well, so kill(2) cannot tell; those have no command line, and
+// neither has a program that has ended.
+func anybody() bool {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return true
+	}
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err != nil || pid == os.Getpid() {
+			continue
+		}
+		if line, err := os.ReadFile("/proc/" + e.Name() + "/cmdline"); err == nil && len(line) > 0 {
+			return true
+		}
+	}
+	return false
 }
