@@ -56,8 +56,8 @@ func TestMeminfo(t *testing.T) {
 func TestBufferSizes(t *testing.T) {
 	const mib = 1 << 20
 	for memory, want := range map[uint64][2]uint64{
-		64 * mib:   {4 * mib, mib},
-		256 * mib:  {16 * mib, 4 * mib},
+		64 * mib:   {4 * mib, mib / 2},
+		256 * mib:  {16 * mib, mib},
 		4096 * mib: {32 * mib, 4 * mib},
 		0:          {mib, mib / 2},
 	} {
