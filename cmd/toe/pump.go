@@ -20,7 +20,7 @@ import (
 type pumpFlags struct {
 	socket, iface    string
 	fd, queues       int
-	printCapabilites bool
+	printCapabilities bool
 	tap              bool
 }
 
@@ -33,7 +33,10 @@ func pumpCmd() *cobra.Command {
 		Short: "Run the link's back end alone, for any virtual machine monitor",
 		Long: `Run the vhost-user-net back end of a link in the foreground: whatever virtual machine connects to
 the socket is joined to the TUN interface NAME by IP packets with an MTU of 65535. NAME is created if it does
-not exist. Ends on SIGTERM.`,
+not exist. Ends on SIGTERM.
+
+The device on the other side must have the hardware address 02:74:6f:65:00:01, the one that every packet of a link
+is addressed to (QEMU: mac=02:74:6f:65:00:01), and no ARP (ip link set DEV arp off mtu 65535).`,
 		Example: `  toe pump --socket-path /run/link.sock --interface toe0
   toe pump --fd 3 --interface toe0 --queues 2
   toe pump --print-capabilities`,
@@ -45,12 +48,12 @@ not exist. Ends on SIGTERM.`,
 	c.Flags().StringVar(&f.iface, "interface", "", "TUN interface of the host")
 	c.Flags().IntVar(&f.queues, "queues", 1, "queue pairs")
 	c.Flags().BoolVar(&f.tap, "tap", false, "a TAP with Ethernet frames instead of a TUN with IP packets")
-	c.Flags().BoolVar(&f.printCapabilites, "print-capabilities", false, "print what this back end can do, as JSON, and exit")
+	c.Flags().BoolVar(&f.printCapabilities, "print-capabilities", false, "print what this back end can do, as JSON, and exit")
 	return c
 }
 
 func runPump(cmd *cobra.Command, f pumpFlags) error {
-	if f.printCapabilites {
+	if f.printCapabilities {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"type": "net", "features": []string{}})
 	}
 	if f.iface == "" || (f.socket == "") == (f.fd < 0) {
