@@ -18,10 +18,10 @@ import (
 )
 
 type pumpFlags struct {
-	socket, iface    string
-	fd, queues       int
+	socket, iface     string
+	fd, queues        int
 	printCapabilities bool
-	tap              bool
+	tap               bool
 }
 
 // pumpCmd is the back end alone, by the conventions of vhost-user back-end
