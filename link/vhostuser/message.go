@@ -118,6 +118,10 @@ func receive(c *net.UnixConn, buf []byte) (*message, error) {
 	if err == nil {
 		err = m.decode(head[:], buf, c)
 	}
+	if n > 0 && errors.Is(err, io.EOF) {
+		// Only between two messages is the end a proper one.
+		err = fmt.Errorf("%w: it ends within a message", ErrMessage)
+	}
 	if err != nil {
 		m.closeFiles()
 		return nil, err
