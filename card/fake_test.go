@@ -32,10 +32,11 @@ type world struct {
 	mu    sync.Mutex
 	fault map[string]error
 	hang  map[string]bool
-	open  map[string]int // attachments and keepers that are open, by name
-	seen  []string       // steps in the order they were reached
-	route bool           // the default route leads through the card
-	event func(text string)
+	open  map[string]int    // attachments and keepers that are open, by name
+	seen  []string          // steps in the order they were reached
+	route bool              // the default route leads through the card
+	event func(text string) // of the keeper that was made last
+	slow  time.Duration     // how long that one takes to tell it
 }
 
 func newWorld() *world {
@@ -119,6 +120,7 @@ type fakeKeeper struct {
 	name string
 	quit chan struct{}
 	once sync.Once
+	lock sync.Mutex // held while an event is told, as the real one's is
 }
 
 func (w *world) keeper(d Device, event func(string)) (Keeper, error) {
@@ -126,15 +128,23 @@ func (w *world) keeper(d Device, event func(string)) (Keeper, error) {
 		return nil, err
 	}
 	w.opened("keeper "+d.Name, 1)
+	k := &fakeKeeper{w: w, name: d.Name, quit: make(chan struct{})}
 	w.mu.Lock()
-	w.event = event
-	w.mu.Unlock()
-	return &fakeKeeper{w: w, name: d.Name, quit: make(chan struct{})}, nil
+	defer w.mu.Unlock()
+	w.event = func(text string) {
+		k.lock.Lock()
+		defer k.lock.Unlock()
+		time.Sleep(w.slow)
+		event(text)
+	}
+	return k, nil
 }
 
 func (k *fakeKeeper) Serve(context.Context) error { <-k.quit; return nil }
 func (k *fakeKeeper) PumpPID() int                { return 4711 }
 func (k *fakeKeeper) Stats() []link.QueueStats {
+	k.lock.Lock()
+	defer k.lock.Unlock()
 	return []link.QueueStats{{ToCard: link.Direction{Packets: 3, Bytes: 200}}}
 }
 func (k *fakeKeeper) Close() error {

@@ -61,8 +61,33 @@ func healthWord(h cardpb.Health) string {
 	return strings.ToLower(strings.TrimPrefix(h.String(), "HEALTH_"))
 }
 
+// pumpStatus is what a keeper says of its pump.
+type pumpStatus struct {
+	pid    int
+	queues []link.QueueStats
+}
+
+// pumps asks the keepers. A keeper reports events with its own lock held, and
+// event takes mu: whoever asked one with mu held would wait for ever.
+func (s *Supervisor) pumps() map[*device]pumpStatus {
+	keepers := map[*device]Keeper{}
+	s.mu.Lock()
+	for _, d := range slices.Concat(s.links, s.ports) {
+		if d.keeper != nil {
+			keepers[d] = d.keeper
+		}
+	}
+	s.mu.Unlock()
+	out := map[*device]pumpStatus{}
+	for d, k := range keepers {
+		out[d] = pumpStatus{k.PumpPID(), k.Stats()}
+	}
+	return out
+}
+
 // Status is how the card is now.
 func (s *Supervisor) Status() Status {
+	pumps := s.pumps()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.card.empty()
@@ -81,7 +106,7 @@ func (s *Supervisor) Status() Status {
 	if s.image.Version != "" {
 		st.Firmware = FirmwareStatus{Edition: s.image.Edition, Version: s.image.Version, Kernel: s.image.KernelVersion}
 	}
-	s.linksStatus(&st)
+	s.linksStatus(&st, pumps)
 	s.agentStatus(&st)
 	return st
 }
@@ -114,13 +139,15 @@ func (s *Supervisor) state() (State, []string) {
 	return Degraded, reasons
 }
 
-func (s *Supervisor) linksStatus(st *Status) {
+func (s *Supervisor) linksStatus(st *Status, pumps map[*device]pumpStatus) {
 	for i, d := range s.links {
 		l := LinkStatus{MTU: linkMTU, Host: d.addrs.HostAddrs(), Card: d.addrs.CardAddrs(), Queues: []link.QueueStats{}, Namespace: d.Name == devExec}
 		if d.Att != nil {
 			l.Interface = d.Att.Interface
 		}
-		l.PumpPID, l.Queues = keeperStatus(d)
+		if p, ok := pumps[d]; ok {
+			l.PumpPID, l.Queues = p.pid, p.queues
+		}
 		if i == 0 {
 			st.Link, st.Pump.PID = l, l.PumpPID
 		}
@@ -129,15 +156,8 @@ func (s *Supervisor) linksStatus(st *Status) {
 		}
 	}
 	for i, d := range s.ports {
-		st.Ports[i].PumpPID, st.Ports[i].Queues = keeperStatus(d)
+		st.Ports[i].PumpPID, st.Ports[i].Queues = pumps[d].pid, pumps[d].queues
 	}
-}
-
-func keeperStatus(d *device) (pid int, queues []link.QueueStats) {
-	if d.keeper == nil {
-		return 0, []link.QueueStats{}
-	}
-	return d.keeper.PumpPID(), d.keeper.Stats()
 }
 
 // agentStatus adds what the agent said last.
