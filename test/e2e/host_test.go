@@ -25,6 +25,7 @@ type host struct {
 	netns string
 	dir   string // short, because of the sockets in it
 	user  *syscall.Credential
+	tun   string          // a node for /dev/net/tun, where there is a user
 	seen  map[int]process // every process that toe was seen to start
 }
 
@@ -43,12 +44,17 @@ func newHost(t *testing.T) *host {
 
 func (h *host) runtime(name string) string { return filepath.Join(h.dir, "run", name) }
 
+// openTUN puts a device node that everybody may open, as Debian has it, in the
+// place of one that a container keeps to root. ip-netns(8) runs it in a mount
+// namespace of its own.
+const openTUN = `mount --bind "$0" /dev/net/tun && exec "$@"`
+
 // command is toe on this host. Its environment is what marks its processes.
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 	argv := []string{"netns", "exec", h.netns}
 	if h.user != nil {
 		id := strconv.Itoa(int(h.user.Uid))
-		argv = append(argv, "setpriv", "--reuid", id, "--regid", id, "--clear-groups", "--inh-caps=-all", "--")
+		argv = append(argv, "sh", "-c", openTUN, h.tun, "setpriv", "--reuid", id, "--regid", id, "--clear-groups", "--inh-caps=-all", "--")
 	}
 	cmd := exec.CommandContext(ctx, "ip", append(append(argv, toe), args...)...)
 	cmd.Env = []string{

@@ -1,0 +1,133 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/card"
+)
+
+// The network between an ordinary user's host and the world (RFC 5737).
+const (
+	outsideAddr = "198.51.100.1"
+	insideAddr  = "198.51.100.2"
+)
+
+// ordinary is a user that no account needs to exist for.
+const ordinary = 54321
+
+// newUserHost is a host on which toe is run by an ordinary user. Such a card
+// reaches the world as the user's own programs do: through the host's network.
+func newUserHost(t *testing.T) *host {
+	t.Helper()
+	h := newHost(t)
+	far := h.netns + "w"
+	addNetns(t, far)
+	ip(t, "-n", h.netns, "link", "add", "up0", "type", "veth", "peer", "name", "wan0", "netns", far)
+	ip(t, "-n", h.netns, "addr", "add", insideAddr+"/24", "dev", "up0")
+	ip(t, "-n", h.netns, "link", "set", "up0", "up")
+	ip(t, "-n", far, "addr", "add", outsideAddr+"/24", "dev", "wan0")
+	ip(t, "-n", far, "addr", "add", worldAddr+"/32", "dev", "lo")
+	ip(t, "-n", far, "link", "set", "wan0", "up")
+	ip(t, "-n", h.netns, "route", "add", "default", "via", outsideAddr)
+	nameServer(t, h.netns, worldAddr)
+	newWorld(t, far)
+	if err := os.Chown(h.dir, ordinary, ordinary); err != nil {
+		t.Fatal(err)
+	}
+	h.tun = filepath.Join(h.dir, "tun")
+	if err := unix.Mknod(h.tun, unix.S_IFCHR|0o666, int(unix.Mkdev(10, 200))); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(h.tun, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	h.user = &syscall.Credential{Uid: ordinary, Gid: ordinary}
+	return h
+}
+
+// nameServer is what programs in a namespace find in /etc/resolv.conf
+// (ip-netns(8)).
+func nameServer(t *testing.T, netns, server string) {
+	t.Helper()
+	dir := filepath.Join("/etc/netns", netns)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		os.RemoveAll(dir)
+		os.Remove("/etc/netns") // if it is empty
+	})
+	if err := os.WriteFile(filepath.Join(dir, "resolv.conf"), []byte("nameserver "+server+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestUser is the journey of somebody without root.
+func TestUser(t *testing.T) {
+	for _, k := range kinds {
+		t.Run(k.name, func(t *testing.T) {
+			h := newUserHost(t)
+			r := h.run(t, k.start, 0, "up", "-f", h.spec(t, "card.yaml", "machine: {kind: "+k.name+"}\n"))
+			t.Logf("up took %s", r.took.Round(time.Millisecond))
+			st := h.status(t, "card0")
+			if st.State != card.Healthy || st.Machine.Kind != k.name {
+				t.Fatalf("status: %s on %s %v", st.State, st.Machine.Kind, st.Reasons)
+			}
+			h.get(t, "card0")
+			h.run(t, quick, 7, "exec", "--", "sh", "-c", "exit 7")
+			h.run(t, quick, 0, "exec", "--", "sh", "-c", "test $(id -u) = 54321")
+			if r := h.run(t, quick, 0, "ssh", "--", "hostname"); r.out != "card0\n" {
+				t.Errorf("hostname of the card: %q", r.out)
+			}
+			h.userPump(t)
+			if links := ip(t, "-n", h.netns, "-j", "link", "show"); strings.Contains(links, "toe") {
+				t.Errorf("an ordinary user's card has an interface on the host: %s", links)
+			}
+			h.run(t, 40*time.Second, 0, "down")
+			h.gone(t, 3*time.Second)
+		})
+	}
+}
+
+// get reaches the world by address and by name.
+func (h *host) get(t *testing.T, names ...string) {
+	t.Helper()
+	for _, host := range []string{worldAddr, worldName} {
+		args := append(append([]string{"exec"}, names...), "--", self, "http://"+host+"/")
+		if r := h.runEnv(t, quick, []string{roleVariable + "=get"}, 0, args...); r.out != insideAddr {
+			t.Errorf("http://%s/ was asked by %q; want %s, the address of the user's host", host, r.out, insideAddr)
+		}
+	}
+}
+
+// userPump kills the pump of an ordinary user's card.
+func (h *host) userPump(t *testing.T) {
+	t.Helper()
+	before := h.status(t, "card0")
+	kill(t, before.Pump.PID)
+	h.get(t, "card0")
+	if now := h.status(t, "card0"); now.Pump == before.Pump || now.Machine.PID != before.Machine.PID {
+		t.Errorf("pump %d, machine %d before; %d and %d after", before.Pump.PID, before.Machine.PID, now.Pump.PID, now.Machine.PID)
+	}
+}
+
+// TestUserOwnCard lets exec make a card for one command, and take it away.
+func TestUserOwnCard(t *testing.T) {
+	h := newUserHost(t)
+	r := h.runEnv(t, 2*time.Minute, []string{roleVariable + "=get"}, 0, "exec", "--", self, "http://"+worldName+"/")
+	if r.out != insideAddr {
+		t.Errorf("the world was asked by %q", r.out)
+	}
+	h.run(t, time.Minute, 7, "exec", "--", "sh", "-c", "exit 7")
+	h.nothingRuns(t)
+	if cards, _ := filepath.Glob(filepath.Join(h.dir, "state", "[^.]*")); len(cards) > 0 {
+		t.Errorf("cards left: %q", cards)
+	}
+}
