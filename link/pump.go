@@ -133,10 +133,15 @@ func (p *pump) init(s *setup, fds []int) error {
 			return err
 		}
 		q.seam, q.spin = s.Seam, time.Duration(s.Spin)
+		p.queues = append(p.queues, q)
+		events := uint32(unix.EPOLLIN)
 		if s.Stream {
 			q.stream = newStream()
+			events |= unix.EPOLLOUT // what it did not take must be tried again
 		}
-		p.queues = append(p.queues, q)
+		if err := q.watch(fd, events); err != nil {
+			return err
+		}
 	}
 	if p.confine != nil {
 		if err := p.confine(); err != nil {

@@ -87,7 +87,7 @@ func newQueue(index, fd int, b *board, report func(int, error)) (*queue, error) 
 	if q.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	return q, errors.Join(q.watch(q.fd, unix.EPOLLIN), q.watch(q.wake, unix.EPOLLIN))
+	return q, q.watch(q.wake, unix.EPOLLIN)
 }
 
 // watch and unwatch add and remove a descriptor of the epoll set.
@@ -160,12 +160,15 @@ func (q *queue) run() {
 // spared between the last look and the wish. It says whether there is work.
 func (q *queue) settle() bool {
 	more := false
-	if q.tx.running() {
+	// Of a socket that takes nothing the kernel tells when it does again;
+	// until then more frames are nothing to wake for.
+	if q.tx.running() && !(q.stream != nil && q.stream.stuck()) {
 		more = q.tx.ring.WantKicks()
 	}
 	// Buffers are waited for only while there are none: otherwise each one
-	// that the driver puts back would wake us.
-	if q.rx.running() && q.win.starved {
+	// that the driver puts back would wake us. Nor are they where the ring is
+	// switched off, since then nothing looks at them.
+	if q.rx.running() && q.rx.enabled && q.win.starved {
 		more = q.rx.ring.WantKicks() || more
 	}
 	return more

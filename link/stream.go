@@ -143,6 +143,9 @@ func (s *stream) send(q *queue, iov []unix.Iovec, n int) int {
 	return n
 }
 
+// stuck says whether the socket has not taken all of the last frame.
+func (s *stream) stuck() bool { return len(s.out) > 0 && !s.dead }
+
 // blocked tries to write what is left and says whether there still is any.
 func (s *stream) blocked(q *queue) bool {
 	if len(s.out) == 0 || s.dead {
