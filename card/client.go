@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+
+	"github.com/toe-project/toe/internal/tail"
 )
 
 // ErrNotRunning: the card has no supervisor. `toe up NAME` starts one.
@@ -82,7 +84,7 @@ func (cl *Client) refusal(resp *http.Response) error {
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<16)).Decode(&p); err != nil || p.Error == "" {
 		return fmt.Errorf("card %s: its supervisor says %s", cl.card.Name, resp.Status)
 	}
-	return errors.New(p.Error)
+	return errors.New(tail.Visible(p.Error, "\n\t")) // it may have the card's own words in it
 }
 
 // Status asks how the card is, once its Sequence is above after (0: at once).

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/tail"
 )
 
 const (
@@ -220,8 +222,9 @@ func (c *console) tail(n int) string {
 	return lastLines(c.recent, n)
 }
 
+// lastLines is fit for a terminal: a card may print what it likes.
 func lastLines(data []byte, n int) string {
-	text := strings.ReplaceAll(strings.ToValidUTF8(string(data), "?"), "\r", "")
+	text := tail.Visible(strings.ReplaceAll(string(data), "\r", ""), "\n\t")
 	if len(text) > n {
 		text = text[len(text)-n:]
 		if i := strings.IndexByte(text, '\n'); i >= 0 {

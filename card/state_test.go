@@ -238,6 +238,20 @@ func TestReplaceFileLeavesNoHalfFile(t *testing.T) {
 	}
 }
 
+// The end of a console is shown to people: a card must not reach their
+// terminal with it.
+func TestConsoleTailIsFitForATerminal(t *testing.T) {
+	for in, want := range map[string]string{
+		"one\r\ntwo\tthree\r\n":          "one\ntwo\tthree",
+		"\x1b]0;owned\x07\x1b[2Jpanic\n": "?]0;owned??[2Jpanic",
+		"a\xc2\x9b31mb\xff\x00":          "a?31mb??",
+	} {
+		if got := lastLines([]byte(in), consoleTail); got != want {
+			t.Errorf("%q became %q, want %q", in, got, want)
+		}
+	}
+}
+
 func TestConsoleLogIsBounded(t *testing.T) {
 	p := testDirs(t).Card("x")
 	if err := p.MakeRuntime(); err != nil {

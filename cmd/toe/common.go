@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/tail"
 )
 
 // buildVersion is set by the linker (Makefile).
@@ -64,6 +65,15 @@ func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
+}
+
+// visible is a writer for text that a card had a hand in, its addresses and
+// reasons too: nothing in it reaches the terminal as a control sequence.
+type visible struct{ io.Writer }
+
+func (v visible) Write(b []byte) (int, error) {
+	_, err := io.WriteString(v.Writer, tail.Visible(string(b), "\n\t"))
+	return len(b), err
 }
 
 // completeCards offers the names of the cards that exist.

@@ -8,24 +8,25 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/tail"
 )
 
 func logsCmd() *cobra.Command {
 	var follow, asJSON bool
-	var tail uint32
+	var last uint32
 	cmd := cardVerb("logs", "Show the card's log: its agent's and its kernel's", func(cmd *cobra.Command, c *card.Card) error {
 		out := cmd.OutOrStdout()
 		show := func(l card.LogLine) {
 			if l.Missed > 0 {
 				fmt.Fprintf(out, "… %d lines missed …\n", l.Missed)
 			}
-			fmt.Fprintf(out, "%s %-6s %s\n", l.Time.Local().Format("15:04:05.000"), l.Source, l.Text)
+			fmt.Fprintf(out, "%s %-6s %s\n", l.Time.Local().Format("15:04:05.000"), tail.Visible(l.Source, ""), tail.Visible(l.Text, "\t"))
 		}
 		if asJSON {
 			enc := json.NewEncoder(out)
 			show = func(l card.LogLine) { _ = enc.Encode(l) }
 		}
-		err := c.Client().Logs(cmd.Context(), follow, tail, show)
+		err := c.Client().Logs(cmd.Context(), follow, last, show)
 		if errors.Is(err, card.ErrNotRunning) {
 			if text := c.Paths.ConsoleTail(); text != "" && !asJSON {
 				fmt.Fprintf(out, "%s\n", text)
@@ -35,7 +36,7 @@ func logsCmd() *cobra.Command {
 		return err
 	})
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes")
-	cmd.Flags().Uint32VarP(&tail, "tail", "n", 0, "only this many of the newest lines (0: all that the card remembers)")
+	cmd.Flags().Uint32VarP(&last, "tail", "n", 0, "only this many of the newest lines (0: all that the card remembers)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line")
 	return cmd
 }

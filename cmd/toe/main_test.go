@@ -220,6 +220,15 @@ func TestConsoleEndsAtItsKey(t *testing.T) {
 	}
 }
 
+// What a card says of itself is printed, and does not act on the terminal.
+func TestStatusIsFitForATerminal(t *testing.T) {
+	var out strings.Builder
+	printStatus(&out, card.Status{Name: "x", Reasons: []string{"wan: \x1b]52;c;bHM=\x07"}, Ports: []card.PortStatus{{Name: "wan", Addresses: []string{"\x9b2J\u009b2J"}}}})
+	if strings.ContainsAny(out.String(), "\x1b\x07\u009b") || !strings.Contains(out.String(), "wan: ?]52;c;bHM=?") {
+		t.Errorf("printed %q", out.String())
+	}
+}
+
 func TestDoctorPrintsWhatMends(t *testing.T) {
 	var b bytes.Buffer
 	printChecks(&b, []doctor.Result{{Name: "tun", State: doctor.Fail, Detail: "gone", Mend: "sudo modprobe tun"}, {Name: "kvm", State: doctor.Skip, Detail: "none"}})

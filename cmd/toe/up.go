@@ -15,6 +15,7 @@ import (
 
 	"github.com/toe-project/toe/card"
 	"github.com/toe-project/toe/internal/progress"
+	"github.com/toe-project/toe/internal/tail"
 )
 
 type upOptions struct {
@@ -279,5 +280,5 @@ func whyNot(ctx context.Context, c *card.Card, err error) error {
 	if console := c.Paths.ConsoleTail(); console != "" {
 		text += "\nthe end of its console (" + c.Paths.ConsoleLog() + "):\n  " + strings.ReplaceAll(console, "\n", "\n  ")
 	}
-	return errors.New(text + "\nthe supervisor's log is " + c.Paths.Log())
+	return errors.New(tail.Visible(text, "\n\t") + "\nthe supervisor's log is " + c.Paths.Log())
 }

@@ -41,6 +41,7 @@ func printUp(w io.Writer, c *card.Card, st card.Status) {
 }
 
 func printStatus(w io.Writer, st card.Status) {
+	w = visible{w}
 	fmt.Fprintf(w, "%s is %s", st.Name, st.State)
 	if st.Machine.PID != 0 {
 		fmt.Fprintf(w, ": %s, up %s", st.Machine.Kind, seconds(st.UptimeSeconds))

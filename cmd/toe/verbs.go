@@ -131,7 +131,7 @@ func printList(cmd *cobra.Command, all []card.Status) error {
 		fmt.Fprintln(cmd.OutOrStdout(), "no cards; `toe up` makes one")
 		return nil
 	}
-	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(visible{cmd.OutOrStdout()}, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tSTATE\tMACHINE\tLINK\tCARD\tUPTIME")
 	for _, st := range all {
 		link, far, up := "-", "-", "-"
@@ -159,7 +159,7 @@ func statusCmd() *cobra.Command {
 		printStatus(cmd.OutOrStdout(), st)
 		printCounters(cmd.OutOrStdout(), st)
 		for _, e := range st.History[max(len(st.History)-10, 0):] {
-			fmt.Fprintf(cmd.OutOrStdout(), "  %s  %s\n", e.Time.Local().Format(time.DateTime), e.Text)
+			fmt.Fprintf(visible{cmd.OutOrStdout()}, "  %s  %s\n", e.Time.Local().Format(time.DateTime), e.Text)
 		}
 		return nil
 	})

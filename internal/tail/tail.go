@@ -47,11 +47,18 @@ func (b *Buffer) LastLine() string {
 
 // clean is for text from a card, which must not reach a terminal as it is.
 func clean(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
+	s = Visible(s, "")
+	return strings.ToValidUTF8(s[:min(len(s), 200)], "?")
+}
+
+// Visible is s without what a terminal would act on: a question mark stands
+// for every control character that is not in keep, and for bytes that are no
+// UTF-8. It is for text that a card had a hand in.
+func Visible(s, keep string) string {
+	return strings.Map(func(r rune) rune {
+		if (r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0)) && !strings.ContainsRune(keep, r) {
 			return '?'
 		}
 		return r
-	}, s)
-	return strings.ToValidUTF8(s[:min(len(s), 200)], "?")
+	}, strings.ToValidUTF8(s, "?"))
 }
