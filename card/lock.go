@@ -7,6 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,25 +19,49 @@ var ErrRunning = errors.New("the card is running")
 // however that ends.
 type lock struct{ f *os.File }
 
+// lockPatience is how long tryLock insists: somebody who only looks at a lock
+// (holder) has it for an instant, and somebody who removes a card not for long.
+const lockPatience = 200 * time.Millisecond
+
 // tryLock takes the lock at path and writes this process's id there.
 // It returns ErrRunning when another process holds it.
 func tryLock(path string) (*lock, error) {
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(5 * time.Millisecond) {
+		l, err := lockOnce(path)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return l, err
+		}
+		if time.Now().After(deadline) {
+			return nil, ErrRunning
+		}
+	}
+}
+
+func lockOnce(path string) (_ *lock, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, ErrRunning
+	defer func() {
+		if err != nil {
+			f.Close()
 		}
+	}()
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	if err := f.Truncate(0); err == nil {
-		_, err = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	}
+	// Whoever held it may have removed the file: then this is nobody's lock.
+	ours, err := f.Stat()
 	if err != nil {
-		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	if there, err := os.Stat(path); err != nil || !os.SameFile(ours, there) {
+		return nil, fmt.Errorf("lock %s: replaced: %w", path, unix.EWOULDBLOCK)
+	}
+	if err := f.Truncate(0); err != nil {
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return &lock{f}, nil

@@ -1,6 +1,7 @@
 package card
 
 import (
+	"errors"
 	"io"
 	"log"
 	"net/netip"
@@ -8,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func discard() *log.Logger { return log.New(io.Discard, "", 0) }
@@ -235,6 +237,80 @@ func TestReplaceFileLeavesNoHalfFile(t *testing.T) {
 	}
 	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
 		t.Errorf("left over: %v", entries)
+	}
+}
+
+// Looking at a lock takes it for an instant, which must not keep a card from
+// starting; and a lock on a file that was removed is none.
+func TestLock(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "supervisor.pid")
+	stop, looked := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(looked)
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				_, _, _ = holder(path)
+			}
+		}
+	}()
+	for i := range 300 {
+		l, err := tryLock(path)
+		if err != nil {
+			t.Fatalf("try %d beside somebody who looks: %v", i, err)
+		}
+		l.release()
+	}
+	close(stop)
+	<-looked
+	first, err := tryLock(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tryLock(path); !errors.Is(err, ErrRunning) {
+		t.Errorf("a second one: %v, want ErrRunning", err)
+	}
+	waiter := make(chan *lock)
+	go func() {
+		l, err := tryLock(path)
+		if err != nil {
+			t.Error(err)
+		}
+		waiter <- l
+	}()
+	time.Sleep(20 * time.Millisecond)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	first.release()
+	if second := <-waiter; second != nil {
+		defer second.release()
+	}
+	if _, held, err := holder(path); err != nil || !held {
+		t.Errorf("held %t, %v: the second lock is on a file that is gone", held, err)
+	}
+}
+
+// A temporary card is removed by its supervisor and by the command it was made for.
+func TestTwoRemoveACard(t *testing.T) {
+	for range 20 {
+		c := testCard(t, "")
+		errs := make(chan error)
+		for range 2 {
+			go func() { errs <- c.Remove() }()
+		}
+		for range 2 {
+			if err := <-errs; err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, dir := range []string{c.Paths.State, c.Paths.Runtime} {
+			if _, err := os.Stat(dir); err == nil {
+				t.Errorf("%s is still there", dir)
+			}
+		}
 	}
 }
 

@@ -127,13 +127,18 @@ func (d Dirs) List() ([]string, error) {
 	return names, nil
 }
 
-// Remove deletes a card that is not running.
+// Remove deletes a card that is not running. It holds the card's lock, so
+// that nobody starts what is being deleted.
 func (c *Card) Remove() error {
-	if pid, held, err := holder(c.Paths.Lock()); err != nil {
-		return err
-	} else if held {
-		return fmt.Errorf("card %s: %w (supervisor %d); `toe down %s` first", c.Name, ErrRunning, pid, c.Name)
+	l, err := c.lock()
+	if errors.Is(err, ErrRunning) {
+		pid, _, _ := holder(c.Paths.Lock())
+		return fmt.Errorf("card %s: %w (supervisor %d); `toe down %s` first", c.Name, err, pid, c.Name)
 	}
+	if err != nil {
+		return fmt.Errorf("card %s: %w", c.Name, err)
+	}
+	defer l.release()
 	if err := c.Clean(); err != nil {
 		return err
 	}
@@ -143,6 +148,19 @@ func (c *Card) Remove() error {
 		return err
 	}
 	return errors.Join(os.RemoveAll(c.Paths.State), os.RemoveAll(c.Paths.Runtime))
+}
+
+// lock takes the card's lock, in a runtime folder made for that.
+func (c *Card) lock() (l *lock, err error) {
+	for range 3 { // somebody else who removes the card takes the folder away
+		if err = c.Paths.MakeRuntime(); err == nil {
+			l, err = tryLock(c.Paths.Lock())
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return l, err
+		}
+	}
+	return nil, err
 }
 
 // mac gives the device called dev an address that is the same at every
@@ -249,10 +267,7 @@ func (c *Card) Replace(spec Spec) error {
 // CleanDead puts back what a killed supervisor left, and forgets that it was
 // killed. It returns ErrRunning when there is a living one.
 func (c *Card) CleanDead() error {
-	if err := c.Paths.MakeRuntime(); err != nil {
-		return err
-	}
-	l, err := tryLock(c.Paths.Lock())
+	l, err := c.lock()
 	if err != nil {
 		return fmt.Errorf("card %s: %w", c.Name, err)
 	}
