@@ -175,7 +175,7 @@ func (h *Host) macvtap(p PortSpec, mac net.HardwareAddr) (*Attachment, error) {
 	}
 	name := h.portInterface(p)
 	// A macvtap outlives this process, so it is in the journal before it is there.
-	if err := h.card.note(func(j *Journal) { j.Interfaces = append(j.Interfaces, name) }); err != nil {
+	if err := h.card.note(func(j *Journal) { j.addInterface(name) }); err != nil {
 		return nil, err
 	}
 	remove := func() error { return removeInterfaces([]string{name}) }

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
+	"sync"
 )
 
 // Journal is what this card changed on its host and has to put back. Each
@@ -12,6 +14,13 @@ import (
 type Journal struct {
 	ResolvConf *SavedFile `json:"resolv_conf,omitempty"`
 	Interfaces []string   `json:"interfaces,omitempty"` // persistent ones that we made
+}
+
+// addInterface is for each start of a port, and there once all the same.
+func (j *Journal) addInterface(name string) {
+	if !slices.Contains(j.Interfaces, name) {
+		j.Interfaces = append(j.Interfaces, name)
+	}
 }
 
 // SavedFile is a file as it was: either a symbolic link or contents.
@@ -35,8 +44,14 @@ func (c *Card) loadJournal() (Journal, error) {
 
 func (c *Card) saveJournal(j Journal) error { return writeJSON(c.Paths.Journal(), j) }
 
+// noting is held while a journal is read and written again: ports are opened
+// at the same time, and no entry of theirs may get lost.
+var noting sync.Mutex
+
 // note adds to the journal.
 func (c *Card) note(change func(*Journal)) error {
+	noting.Lock()
+	defer noting.Unlock()
 	j, err := c.loadJournal()
 	if err != nil {
 		return err

@@ -2,12 +2,14 @@ package card
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -311,6 +313,26 @@ func TestTwoRemoveACard(t *testing.T) {
 				t.Errorf("%s is still there", dir)
 			}
 		}
+	}
+}
+
+// Ports are opened at the same time, and each notes what it makes.
+func TestJournalLosesNoEntry(t *testing.T) {
+	c := testCard(t, "")
+	const ports = 8
+	var wg sync.WaitGroup
+	for i := range ports {
+		wg.Go(func() {
+			for range 2 {
+				if err := c.note(func(j *Journal) { j.addInterface(fmt.Sprint("toe-", i)) }); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	if j, err := c.loadJournal(); err != nil || len(j.Interfaces) != ports {
+		t.Errorf("%q, %v; want %d interfaces", j.Interfaces, err, ports)
 	}
 }
 
