@@ -7,6 +7,7 @@ import (
 	"log"
 	"net"
 	"os"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -23,15 +24,17 @@ func runCmd() *cobra.Command {
 		logger := log.New(cmd.ErrOrStderr(), "", log.LstdFlags|log.Lmicroseconds)
 		ctx, stop := context.WithCancel(cmd.Context())
 		defer stop()
+		var orphan atomic.Bool // whoever made the card is gone
 		if aliveFD >= 0 {
-			go untilClosed(aliveFD, stop)
+			go untilClosed(aliveFD, func() { orphan.Store(true); stop() })
 		}
 		parts := realParts(c, logger, progress.New(cmd.ErrOrStderr()))
 		parts.Ready = notifySystemd
 		s := card.NewSupervisor(c, parts, logger)
 		err := s.Run(ctx, func() { tellReady(readyFD) })
-		if c.IsTemporary() {
-			// Whoever made it may have been killed, and nobody else will.
+		if c.IsTemporary() && orphan.Load() {
+			// Who made it may have been killed. Who is still there removes it
+			// himself, once he has read why it ended.
 			err = errors.Join(err, c.Remove())
 		}
 		if errors.Is(err, context.Canceled) && errors.Is(cmd.Context().Err(), context.Canceled) {

@@ -25,6 +25,7 @@ type host struct {
 	netns string
 	dir   string // short, because of the sockets in it
 	user  *syscall.Credential
+	cache string          // firmware
 	tun   string          // a node for /dev/net/tun, where there is a user
 	seen  map[int]process // every process that toe was seen to start
 }
@@ -36,7 +37,7 @@ func newHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	h := &host{netns: "te-" + strconv.Itoa(os.Getpid()) + "-" + filepath.Base(dir)[3:], dir: dir, seen: map[int]process{}}
+	h := &host{netns: "te-" + strconv.Itoa(os.Getpid()) + "-" + filepath.Base(dir)[3:], dir: dir, cache: cache, seen: map[int]process{}}
 	addNetns(t, h.netns)
 	t.Cleanup(func() { h.end(t) })
 	return h
@@ -59,7 +60,7 @@ func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "ip", append(append(argv, toe), args...)...)
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + h.dir, "TERM=dumb",
-		"TOE_STATE_DIR=" + filepath.Join(h.dir, "state"), "TOE_RUNTIME_DIR=" + filepath.Join(h.dir, "run"), "TOE_CACHE_DIR=" + cache,
+		"TOE_STATE_DIR=" + filepath.Join(h.dir, "state"), "TOE_RUNTIME_DIR=" + filepath.Join(h.dir, "run"), "TOE_CACHE_DIR=" + h.cache,
 	}
 	cmd.WaitDelay = 2 * time.Second
 	return cmd

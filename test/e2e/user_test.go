@@ -1,6 +1,9 @@
 package e2e
 
 import (
+	"bufio"
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,6 +41,7 @@ func newUserHost(t *testing.T) *host {
 	ip(t, "-n", h.netns, "route", "add", "default", "via", outsideAddr)
 	nameServer(t, h.netns, worldAddr)
 	newWorld(t, far)
+	h.cache = ownCache(t, h.dir)
 	if err := os.Chown(h.dir, ordinary, ordinary); err != nil {
 		t.Fatal(err)
 	}
@@ -50,6 +54,29 @@ func newUserHost(t *testing.T) *host {
 	}
 	h.user = &syscall.Credential{Uid: ordinary, Gid: ordinary}
 	return h
+}
+
+// ownCache has the same firmware, but what is unpacked from it is the user's.
+func ownCache(t *testing.T, dir string) string {
+	t.Helper()
+	own := filepath.Join(dir, "cache")
+	images, err := filepath.Glob(filepath.Join(cache, "firmware", "current-*"))
+	if err != nil || len(images) == 0 {
+		t.Fatalf("no firmware in %s: %v; `toe firmware build` makes it", cache, err)
+	}
+	var errs []error
+	errs = append(errs, os.MkdirAll(filepath.Join(own, "firmware"), 0o755))
+	for _, link := range images {
+		image, err := os.Readlink(link)
+		errs = append(errs, err,
+			os.Symlink(image, filepath.Join(own, "firmware", filepath.Base(link))),
+			os.Symlink(filepath.Join(cache, "firmware", image), filepath.Join(own, "firmware", image)))
+	}
+	errs = append(errs, os.Chown(own, ordinary, ordinary), os.Chown(filepath.Join(own, "firmware"), ordinary, ordinary))
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+	return own
 }
 
 // nameServer is what programs in a namespace find in /etc/resolv.conf
@@ -126,6 +153,46 @@ func TestUserOwnCard(t *testing.T) {
 		t.Errorf("the world was asked by %q", r.out)
 	}
 	h.run(t, time.Minute, 7, "exec", "--", "sh", "-c", "exit 7")
+	h.nothingRuns(t)
+	if cards, _ := filepath.Glob(filepath.Join(h.dir, "state", "[^.]*")); len(cards) > 0 {
+		t.Errorf("cards left: %q", cards)
+	}
+}
+
+// TestUserOwnCardFails wants the reason when that card cannot be started.
+func TestUserOwnCardFails(t *testing.T) {
+	h := newUserHost(t)
+	if err := os.Chmod(h.tun, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := h.run(t, time.Minute, 1, "exec", "--", "true")
+	if !strings.Contains(r.err, "/dev/net/tun: permission denied") {
+		t.Errorf("the reason is not told: %s", r.err)
+	}
+	h.nothingRuns(t)
+	if cards, _ := filepath.Glob(filepath.Join(h.dir, "state", "[^.]*")); len(cards) > 0 {
+		t.Errorf("cards left: %q", cards)
+	}
+}
+
+// TestUserOwnCardOrphan kills the toe that a card was made by: the card goes.
+func TestUserOwnCardOrphan(t *testing.T) {
+	h := newUserHost(t)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	cmd := h.command(ctx, "exec", "--", "sh", "-c", "echo up; exec sleep 100")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Errorf("before the kill: %q, %v", line, err)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
 	h.nothingRuns(t)
 	if cards, _ := filepath.Glob(filepath.Join(h.dir, "state", "[^.]*")); len(cards) > 0 {
 		t.Errorf("cards left: %q", cards)
