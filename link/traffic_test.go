@@ -2,8 +2,6 @@ package link
 
 import (
 	"bytes"
-	"encoding/binary"
-	"fmt"
 	"testing"
 
 	"github.com/toe-project/toe/link/fakecard"
@@ -70,6 +68,3 @@ func TestBothWays(t *testing.T) {
 		})
 	}
 }
-
-var _ = fmt.Sprint
-var _ = binary.LittleEndian

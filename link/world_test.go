@@ -1,16 +1,15 @@
 package link
 
 import (
-	"encoding/binary"
 	"errors"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -52,7 +51,6 @@ func (h *host) make(tap bool, queues int) error {
 	}
 	// No word from the kernel that nobody asked for.
 	for _, what := range []string{"all", "default"} {
-		os.WriteFile("/proc/thread-self/net/../../../../proc/sys/net/ipv6/conf/"+what+"/disable_ipv6", []byte("1"), 0)
 		os.WriteFile("/proc/sys/net/ipv6/conf/"+what+"/disable_ipv6", []byte("1"), 0)
 	}
 	var err error
@@ -270,7 +268,13 @@ func (w *world) stat(t testing.TB, name string, get func(QueueStats) uint64, wan
 	t.Errorf("%s: %d, want %d", name, got, want)
 }
 
-// pid reads and waits for the pump that is running.
-func native16(b []byte) uint16 { return binary.NativeEndian.Uint16(b) }
-
-var _ = unsafe.Sizeof(0)
+// told waits for an event with a text.
+func (w *world) told(t testing.TB, text string) {
+	t.Helper()
+	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		if strings.Contains(strings.Join(w.news(), "\n"), text) {
+			return
+		}
+	}
+	t.Errorf("no event tells %q: %q", text, w.news())
+}

@@ -259,3 +259,19 @@ func (c *Card) Config(offset, n int) ([]byte, error) {
 	}
 	return b[12:], nil
 }
+
+// Restart empties a ring that was stopped and starts it anew.
+func (c *Card) Restart(i int) error {
+	r := c.rings[i]
+	r.reset(c.opts.Base)
+	if err := c.Start(i, r.next); err != nil {
+		return err
+	}
+	if err := c.Enable(i, true); err != nil {
+		return err
+	}
+	if r.at.receive {
+		r.post()
+	}
+	return nil
+}

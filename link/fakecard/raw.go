@@ -41,3 +41,18 @@ func (r *Ring) Broken() bool {
 
 // DescAddr is the guest address of the descriptor table.
 func (r *Ring) DescAddr() uint64 { return GuestBase + r.at.desc }
+
+// SendRaw sends a descriptor as it is, in place of a frame in the next free
+// slot, which must exist. Only for rings without indirect tables.
+func (r *Ring) SendRaw(d Desc) error {
+	if err := r.reclaim(); err != nil {
+		return err
+	}
+	slot := r.free[len(r.free)-1]
+	r.free = r.free[:len(r.free)-1]
+	r.SetDesc(int(r.head(slot)), d)
+	r.lengths[slot] = unwritten
+	r.give(slot)
+	r.show()
+	return nil
+}

@@ -108,6 +108,9 @@ func (r *Ring) close() {
 	}
 }
 
+// unwritten is the length of a slot whose descriptors must be written anew.
+const unwritten = 1 << 31
+
 // reset empties the ring and writes every chain.
 func (r *Ring) reset(base uint16) {
 	r.next, r.shown, r.kicked, r.last = base, base, base, base
@@ -115,7 +118,7 @@ func (r *Ring) reset(base uint16) {
 	r.free = r.free[:0]
 	for s := range r.at.slots {
 		r.free = append(r.free, uint16(s))
-		r.lengths[s] = 1 << 31 // none: written anew
+		r.lengths[s] = unwritten
 		r.describe(uint16(s), r.at.size)
 	}
 	clear(r.mem[r.at.used : r.at.used+uint64(4+8*r.size+2)])

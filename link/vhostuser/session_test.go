@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -20,19 +21,37 @@ import (
 
 // device notes what it is told.
 type device struct {
-	log     []string
-	pairs   int
-	refuse  string // this call fails
-	started map[int]vhostuser.Ring
+	mu     sync.Mutex // guards log and refuse
+	log    []string
+	pairs  int
+	refuse string // this call fails
 }
 
 func (d *device) note(format string, args ...any) error {
 	s := fmt.Sprintf(format, args...)
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.log = append(d.log, s)
 	if d.refuse != "" && strings.HasPrefix(s, d.refuse) {
 		return errors.New("refused by the test")
 	}
 	return nil
+}
+
+// take returns what was told since it was asked last.
+func (d *device) take() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	log := d.log
+	d.log = nil
+	return log
+}
+
+// refusing makes the calls that are noted with a prefix fail.
+func (d *device) refusing(prefix string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.refuse = prefix
 }
 
 const features = vhostuser.Version1 | vhostuser.NetMAC | vhostuser.NetMTU | vhostuser.RingEventIdx
@@ -56,10 +75,6 @@ func (d *device) SetMemory(table []vhostuser.Region) error {
 }
 func (d *device) StartRing(i int, r vhostuser.Ring) error {
 	err := d.note("start %d size %d base %d on %v call %v", i, r.Size, r.Base, r.Enabled, r.Call != nil)
-	if d.started == nil {
-		d.started = map[int]vhostuser.Ring{}
-	}
-	d.started[i] = r
 	return err
 }
 func (d *device) StopRing(i int) (uint16, error) { return uint16(40 + i), d.note("stop %d", i) }
@@ -137,8 +152,8 @@ func (k *talk) end() (err error) {
 	}
 	k.mem.Close()
 	k.event.Close()
-	if n := len(k.dev.log); n == 0 || k.dev.log[n-1] != "reset" {
-		k.t.Errorf("the device was not reset: %q", k.dev.log)
+	if log := k.dev.take(); len(log) == 0 || log[len(log)-1] != "reset" {
+		k.t.Errorf("the device was not reset: %q", log)
 	}
 	return err
 }
@@ -162,10 +177,9 @@ func (k *talk) acks() {
 func (k *talk) want(log ...string) {
 	k.t.Helper()
 	k.Get(vhostuser.GetFeatures) // everything before it has been done
-	if got := strings.Join(k.dev.log, "\n"); got != strings.Join(log, "\n") {
+	if got := strings.Join(k.dev.take(), "\n"); got != strings.Join(log, "\n") {
 		k.t.Fatalf("the device was told\n%s\nwant\n%s", got, strings.Join(log, "\n"))
 	}
-	k.dev.log = nil
 }
 
 func regions(v ...uint64) []byte {
@@ -321,11 +335,11 @@ func TestMemorySlots(t *testing.T) {
 	if err := k.Do(vhostuser.AddMemReg, slot(100<<20, 0x1000), k.mem); err == nil {
 		t.Error("a 65th slot was given")
 	}
-	k.dev.refuse = "memory"
+	k.dev.refusing("memory")
 	if err := k.Do(vhostuser.SetMemTable, regions(0, 4096), k.mem); err == nil {
 		t.Error("the device's refusal was not told")
 	}
-	k.dev.refuse = ""
+	k.dev.refusing("")
 	k.ok(k.Do(vhostuser.SetMemTable, regions(0, 4096), k.mem)) // the table before is closed
 	if err := k.end(); err != nil {
 		t.Fatal(err)
@@ -345,7 +359,8 @@ func TestReset(t *testing.T) {
 		k.ring(0)
 		k.ok(k.Do(vhostuser.SetVringEnable, fakecard.U32(0, 1)))
 		k.ok(k.Do(vhostuser.SetVringKick, fakecard.U64(0), k.event))
-		k.dev.log = nil
+		k.Get(vhostuser.GetFeatures)
+		k.dev.take()
 		k.ok(reset(k))
 		k.want("stop 0")
 		k.ok(k.Do(vhostuser.SetVringKick, fakecard.U64(0), k.event))
@@ -452,7 +467,7 @@ func TestMalformed(t *testing.T) {
 		"configuration size":           func(k *talk) error { return k.Tell(vhostuser.GetConfig, 0, u32(0, 8, 0)) },
 		"configuration cut":            func(k *talk) error { return k.Tell(vhostuser.GetConfig, 0, u32(0, 0)) },
 		"the device refuses, nobody asks": func(k *talk) error {
-			k.dev.refuse = "mtu"
+			k.dev.refusing("mtu")
 			return k.Tell(vhostuser.NetSetMTU, 0, u64(9999))
 		},
 	} {
