@@ -37,12 +37,25 @@ func (c *Card) Client() *Client {
 }
 
 func (cl *Client) dial(ctx context.Context) (net.Conn, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, "unix", cl.card.Paths.Socket())
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-		return nil, fmt.Errorf("card %s: %w; `toe up %s` starts it", cl.card.Name, ErrNotRunning, cl.card.Name)
+	return cl.card.dial(ctx, cl.card.Paths.Socket())
+}
+
+// Console joins the console of a running card: a stream of bytes both ways.
+func (c *Card) Console(ctx context.Context) (net.Conn, error) {
+	return c.dial(ctx, c.Paths.ConsoleSock())
+}
+
+func (c *Card) dial(ctx context.Context, socket string) (net.Conn, error) {
+	err := c.Paths.trusted()
+	var conn net.Conn
+	if err == nil {
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, "unix", socket)
 	}
-	return c, err
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, fmt.Errorf("card %s: %w; `toe up %s` starts it", c.Name, ErrNotRunning, c.Name)
+	}
+	return conn, err
 }
 
 // call sends a request and decodes the answer, or the supervisor's refusal.

@@ -110,6 +110,22 @@ func privateDir(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
+	return ownDir(dir)
+}
+
+// trusted says why the runtime folder may be somebody else's: below /tmp
+// anybody can make one before us, and answer from a socket in it.
+func (p Paths) trusted() error {
+	for _, dir := range []string{filepath.Dir(p.Runtime), p.Runtime} {
+		if err := ownDir(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ownDir checks that dir is a folder of the caller's own.
+func ownDir(dir string) error {
 	fi, err := os.Lstat(dir)
 	if err != nil {
 		return err

@@ -164,6 +164,41 @@ func TestRuntimeFolderOfSomebodyElseIsRefused(t *testing.T) {
 	}
 }
 
+// A socket in a folder that others may write to is not talked to: whoever put
+// it there would tell toe exec where to go.
+func TestSocketOfSomebodyElseIsRefused(t *testing.T) {
+	c := testCard(t, "")
+	if err := c.Paths.MakeRuntime(); err != nil {
+		t.Fatal(err)
+	}
+	for _, socket := range []string{c.Paths.Socket(), c.Paths.ConsoleSock()} {
+		l, err := listenUnix(socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	if conn, err := c.Console(t.Context()); err != nil {
+		t.Fatalf("in a folder of our own: %v", err)
+	} else {
+		conn.Close()
+	}
+	for _, dir := range []string{c.Paths.Runtime, filepath.Dir(c.Paths.Runtime)} {
+		if err := os.Chmod(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Console(t.Context()); err == nil || !strings.Contains(err.Error(), "others may write to it") {
+			t.Errorf("console: %v", err)
+		}
+		if _, err := c.Client().Status(t.Context(), 0); err == nil || !strings.Contains(err.Error(), "others may write to it") {
+			t.Errorf("status: %v", err)
+		}
+		if err := os.Chmod(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestResolvConfIsPutBack(t *testing.T) {
 	ours := resolvText([]netip.Addr{netip.MustParseAddr("10.116.0.1")}, []string{"example.org"})
 	if want := "nameserver 10.116.0.1\nsearch example.org\n"; !strings.HasSuffix(string(ours), want) {

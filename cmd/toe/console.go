@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -21,10 +18,7 @@ const leaveKey = 0x1d
 
 func consoleCmd() *cobra.Command {
 	cmd := cardVerb("console", "Look at a card's console and type on it; Ctrl-] leaves", func(cmd *cobra.Command, c *card.Card) error {
-		conn, err := net.Dial("unix", c.Paths.ConsoleSock())
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
-			return fmt.Errorf("card %s: %w; `toe up %s` starts it", c.Name, card.ErrNotRunning, c.Name)
-		}
+		conn, err := c.Console(cmd.Context())
 		if err != nil {
 			return err
 		}
