@@ -49,6 +49,7 @@ type Keeper struct {
 	connected bool
 	deaths    []time.Time
 	done      sync.WaitGroup
+	quit      chan struct{} // closed by Close, for whoever waits without mu
 }
 
 // wish is what the pump must be told to do, all of it: a new pump is told the
@@ -62,7 +63,7 @@ type wish struct {
 // NewKeeper makes the socket and the first pump. Serve accepts front ends.
 // The device's files are the keeper's, also when it returns an error.
 func NewKeeper(dev Device, opts Options) (k *Keeper, err error) {
-	k = &Keeper{dev: dev, opts: opts, wish: wish{rings: map[int]vhostuser.Ring{}}}
+	k = &Keeper{dev: dev, opts: opts, wish: wish{rings: map[int]vhostuser.Ring{}}, quit: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			k.Close()
@@ -164,6 +165,7 @@ func (k *Keeper) Close() error {
 		return nil
 	}
 	k.closed = true
+	close(k.quit)
 	pump := k.pump
 	k.pump = nil
 	if k.listener != nil {
@@ -246,6 +248,9 @@ func (k *Keeper) watch(r *running) {
 	for news := range r.news {
 		k.event("%s", news)
 	}
+	// A pump that has hung up has ended or is about to: one that stays on
+	// without taking orders is nobody's any more.
+	r.end()
 	why := r.process.Wait()
 	gone := time.Now()
 	k.mu.Lock()
@@ -255,13 +260,25 @@ func (k *Keeper) watch(r *running) {
 		return
 	}
 	k.pump = nil
-	for err := k.relaunch(); err != nil; err = k.relaunch() {
-		if k.closed {
-			return
-		}
-		k.event("pump %d ended (%s) and could not be replaced: %v", r.process.PID(), why, err)
+	if !k.revive(fmt.Sprintf("pump %d ended (%s)", r.process.PID(), why)) {
+		return
 	}
 	k.event("pump %d ended (%s), replaced by %d in %s", r.process.PID(), why, k.pump.process.PID(), time.Since(gone).Round(time.Millisecond))
+}
+
+// revive starts pumps until one stays or the keeper is closed, and says whether
+// there is one. k.mu is held, and let go of while it waits.
+func (k *Keeper) revive(what string) bool {
+	for {
+		err := k.relaunch()
+		if err == nil {
+			return true
+		}
+		if k.closed {
+			return false
+		}
+		k.event("%s and could not be replaced: %v", what, err)
+	}
 }
 
 // relaunch starts the next pump at once, but not more than ten times in ten
@@ -269,6 +286,9 @@ func (k *Keeper) watch(r *running) {
 // k.mu is held, and let go of while it waits.
 func (k *Keeper) relaunch() error {
 	const most, within = 10, 10 * time.Second
+	if k.pump != nil {
+		return nil
+	}
 	now := time.Now()
 	for len(k.deaths) > 0 && now.Sub(k.deaths[0]) > within {
 		k.deaths = k.deaths[1:]
@@ -278,7 +298,10 @@ func (k *Keeper) relaunch() error {
 		wait := within - now.Sub(k.deaths[0])
 		k.event("pump ended %d times in %s: the next one starts in %s", len(k.deaths), within, wait.Round(time.Second))
 		k.mu.Unlock()
-		time.Sleep(wait)
+		select {
+		case <-time.After(wait):
+		case <-k.quit:
+		}
 		k.mu.Lock()
 	}
 	if k.closed {

@@ -90,7 +90,7 @@ func (r *running) listen(orders int) {
 			return
 		}
 		if a.Seq != 0 {
-			r.answers <- a
+			r.hand(a)
 			continue
 		}
 		select {
@@ -98,6 +98,18 @@ func (r *running) listen(orders int) {
 		default: // a card can make no more news than is read
 		}
 	}
+}
+
+// hand leaves an answer for tell. One that nobody has fetched makes way: it
+// belongs to an order that was given up, or to none, and a pump that makes up
+// answers must not keep its end from being noticed.
+func (r *running) hand(a answer) {
+	select {
+	case r.answers <- a:
+		return
+	case <-r.answers:
+	}
+	r.answers <- a // only here it is filled, so there is room
 }
 
 // tell gives one order and waits for its answer.

@@ -95,7 +95,23 @@ func (d *device) StopRing(i int) (uint16, error) {
 		k.pump = nil
 	}
 	delete(k.wish.rings, i)
+	k.reviveLater()
 	return 0, err
+}
+
+// reviveLater sees to it that there is a pump again where whoever took the last
+// one away gives up. k.mu is held.
+func (k *Keeper) reviveLater() {
+	if k.pump != nil || k.closed {
+		return
+	}
+	k.done.Add(1)
+	go func() {
+		defer k.done.Done()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.revive("the pump was ended")
+	}()
 }
 
 func (d *device) EnableRing(i int, on bool) error {

@@ -1,0 +1,174 @@
+package link
+
+import (
+	"encoding/binary"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/link/fakecard"
+	"github.com/toe-project/toe/link/frame"
+)
+
+// puppet is a pump that does nothing but answer, until do says to end.
+func puppet(orders *os.File, do func(fd int, o order) bool) (Process, error) {
+	fd, err := unix.FcntlInt(orders.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	p := &inside{fd: fd, done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		defer unix.Close(fd)
+		for {
+			var o order
+			fds, err := receivePacket(fd, &o)
+			closeFDs(fds)
+			if err != nil || !do(fd, o) || sendPacket(fd, answer{Seq: o.Seq}, nil) != nil {
+				return
+			}
+		}
+	}()
+	return p, nil
+}
+
+// newLaunched is a world on a stream socket, whose far end it keeps, with pumps
+// of the test's own making and no card yet.
+func newLaunched(t *testing.T, how func(*Options)) *world {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{host: &host{sock: fds[1]}, path: filepath.Join(t.TempDir(), "s")}
+	t.Cleanup(func() { unix.Close(fds[1]) })
+	opts := Options{Event: w.event}
+	how(&opts)
+	w.k, err = NewKeeper(Device{
+		Name: "test", Socket: w.path, MAC: net.HardwareAddr{2, 1, 2, 3, 4, 5}, MTU: 65535,
+		Files: []*os.File{os.NewFile(uintptr(fds[0]), "near")}, Stream: true,
+	}, opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- w.k.Serve(t.Context()) }()
+	t.Cleanup(func() {
+		w.k.Close()
+		if err := <-served; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return w
+}
+
+// launcher counts generations of pumps, each of which is made as it says.
+func launcher(k *Options, how func(generation int32, orders *os.File) (Process, error)) *atomic.Int32 {
+	n := new(atomic.Int32)
+	k.Launch = func(orders *os.File) (Process, error) { return how(n.Add(1), orders) }
+	return n
+}
+
+// within fails where f takes longer than the limit.
+func within(t *testing.T, limit time.Duration, what string, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() { defer close(done); f() }()
+	select {
+	case <-done:
+	case <-time.After(limit):
+		t.Fatalf("%s took more than %s", what, limit)
+	}
+}
+
+// Close does not wait for the next try to start a pump.
+func TestCloseWhileNoPumpStarts(t *testing.T) {
+	w := newLaunched(t, func(o *Options) {
+		launcher(o, func(n int32, orders *os.File) (Process, error) {
+			if n == 1 {
+				return here(orders)
+			}
+			return nil, errors.New("no more processes")
+		})
+	})
+	w.kill()
+	w.hears(t, "the next one starts in")
+	within(t, 2*time.Second, "Close", func() { w.k.Close() })
+}
+
+// A pump that makes up answers can be replaced and closed like any other.
+func TestAnswersThatNobodyAskedFor(t *testing.T) {
+	w := newLaunched(t, func(o *Options) {
+		launcher(o, func(n int32, orders *os.File) (Process, error) {
+			if n > 1 {
+				return here(orders)
+			}
+			return puppet(orders, func(fd int, o order) bool {
+				sendPacket(fd, answer{Seq: o.Seq}, nil)
+				for i := range 20 {
+					sendPacket(fd, answer{Seq: uint64(1000 + i)}, nil)
+				}
+				return true
+			})
+		})
+	})
+	w.kill()
+	w.hears(t, "replaced by")
+	within(t, 2*time.Second, "Close", func() { w.k.Close() })
+}
+
+// Three pumps in a row end while they are to stop a ring. The conversation is
+// over then; the device is not.
+func TestStopThatNoPumpDoes(t *testing.T) {
+	w := newLaunched(t, func(o *Options) {
+		launcher(o, func(n int32, orders *os.File) (Process, error) {
+			if n > 3 {
+				return here(orders)
+			}
+			return puppet(orders, func(_ int, o order) bool { return o.Op != opStop })
+		})
+	})
+	card, err := fakecard.Connect(w.path, fakecard.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer card.Close()
+	if _, err := card.Stop(0); err == nil {
+		t.Fatal("a ring was stopped that nobody stopped")
+	}
+	if err := card.Redial(w.path); err != nil {
+		t.Fatal(err)
+	}
+	body := fakecard.Frame(fakecard.UDP(hostIP, cardIP, 1, 9, 100))[frame.HeaderLen:]
+	unix.Write(w.sock, append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...))
+	if _, err := card.Recv(make([]byte, fakecard.FrameMax)); err != nil {
+		t.Fatalf("%v; events %q", err, w.news())
+	}
+}
+
+// kill ends the pump that is there by force.
+func (w *world) kill() {
+	w.k.mu.Lock()
+	defer w.k.mu.Unlock()
+	w.k.pump.process.Kill()
+}
+
+// hears waits for an event.
+func (w *world) hears(t *testing.T, part string) {
+	t.Helper()
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		for _, e := range w.news() {
+			if strings.Contains(e, part) {
+				return
+			}
+		}
+	}
+	t.Fatalf("no event with %q: %q", part, w.news())
+}
