@@ -240,7 +240,7 @@ func (w *world) parts() Parts {
 			Settle:   100 * time.Millisecond,
 			Shutdown: 100 * time.Millisecond, Stop: time.Second,
 			Poll: 20 * time.Millisecond, Knock: time.Millisecond,
-			Backoff: []time.Duration{0, 5 * time.Millisecond},
+			Backoff: []time.Duration{0, 5 * time.Millisecond}, Stable: time.Minute,
 		},
 	}
 }
@@ -291,10 +291,12 @@ type runningCard struct {
 	ended chan error
 }
 
-func startCard(t *testing.T, w *world, c *Card) *runningCard {
+func startCard(t *testing.T, w *world, c *Card) *runningCard { return startParts(t, w, c, w.parts()) }
+
+func startParts(t *testing.T, w *world, c *Card, parts Parts) *runningCard {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &runningCard{t: t, w: w, c: c, stop: cancel, ended: make(chan error, 1)}
-	r.s = NewSupervisor(c, w.parts(), log.New(io.Discard, "", 0))
+	r.s = NewSupervisor(c, parts, log.New(io.Discard, "", 0))
 	go func() { r.ended <- r.s.Run(ctx, nil) }()
 	t.Cleanup(func() { cancel(); r.wait() })
 	return r

@@ -45,7 +45,8 @@ type Limits struct {
 	Stop     time.Duration                  // for its machine to end after that
 	Poll     time.Duration                  // between questions to a healthy agent
 	Knock    time.Duration                  // between tries to reach a booting one
-	Backoff  []time.Duration                // before restarts in a row
+	Backoff  []time.Duration                // before restarts in a row, the first being the first's
+	Stable   time.Duration                  // a life that lasts this long ends the row
 }
 
 // DefaultLimits are those of real machines.
@@ -57,6 +58,7 @@ func DefaultLimits() Limits {
 		Stop:     5 * time.Second,
 		Poll:     5 * time.Second,
 		Knock:    10 * time.Millisecond,
+		Stable:   10 * time.Second,
 		Backoff:  []time.Duration{0, 500 * time.Millisecond, time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second},
 	}
 }
@@ -206,8 +208,9 @@ func (s *Supervisor) run(ctx context.Context) error {
 // lives runs the machine again and again. It returns nil when ctx ended or
 // the card powered itself off, and an error when it did not even start once.
 func (s *Supervisor) lives(ctx context.Context) error {
-	failures := 0
+	row := 0 // restarts for lives that ended soon
 	for first := true; ; first = false {
+		began := time.Now()
 		reached, exit, err := s.life(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -218,16 +221,17 @@ func (s *Supervisor) lives(ctx context.Context) error {
 			s.event("the card powered itself off")
 			return nil
 		}
-		if reached {
-			failures = 0
-		} else {
-			failures++
+		if exit.Cause == machine.Stopped || reached && time.Since(began) > s.parts.Limits.Stable {
+			row = 0
+		}
+		if !reached {
+			row = max(row, 1) // what did not even start does not get a try at once
 		}
 		s.note(exit, err)
-		wait := s.parts.Limits.Backoff[min(failures, len(s.parts.Limits.Backoff)-1)]
-		if !s.pause(ctx, wait) {
+		if !s.pause(ctx, s.parts.Limits.Backoff[min(row, len(s.parts.Limits.Backoff)-1)]) {
 			return nil
 		}
+		row++
 		s.change(func() { s.restarts++ })
 	}
 }

@@ -286,6 +286,34 @@ func TestPowerOffFromInsideEndsTheSupervisor(t *testing.T) {
 	r.checkGone(t, Stopped, "powered itself off")
 }
 
+// A card that becomes ready and ends at once, again and again, must not keep
+// the host busy; one that has run for a while is started again at once.
+func TestRestartsInARowAreHeldBack(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		stable time.Duration
+		want   int
+	}{{"short lives", time.Hour, 1}, {"long lives", 0, 3}} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld()
+			parts := w.parts()
+			parts.Limits.Backoff, parts.Limits.Stable = []time.Duration{0, time.Hour}, c.stable
+			r := startParts(t, w, testCard(t, ""), parts)
+			for n := range c.want {
+				r.await("health", func(st Status) bool { return st.State == Healthy && st.Restarts == n })
+				w.machine.Instances()[n].End(machine.Exit{Cause: machine.Crashed})
+			}
+			r.await("another restart", func(st Status) bool { return st.State == Healthy && st.Restarts == c.want })
+			w.machine.Instances()[c.want].End(machine.Exit{Cause: machine.Crashed})
+			r.await("word of that", func(st Status) bool { return strings.Count(history(st), "starting it again") == c.want+1 })
+			time.Sleep(50 * time.Millisecond)
+			if got := len(w.machine.Instances()); (got == c.want+1) != (c.stable > 0) {
+				t.Errorf("%d machines were started after %d ends", got, c.want+1)
+			}
+		})
+	}
+}
+
 // A restart that fails is tried again, for as long as it takes.
 func TestRestartThatFailsIsTriedAgain(t *testing.T) {
 	w := newWorld()
