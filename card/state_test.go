@@ -1,6 +1,7 @@
 package card
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/toe-project/toe/machine"
+	"github.com/toe-project/toe/machine/fake"
 )
 
 func discard() *log.Logger { return log.New(io.Discard, "", 0) }
@@ -108,6 +112,57 @@ func TestLinkAddresses(t *testing.T) {
 	if err == nil {
 		t.Error("a full range gave an address")
 	}
+}
+
+// What link.ipv4 asks for may be what exec's link would get by its hash, or had.
+func TestLinksOfOneCardShareNoAddress(t *testing.T) {
+	if !privileged() {
+		t.Skip("without root a card has one link")
+	}
+	c := testCard(t, "")
+	before, err := c.reserve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Spec.Link.IPv4 = Prefix{before.Exec.IPv4}
+	after, err := c.reserve()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.Link.IPv4 != before.Exec.IPv4 || after.Exec.IPv4.Overlaps(after.Link.IPv4) {
+		t.Errorf("link %v, exec %v", after.Link, after.Exec)
+	}
+}
+
+// A probe that found something is not made again; one that ran out of time is.
+func TestProbesAreRemembered(t *testing.T) {
+	m := &countedMachine{}
+	k := Kinds{Machines: []machine.Machine{m}, Cache: t.TempDir(), Depends: func(machine.Kind) []string { return nil }}
+	for _, c := range []struct {
+		err    error
+		probes int
+	}{
+		{fmt.Errorf("first program: %w", context.DeadlineExceeded), 1},
+		{fmt.Errorf("first program: %w", context.DeadlineExceeded), 2},
+		{errFault, 3},
+		{nil, 3}, // it stays as it was found
+	} {
+		m.ProbeErr = c.err
+		_, _, err := k.Choose(t.Context(), "auto")
+		if err == nil || m.probes != c.probes {
+			t.Errorf("with %v: %v after %d probes, want %d", c.err, err, m.probes, c.probes)
+		}
+	}
+}
+
+type countedMachine struct {
+	fake.Machine
+	probes int
+}
+
+func (m *countedMachine) Probe(ctx context.Context) (string, error) {
+	m.probes++
+	return m.Machine.Probe(ctx)
 }
 
 func TestCardsOfOneHostShareNoAddress(t *testing.T) {

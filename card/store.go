@@ -219,6 +219,11 @@ func (c *Card) chooseLinks(had Links, others []usedPrefix) (Links, error) {
 		if !c.Spec.Link.WantExec() {
 			return got, nil
 		}
+		// On the card both links are interfaces of one host.
+		for _, p := range got.Link.Host() {
+			others = append(others, usedPrefix{p, "the card's other link"})
+		}
+		taken = takenBy(others)
 		got.Exec, err = pick("exec", Prefix{}, Prefix{}, had.Exec)
 		return got, err
 	}
