@@ -139,6 +139,10 @@ func TestHostDefaultRoute(t *testing.T) {
 	if data, _ := os.ReadFile(resolvConf); !strings.Contains(string(data), "nameserver "+addrs.CardAddrs()[0].String()) {
 		t.Errorf("resolv.conf: %q", data)
 	}
+	// A second card that wants the same is told, and touches nothing.
+	if _, err := h.DefaultRoute(context.Background(), att.Interface, addrs); err == nil || !strings.Contains(err.Error(), "another card's") {
+		t.Errorf("a second default route: %v", err)
+	}
 	// As after a crash: a new supervisor finds the journal.
 	again := *h.card
 	if err := again.Clean(); err != nil {
@@ -147,8 +151,10 @@ func TestHostDefaultRoute(t *testing.T) {
 	if data, _ := os.ReadFile(resolvConf); string(data) != "nameserver 192.0.2.1\n" {
 		t.Errorf("resolv.conf was not put back: %q", data)
 	}
-	if err := undo(); err != nil {
-		t.Error(err)
+	for range 2 { // the second time there is nothing left to undo
+		if err := undo(); err != nil {
+			t.Error(err)
+		}
 	}
 	if r, err := netlink.RouteGet(net.ParseIP("192.0.2.9")); err == nil {
 		t.Errorf("there still is a way: %v", r)

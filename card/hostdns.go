@@ -12,10 +12,13 @@ import (
 
 const resolvConf = "/etc/resolv.conf"
 
+// resolvMark begins each resolv.conf that a card has put there.
+const resolvMark = "# written by toe"
+
 // resolvText is a resolv.conf that asks servers.
 func resolvText(servers []netip.Addr, search []string) []byte {
 	var b strings.Builder
-	b.WriteString("# written by toe; put back when the card goes down\n")
+	b.WriteString(resolvMark + "; put back when the card goes down\n")
 	for _, s := range servers {
 		fmt.Fprintf(&b, "nameserver %s\n", s)
 	}
@@ -46,8 +49,8 @@ func saveFile(path string, ours []byte) (*SavedFile, error) {
 
 // replaceWith puts ours in the place of what was saved.
 func (s *SavedFile) replaceWith() error {
-	if err := replaceFile(s.Path, s.Ours, 0o644); err == nil {
-		return nil
+	if err := replaceFile(s.Path, s.Ours, 0o644); err == nil || s.Link != "" {
+		return err // written through a link, it would be some other file
 	}
 	// A file that is a mount of its own, as in containers, cannot be renamed over.
 	return os.WriteFile(s.Path, s.Ours, 0o644)

@@ -1,6 +1,7 @@
 package card
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -9,9 +10,8 @@ import (
 	"strings"
 	"time"
 
-	"context"
-
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // halves cover everything, and each is more specific than any default route:
@@ -25,6 +25,10 @@ var halves = map[bool][]string{
 // with the interface; what the host resolves names with is in the journal
 // before it is changed.
 func (h *Host) DefaultRoute(ctx context.Context, iface string, a LinkAddrs) (func() error, error) {
+	// Two would put back each other's state, in the wrong order.
+	if now, err := os.ReadFile(resolvConf); err == nil && strings.HasPrefix(string(now), resolvMark) {
+		return nil, fmt.Errorf("%s is another card's: take down the one that has link.default_route", resolvConf)
+	}
 	l, err := netlink.LinkByName(iface)
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", iface, err)
@@ -49,7 +53,8 @@ func (h *Host) DefaultRoute(ctx context.Context, iface string, a LinkAddrs) (fun
 func delRoutes(routes []*netlink.Route) error {
 	var errs []error
 	for _, r := range routes {
-		if err := netlink.RouteDel(r); err != nil {
+		err := netlink.RouteDel(r)
+		if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) { // gone is gone
 			errs = append(errs, fmt.Errorf("route %s: %w", r.Dst, err))
 		}
 	}
