@@ -153,6 +153,23 @@ func TestStopThatNoPumpDoes(t *testing.T) {
 	}
 }
 
+// A pump may end between showing the driver what it has done and calling. Its
+// successor calls at once, though there is nothing new to show: a driver whose
+// ring is full would wait for ever.
+func TestNewPumpCalls(t *testing.T) {
+	w := newLaunched(t, func(o *Options) { o.Launch = here })
+	card, err := fakecard.Connect(w.path, fakecard.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer card.Close()
+	calls := func(s QueueStats) uint64 { return s.ToCard.Calls + s.ToHost.Calls }
+	before := calls(w.k.Stats()[0])
+	w.kill()
+	w.hears(t, "replaced by")
+	w.stat(t, "calls", calls, before+2)
+}
+
 // kill ends the pump that is there by force.
 func (w *world) kill() {
 	w.k.mu.Lock()

@@ -264,7 +264,8 @@ func (p *pump) start(i int, r *ring, fds []int) error {
 
 // startNow runs on the queue's goroutine.
 func (p *pump) startNow(q *queue, e *end, write bool, r *ring, fds []int) error {
-	if e.ring == nil {
+	fresh := e.ring == nil
+	if fresh {
 		ring, err := vring.New(p.mem, vring.Config{
 			Size: r.Size, Desc: r.Desc, Avail: r.Avail, Used: r.Used, Base: r.Base, Write: write,
 			EventIdx: p.features&vhostuser.RingEventIdx != 0,
@@ -290,11 +291,35 @@ func (p *pump) startNow(q *queue, e *end, write bool, r *ring, fds []int) error 
 	}
 	replaceFD(&e.call, call)
 	replaceFD(&e.err, errfd)
-	if e.call >= 0 {
-		// A front end that does not read must not hold us up.
-		unix.SetNonblock(e.call, true)
+	for _, fd := range []int{e.call, e.err} {
+		if fd >= 0 {
+			// A front end that does not read must not hold us up.
+			unix.SetNonblock(fd, true)
+		}
 	}
-	return q.watch(e.kick, unix.EPOLLIN)
+	if err := q.watch(e.kick, unix.EPOLLIN); err != nil {
+		q.drop(e)
+		return err
+	}
+	if fresh {
+		// The pump before this one may have ended between showing what it
+		// had done and calling: a driver whose ring is full of that waits
+		// for ever.
+		e.signal()
+	}
+	return nil
+}
+
+// drop takes a ring away from its queue, on the queue's goroutine.
+func (q *queue) drop(e *end) {
+	e.ring = nil
+	q.unwatch(e.kick)
+	replaceFD(&e.kick, -1)
+	replaceFD(&e.call, -1)
+	replaceFD(&e.err, -1)
+	if e == &q.rx {
+		q.win.reset()
+	}
 }
 
 // stop stops a ring and says where the next device goes on.
@@ -306,14 +331,7 @@ func (p *pump) stop(i int) (base uint16) {
 		}
 		e.ring.Show()
 		base = e.ring.Base()
-		e.ring = nil
-		q.unwatch(e.kick)
-		replaceFD(&e.kick, -1)
-		replaceFD(&e.call, -1)
-		replaceFD(&e.err, -1)
-		if i%2 == 0 {
-			q.win.reset()
-		}
+		q.drop(e)
 	})
 	return base
 }

@@ -220,10 +220,17 @@ func (q *queue) sleep() {
 }
 
 // publish shows the driver what is done and calls it if it wants that.
-// EAGAIN of a call descriptor means that it is signalled already.
 func (e *end) publish() {
 	e.ring.Show()
-	if e.ring.MustCall() && e.call >= 0 {
+	if e.ring.MustCall() {
+		e.signal()
+	}
+}
+
+// signal calls the driver. EAGAIN of a call descriptor means that it is
+// signalled already.
+func (e *end) signal() {
+	if e.call >= 0 {
 		one := uint64(1)
 		unix.RawSyscall(unix.SYS_WRITE, uintptr(e.call), uintptr(unsafe.Pointer(&one)), 8)
 		count(&e.ctr.calls, 1)
