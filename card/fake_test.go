@@ -37,10 +37,11 @@ type world struct {
 	route bool              // the default route leads through the card
 	event func(text string) // of the keeper that was made last
 	slow  time.Duration     // how long that one takes to tell it
+	died  chan error        // says that the namespace's holder is dead
 }
 
 func newWorld() *world {
-	return &world{fault: map[string]error{}, hang: map[string]bool{}, open: map[string]int{}}
+	return &world{fault: map[string]error{}, hang: map[string]bool{}, open: map[string]int{}, died: make(chan error, 1)}
 }
 
 // step is where a test makes something go wrong.
@@ -92,7 +93,7 @@ func (w *world) Link(ctx context.Context, want LinkWant) (*Attachment, error) {
 func (w *world) Exec(ctx context.Context, _ LinkWant) (*Attachment, error) {
 	a, err := w.attach(ctx, "exec", "toe0")
 	if a != nil {
-		a.Namespace = &Namespace{PID: os.Getpid()}
+		a.Namespace, a.Died = &Namespace{PID: os.Getpid()}, w.died
 	}
 	return a, err
 }

@@ -90,6 +90,9 @@ func (s *Supervisor) openLink(ctx context.Context, d *device) error {
 	s.mu.Lock()
 	d.Att = att
 	s.mu.Unlock()
+	if att.Died != nil {
+		s.task(func() { s.watchAttachment(d, att, d.Name, "`toe down` and `toe up` mend it") })
+	}
 	return s.keep(d)
 }
 
@@ -106,7 +109,9 @@ func (s *Supervisor) openPort(ctx context.Context, d *device) error {
 	d.Att = att
 	s.mu.Unlock()
 	if att.Died != nil {
-		s.task(func() { s.watchAttachment(d, att) })
+		s.task(func() {
+			s.watchAttachment(d, att, "port "+d.spec.Name, fmt.Sprintf("`toe reset %s` mends it", s.card.Name))
+		})
 	}
 	return s.keep(d)
 }
@@ -151,15 +156,21 @@ func (s *Supervisor) keep(d *device) error {
 	return nil
 }
 
-// watchAttachment says when the other end of a port has died.
-func (s *Supervisor) watchAttachment(d *device, att *Attachment) {
+// watchAttachment says when the other end of a link or port has died, and
+// what mends that.
+func (s *Supervisor) watchAttachment(d *device, att *Attachment, what, mend string) {
 	select {
 	case err := <-att.Died:
+		select {
+		case <-s.downing():
+			return
+		default:
+		}
 		if err == nil {
 			return // closed on purpose
 		}
-		s.event("port %s: %v", d.spec.Name, err)
-		s.trouble("port "+d.spec.Name, fmt.Sprintf("%v; `toe reset %s` mends it", err, s.card.Name))
+		s.event("%s: %v", what, err)
+		s.trouble(what, fmt.Sprintf("%v; %s", err, mend))
 		s.change(func() { d.dead = true })
 	case <-s.downing():
 	}

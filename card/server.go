@@ -9,7 +9,6 @@ import (
 	"log"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -235,10 +234,15 @@ func (s *Supervisor) serveExec(w http.ResponseWriter, _ *http.Request) {
 			continue
 		}
 		s.mu.Lock()
-		search := s.card.Spec.DNS.Search
+		search, dead := s.card.Spec.DNS.Search, d.dead
 		s.mu.Unlock()
+		if dead { // its process id may be another's by now
+			refuse(w, http.StatusConflict, fmt.Errorf("the process that kept the namespace for toe exec has ended; `toe down %s` and `toe up %s` make it anew", s.card.Name, s.card.Name))
+			return
+		}
 		file := filepath.Join(s.card.Paths.Runtime, "exec-resolv.conf")
-		if err := os.WriteFile(file, resolvText(d.addrs.CardAddrs(), search), 0o644); err != nil {
+		// Replaced, not written: it lies over /etc/resolv.conf of whoever is in there.
+		if err := replaceFile(file, resolvText(d.addrs.CardAddrs(), search), 0o644); err != nil {
 			refuse(w, http.StatusInternalServerError, err)
 			return
 		}

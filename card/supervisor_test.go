@@ -394,6 +394,30 @@ func TestStatusWhileAPumpIsReplaced(t *testing.T) {
 	}
 }
 
+// A namespace whose holder is dead is not given out: its process id may be
+// another's, and a command would run in the host's own network.
+func TestDeadNamespaceIsNotEntered(t *testing.T) {
+	w := newWorld()
+	r := startCard(t, w, testCard(t, ""))
+	r.await("health", inState(Healthy))
+	info, err := r.c.Client().Exec(t.Context())
+	if err != nil || info.PID != os.Getpid() {
+		t.Fatalf("%+v, %v", info, err)
+	}
+	if data, err := os.ReadFile(info.ResolvConf); err != nil || !strings.Contains(string(data), "nameserver") {
+		t.Errorf("%s: %q, %v", info.ResolvConf, data, err)
+	}
+	w.died <- errors.New("the holder was killed")
+	st := r.await("word of it", inState(Degraded))
+	if text := strings.Join(st.Reasons, " "); !strings.Contains(text, "the holder was killed") {
+		t.Errorf("reasons %q", text)
+	}
+	r.await("a refusal", func(Status) bool { _, err = r.c.Client().Exec(t.Context()); return err != nil })
+	if !strings.Contains(err.Error(), "toe up") {
+		t.Errorf("refused with %v", err)
+	}
+}
+
 func TestDownThenNothingIsLeft(t *testing.T) {
 	w := newWorld()
 	r := startCard(t, w, testCard(t, ""))
