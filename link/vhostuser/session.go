@@ -111,10 +111,14 @@ func (r *ring) close() {
 
 // replace closes the old file, if any, and puts the new one in its place.
 func replace(old **os.File, f *os.File) {
-	if *old != nil {
-		(*old).Close()
-	}
+	closeFile(*old)
 	*old = f
+}
+
+func closeFile(f *os.File) {
+	if f != nil {
+		f.Close()
+	}
 }
 
 // answer does one message, and replies where a reply is due: with the value

@@ -101,6 +101,12 @@ func fds() int {
 
 func newTalk(t testing.TB, dev *device) *talk {
 	t.Helper()
+	return newTalkWith(t, dev, dev)
+}
+
+// newTalkWith is newTalk where another device serves, on top of dev.
+func newTalkWith(t testing.TB, serves vhostuser.Device, dev *device) *talk {
+	t.Helper()
 	k := &talk{t: t, dev: dev, ended: make(chan error, 1)}
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -115,7 +121,7 @@ func newTalk(t testing.TB, dev *device) *talk {
 	k.event = os.NewFile(uintptr(e), "event")
 	k.fds = fds()
 	go func() {
-		k.ended <- vhostuser.Serve(theirs, dev)
+		k.ended <- vhostuser.Serve(theirs, serves)
 		theirs.Close()
 	}()
 	return k

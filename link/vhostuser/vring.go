@@ -96,20 +96,23 @@ func (s *session) setVringFile(m *message) error {
 		return fmt.Errorf("%w: request %d for ring %d: descriptor and flag disagree", ErrMessage, m.request, i)
 	}
 	r := &s.rings[i]
+	slot := &r.Kick
 	switch m.request {
 	case SetVringErr:
-		replace(&r.Err, f)
-		return nil
+		slot = &r.Err
 	case SetVringCall:
-		replace(&r.Call, f)
-		if !r.started {
-			return nil
-		}
+		slot = &r.Call
 	case SetVringKick:
 		if f == nil {
 			return fmt.Errorf("%w: ring %d without a kick descriptor: polling is not supported", ErrMessage, i)
 		}
-		replace(&r.Kick, f)
+	}
+	// The device has the old one until it is told of the new one: it may pass
+	// it to another pump at any time.
+	defer closeFile(*slot)
+	*slot = f
+	if !r.started && m.request != SetVringKick {
+		return nil
 	}
 	return s.start(i)
 }
