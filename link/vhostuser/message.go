@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -97,11 +98,18 @@ func (m *message) take() *os.File {
 	return f
 }
 
+// patience is how long the rest of a message may take to come, and an answer to
+// be fetched. A front end may say nothing for ever, but nobody else is served
+// while it hangs amid a message.
+const patience = 10 * time.Second
+
 // receive reads one message into buf's memory, which is maxPayload long.
-func receive(c *net.UnixConn, buf []byte) (*message, error) {
+func receive(c *net.UnixConn, buf []byte, patience time.Duration) (*message, error) {
 	var head [headerLen]byte
 	oob := make([]byte, unix.CmsgSpace(4*maxFiles))
+	c.SetReadDeadline(time.Time{})
 	n, oobn, flags, _, err := c.ReadMsgUnix(head[:], oob)
+	c.SetReadDeadline(time.Now().Add(patience))
 	m := &message{}
 	if oobn > 0 {
 		m.files, err = files(oob[:oobn], err)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 )
 
 // Region is one piece of the card's memory as the front end names it.
@@ -55,12 +56,14 @@ type Device interface {
 // Serve holds one conversation until the front end hangs up (nil) or breaks
 // the protocol. It closes every descriptor that the front end passed and
 // leaves the device reset. The connection stays the caller's.
-func Serve(c *net.UnixConn, dev Device) error {
-	s := &session{conn: c, dev: dev, rings: make([]ring, 2*dev.Pairs())}
+func Serve(c *net.UnixConn, dev Device) error { return serve(c, dev, patience) }
+
+func serve(c *net.UnixConn, dev Device, patience time.Duration) error {
+	s := &session{conn: c, dev: dev, patience: patience, rings: make([]ring, 2*dev.Pairs())}
 	defer s.end()
 	buf := make([]byte, maxPayload)
 	for {
-		m, err := receive(c, buf)
+		m, err := receive(c, buf, patience)
 		if err != nil {
 			if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
 				return nil
@@ -84,6 +87,7 @@ type ring struct {
 
 type session struct {
 	conn     *net.UnixConn
+	patience time.Duration // with a message or an answer that is under way
 	dev      Device
 	features uint64
 	protocol uint64
@@ -131,19 +135,24 @@ func (s *session) answer(m *message) error {
 		return err
 	}
 	if value != nil {
-		return reply(s.conn, m.request, value)
+		return s.reply(m.request, value)
 	}
 	if m.flags&flagNeedReply != 0 && s.protocol&protoReplyAck != 0 {
 		code := uint64(0)
 		if err != nil {
 			code = 1
 		}
-		return reply(s.conn, m.request, u64(code))
+		return s.reply(m.request, u64(code))
 	}
 	if errors.Is(err, errUnknown) {
 		return nil
 	}
 	return err
+}
+
+func (s *session) reply(request Request, payload []byte) error {
+	s.conn.SetWriteDeadline(time.Now().Add(s.patience))
+	return reply(s.conn, request, payload)
 }
 
 var errUnknown = errors.New("unknown vhost-user request")
