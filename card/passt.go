@@ -160,7 +160,7 @@ func (r *passtRun) run(via4, via6 string) error {
 		}
 	}()
 	last := <-words
-	err = cmd.Wait()
+	_ = cmd.Wait() // how it ended is in ProcessState
 	close(ended)
 	select {
 	case <-r.quit:

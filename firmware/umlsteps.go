@@ -187,7 +187,7 @@ func (u *umlBuild) configure(ctx context.Context, _ *counter) error {
 		return err
 	}
 	if err := checkConfig(umlConfig, got); err != nil {
-		return fmt.Errorf("Linux %s: %w", u.source.Version, err)
+		return fmt.Errorf("configuration of Linux %s: %w", u.source.Version, err)
 	}
 	return os.WriteFile(filepath.Join(u.out, "config"), got, 0o644)
 }

@@ -166,6 +166,7 @@ func churn(ep, fd int) {
 		_, _ = unix.Write(fd, one)
 		_, _ = unix.EpollWait(ep, events, 1)
 	}
+	runtime.KeepAlive(keep)
 	time.Sleep(time.Millisecond)
 }
 
