@@ -207,10 +207,15 @@ func (c *Card) RemoveMemory(r Region) error {
 
 // Start tells the back end of ring i (2n receives, 2n+1 sends) and starts it
 // at an index.
-func (c *Card) Start(i int, base uint16) error {
+func (c *Card) Start(i int, base uint16) error { return c.start(i, base, UserBase) }
+
+// StartAt is Start with every address of the ring off by some bytes: a lie.
+func (c *Card) StartAt(i int, off uint64) error { return c.start(i, c.opts.Base, UserBase+off) }
+
+func (c *Card) start(i int, base uint16, user uint64) error {
 	r, f := c.rings[i], c.Front
 	n := uint32(i)
-	addr := append(U32(n, 0), U64(UserBase+r.at.desc, UserBase+r.at.used, UserBase+r.at.avail, 0)...)
+	addr := append(U32(n, 0), U64(user+r.at.desc, user+r.at.used, user+r.at.avail, 0)...)
 	for _, m := range []struct {
 		r     vhostuser.Request
 		b     []byte
