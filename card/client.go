@@ -24,14 +24,15 @@ var ErrNotRunning = errors.New("the card is not running")
 
 // Client talks to the supervisor of a card.
 type Client struct {
-	card *Card
-	http *http.Client
+	card  *Card
+	http  *http.Client
+	limit time.Duration // for an answer
 }
 
 // Client prepares to talk to the card's supervisor; nothing is sent yet.
 func (c *Card) Client() *Client {
 	t := &http.Transport{DisableKeepAlives: true}
-	cl := &Client{card: c, http: &http.Client{Transport: t}}
+	cl := &Client{card: c, http: &http.Client{Transport: t}, limit: answerLimit}
 	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return cl.dial(ctx) }
 	return cl
 }
@@ -58,9 +59,20 @@ func (c *Card) dial(ctx context.Context, socket string) (net.Conn, error) {
 	return conn, err
 }
 
+// answerLimit is how long a supervisor may take to answer; it gives itself
+// statusWait for a status to change, and 30 s to apply a specification.
+const answerLimit = 45 * time.Second
+
 // call sends a request and decodes the answer, or the supervisor's refusal.
 func (cl *Client) call(ctx context.Context, method, path string, body []byte, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, cl.limit)
+	defer cancel()
 	resp, err := cl.send(ctx, method, path, body)
+	if errors.Is(err, context.DeadlineExceeded) {
+		pid, _, _ := holder(cl.card.Paths.Lock())
+		return fmt.Errorf("card %s: its supervisor (pid %d) does not answer: %w; after `kill -9 %d`, `toe down %s` cleans up",
+			cl.card.Name, pid, err, pid, cl.card.Name)
+	}
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -415,6 +416,29 @@ func TestDeadNamespaceIsNotEntered(t *testing.T) {
 	r.await("a refusal", func(Status) bool { _, err = r.c.Client().Exec(t.Context()); return err != nil })
 	if !strings.Contains(err.Error(), "toe up") {
 		t.Errorf("refused with %v", err)
+	}
+}
+
+func TestSupervisorThatDoesNotAnswerIsNamed(t *testing.T) {
+	c := testCard(t, "")
+	if err := c.Paths.MakeRuntime(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := tryLock(c.Paths.Lock())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.release()
+	socket, err := listenUnix(c.Paths.Socket()) // and nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	cl := c.Client()
+	cl.limit = 50 * time.Millisecond
+	_, err = cl.Status(t.Context(), 0)
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("supervisor (pid %d) does not answer", os.Getpid())) {
+		t.Errorf("status: %v", err)
 	}
 }
 
