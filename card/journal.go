@@ -60,6 +60,13 @@ func (c *Card) note(change func(*Journal)) error {
 	return c.saveJournal(j)
 }
 
+// Unrestored says whether this host still is as a supervisor that is gone
+// changed it, for which a restart of the host is no cure.
+func (c *Card) Unrestored() bool {
+	j, err := c.loadJournal()
+	return err == nil && j.ResolvConf != nil && !c.Running()
+}
+
 // Clean puts back what a supervisor left: the host's name resolution,
 // interfaces and rules that we made, and the runtime files. It does nothing
 // where nothing was left. The caller holds the card's lock or knows that

@@ -50,7 +50,7 @@ func TestLeftovers(t *testing.T) {
 	if r := checkLeftovers(context.Background(), h); r.State != Pass {
 		t.Errorf("an empty host: %+v", r)
 	}
-	for _, name := range []string{"edge", "exec-123"} {
+	for _, name := range []string{"before-reboot", "edge", "exec-123"} {
 		if _, err := h.Dirs.Create(card.Default(name), t.TempDir()); err != nil {
 			t.Fatal(err)
 		}
@@ -59,8 +59,12 @@ func TestLeftovers(t *testing.T) {
 	if err := os.WriteFile(h.Dirs.Card("edge").Last(), []byte(last), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	journal := `{"resolv_conf":{"path":"/etc/resolv.conf"}}`
+	if err := os.WriteFile(h.Dirs.Card("before-reboot").Journal(), []byte(journal), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	r := checkLeftovers(context.Background(), h)
-	if r.State != Warn || r.Mend != "toe down edge; toe rm exec-123" {
+	if r.State != Warn || r.Mend != "toe down before-reboot; toe down edge; toe rm exec-123" {
 		t.Errorf("a killed supervisor and a card of a dead command: %+v", r)
 	}
 }
