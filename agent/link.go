@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -58,6 +59,22 @@ func (l *link) configure() error {
 	}
 	for _, p := range l.conf.Card {
 		if err := addAddress(l.nl, dev, p, unix.IFA_F_NODAD); err != nil {
+			return err
+		}
+	}
+	return l.keepHost(dev)
+}
+
+// keepHost gives each IPv6 address of the host a route that nothing on the
+// wire outdoes. The kernel makes a route of whatever prefix a router
+// advertises as its own, up to a single address, and would send to the wire
+// what is for the host. What DHCP says is looked at before (hijacks).
+func (l *link) keepHost(dev netlink.Link) error {
+	for _, h := range l.conf.Host {
+		if !h.Is6() {
+			continue
+		}
+		if err := addRoute(l.nl, dev, route{dst: netip.PrefixFrom(h, 128), metric: 1}); err != nil {
 			return err
 		}
 	}
