@@ -109,6 +109,11 @@ func bringUp(ctx context.Context, c *card.Card, p *progress.Progress, alive *os.
 		return st, err
 	}
 	s, err := startSupervisor(ctx, c, alive)
+	if err != nil && ctx.Err() == nil && c.Running() {
+		if st, err = awaitOther(ctx, c); err == nil {
+			return await(ctx, c, p, nil, st)
+		}
+	}
 	if err != nil {
 		return st, err
 	}
@@ -120,6 +125,24 @@ func bringUp(ctx context.Context, c *card.Card, p *progress.Progress, alive *os.
 		return st, ctx.Err()
 	}
 	return st, err
+}
+
+// awaitOther is for a card that somebody else started at the same moment: it
+// waits until that supervisor can be asked.
+func awaitOther(ctx context.Context, c *card.Card) (card.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for {
+		st, err := c.Client().Status(ctx, 0)
+		if !errors.Is(err, card.ErrNotRunning) || !c.Running() {
+			return st, err
+		}
+		select {
+		case <-ctx.Done():
+			return st, fmt.Errorf("card %s: waiting for the supervisor that was started beside this command: %w", c.Name, ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // buildFirst builds missing firmware here, where its progress can be seen;
