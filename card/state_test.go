@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"github.com/toe-project/toe/machine"
 	"github.com/toe-project/toe/machine/fake"
 )
@@ -68,6 +70,33 @@ func TestCreateKeepsKeysAndModes(t *testing.T) {
 	}
 	if names, _ := dirs.List(); len(names) != 0 {
 		t.Errorf("after rm there is %v", names)
+	}
+}
+
+func TestCreateTwiceAtOnceMixesNoKeys(t *testing.T) {
+	for range 5 {
+		dirs, home := testDirs(t), t.TempDir()
+		var wg sync.WaitGroup
+		for range 4 {
+			wg.Go(func() {
+				if _, err := dirs.Create(Default("x"), home); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		c, err := dirs.Open("x")
+		if err != nil {
+			t.Fatal(err)
+		}
+		private, err := c.LoginKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		public, err := c.loginPublic()
+		if want := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(private.PublicKey()))); err != nil || public != want {
+			t.Fatalf("the login key's halves are of two pairs: %s, %s, %v", public, want, err)
+		}
 	}
 }
 

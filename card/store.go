@@ -67,6 +67,12 @@ func (d Dirs) Create(spec Spec, home string) (*Card, error) {
 	if err := os.MkdirAll(d.State, 0o755); err != nil {
 		return nil, err
 	}
+	// Two who make the same card at once must not mix their keys.
+	all, err := waitLock(filepath.Join(d.State, ".lock"))
+	if err != nil {
+		return nil, err
+	}
+	defer all.release()
 	if err := privateDir(c.Paths.State); err != nil {
 		return nil, err
 	}
