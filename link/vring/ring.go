@@ -160,13 +160,17 @@ func (r *Ring) Waiting() (int, error) {
 	return int(n), nil
 }
 
-// availIdx reads the avail index with acquire semantics. Go has no atomic
-// access of 16 bits, so the aligned word around it is read.
-func (r *Ring) availIdx() uint16 {
-	if uintptr(r.avail)%4 == 0 {
-		return uint16(atomic.LoadUint32((*uint32)(r.avail)) >> 16)
-	}
-	return uint16(atomic.LoadUint32((*uint32)(unsafe.Add(r.avail, 2))))
+// availIdx reads the avail index with acquire semantics.
+func (r *Ring) availIdx() uint16 { return load16(unsafe.Add(r.avail, 2)) }
+
+// load16 reads what the driver writes, in order with our atomic stores before
+// it and our reads after it: on arm64 a plain read may overtake even an atomic
+// addition (8.0 has no instruction for one). Go has no atomic access of 16
+// bits, so the aligned word around it is read. That never leaves the page, and
+// pages are what is mapped.
+func load16(p unsafe.Pointer) uint16 {
+	odd := uintptr(p) % 4 // 0 or 2
+	return uint16(atomic.LoadUint32((*uint32)(unsafe.Add(p, -int(odd)))) >> (8 * odd))
 }
 
 // Take takes the next head and appends its segments to iov, which must have
@@ -292,9 +296,9 @@ func (r *Ring) MustCall() bool {
 		return true
 	}
 	if !r.cfg.EventIdx {
-		return *(*uint16)(r.avail)&noInterrupt == 0
+		return load16(r.avail)&noInterrupt == 0
 	}
-	event := *(*uint16)(unsafe.Add(r.avail, 4+2*uintptr(r.cfg.Size)))
+	event := load16(unsafe.Add(r.avail, 4+2*uintptr(r.cfg.Size)))
 	return r.shown-event-1 < r.shown-old
 }
 
