@@ -1,0 +1,175 @@
+// Package bench measures a card's link beside what it competes with, all in
+// one run on one machine, so that ratios can be compared where absolute
+// figures cannot. docs/benchmarks.md says how each figure is made.
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/toe-project/toe/internal/progress"
+)
+
+// Result is one figure.
+type Result struct {
+	Name   string    `json:"name"`
+	Value  float64   `json:"value"` // median over the rounds
+	Unit   string    `json:"unit"`
+	Rounds []float64 `json:"rounds"`
+	// Baseline is what the value is compared with, in the same unit, and
+	// Against what that is. Ratio is above 1 where the value is better.
+	Baseline *float64 `json:"baseline"`
+	Against  string   `json:"against,omitempty"`
+	Ratio    *float64 `json:"ratio"`
+	Aim      string   `json:"aim,omitempty"`
+	Met      *bool    `json:"met,omitempty"`
+	Note     string   `json:"note,omitempty"`
+}
+
+// Skip is a measurement that could not be made here.
+type Skip struct {
+	Name string `json:"name"`
+	Why  string `json:"why"`
+}
+
+// Report is a whole run.
+type Report struct {
+	Host    Host      `json:"host"`
+	Time    time.Time `json:"time"`
+	Results []Result  `json:"results"`
+	Skipped []Skip    `json:"skipped"`
+}
+
+// Options say what to measure.
+type Options struct {
+	Rounds   int           // of each measurement, at least 1
+	Length   time.Duration // of one round of traffic
+	Quick    bool          // fewer packets
+	Only     []string      // parts; all of them where empty
+	Machine  string        // kind of the card, as in card.yaml
+	Program  string        // this program, to start pumps and cards with
+	Cache    string        // where firmware is
+	Progress *progress.Progress
+}
+
+// part is a group of measurements.
+type part struct {
+	name, about string
+	run         func(ctx context.Context, b *run) error
+}
+
+// parts are all there are, in the order they are made in.
+func parts() []part {
+	return []part{
+		{"copy", "a cold copy of 64 KiB, the unit of the others", measureCopy},
+		{"pump", "the pump alone against bare readv and writev", measurePump},
+	}
+}
+
+// Parts names what Options.Only can choose.
+func Parts() []string {
+	var names []string
+	for _, p := range parts() {
+		names = append(names, p.name)
+	}
+	return names
+}
+
+// run is a run under way.
+type run struct {
+	Options
+	report Report
+	dir    string // for sockets and state, removed at the end
+}
+
+// Run measures, in the calling process's network namespace, which has to be
+// one made for it. What was measured before an error or an interrupt is in
+// the report.
+func Run(ctx context.Context, o Options) (Report, error) {
+	r := &run{Options: o, report: Report{Host: thisHost(), Time: time.Now().UTC(), Results: []Result{}, Skipped: []Skip{}}}
+	if err := r.check(); err != nil {
+		return r.report, err
+	}
+	remove, err := r.makeDir()
+	if err != nil {
+		return r.report, err
+	}
+	defer remove()
+	var failed []error
+	for _, p := range parts() {
+		if len(o.Only) > 0 && !slices.Contains(o.Only, p.name) {
+			continue
+		}
+		if err := p.run(ctx, r); err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", p.name, err))
+		}
+		if ctx.Err() != nil {
+			return r.report, ctx.Err()
+		}
+	}
+	r.judge()
+	return r.report, errors.Join(failed...)
+}
+
+func (r *run) check() error {
+	for _, name := range r.Only {
+		if !slices.Contains(Parts(), name) {
+			return fmt.Errorf("nothing called %q can be measured: want one of %s", name, strings.Join(Parts(), ", "))
+		}
+	}
+	if r.Rounds < 1 || r.Length < time.Second {
+		return fmt.Errorf("%d rounds of %s: want at least 1 of 1s", r.Rounds, r.Length)
+	}
+	return nil
+}
+
+// add records a figure with its rounds.
+func (r *run) add(name, unit string, rounds []float64) *Result {
+	r.report.Results = append(r.report.Results, Result{Name: name, Value: median(rounds), Unit: unit, Rounds: rounds})
+	return &r.report.Results[len(r.report.Results)-1]
+}
+
+// lower and higher compare a figure with a baseline; each says which way is
+// better.
+func (res *Result) lower(baseline float64, against string) *Result {
+	return res.compare(baseline, against, baseline/res.Value)
+}
+
+func (res *Result) higher(baseline float64, against string) *Result {
+	return res.compare(baseline, against, res.Value/baseline)
+}
+
+func (res *Result) compare(baseline float64, against string, ratio float64) *Result {
+	res.Baseline, res.Against, res.Ratio = &baseline, against, &ratio
+	return res
+}
+
+func (r *run) skip(name, why string) {
+	r.report.Skipped = append(r.report.Skipped, Skip{name, why})
+	r.Progress.Log("skipped %s: %s", name, why)
+}
+
+// find gives a figure that was measured before.
+func (r *run) find(name string) (Result, bool) {
+	for _, res := range r.report.Results {
+		if res.Name == name {
+			return res, true
+		}
+	}
+	return Result{}, false
+}
+
+func median(v []float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(v))
+	if n := len(s); n%2 == 0 {
+		return (s[n/2-1] + s[n/2]) / 2
+	}
+	return s[len(s)/2]
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/bench"
+	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/progress"
+)
+
+// insideNamespace marks the process that toe bench starts in a network
+// namespace of its own.
+const insideNamespace = "TOE_BENCH_INSIDE"
+
+type benchFlags struct {
+	asJSON, quick, quiet bool
+	rounds               int
+	seconds              float64
+	only                 []string
+	machine, chart       string
+}
+
+func benchCmd() *cobra.Command {
+	var f benchFlags
+	c := &cobra.Command{
+		Use:   "bench",
+		Short: "Measure the link beside what it competes with, in one run",
+		Long: `Bench measures the pump alone and a card of its own over its link, beside bare
+system calls and QEMU's own network. It works in a network namespace that it
+makes, beside the cards that run, and leaves nothing behind. Root only.
+docs/benchmarks.md says how each figure is made.`,
+		Example: "  toe bench\n  toe bench --only pump --rounds 5\n  toe bench --json --chart bench.svg",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return runBench(cmd, f) },
+	}
+	c.Flags().BoolVar(&f.asJSON, "json", false, "print JSON")
+	c.Flags().BoolVar(&f.quick, "quick", false, "one short round of everything")
+	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "show no progress")
+	c.Flags().IntVar(&f.rounds, "rounds", 3, "rounds of each measurement; figures are medians")
+	c.Flags().Float64Var(&f.seconds, "seconds", 5, "length of one round of traffic")
+	c.Flags().StringSliceVar(&f.only, "only", nil, "measure only these: "+strings.Join(bench.Parts(), ", "))
+	c.Flags().StringVar(&f.machine, "machine", "auto", "kind of the card: auto, kvm, uml or tcg")
+	c.Flags().StringVar(&f.chart, "chart", "", "write a chart to this file (SVG)")
+	return c
+}
+
+func runBench(cmd *cobra.Command, f benchFlags) error {
+	if os.Getuid() != 0 {
+		return errors.New("bench makes network interfaces and namespaces: run it as root")
+	}
+	if os.Getenv(insideNamespace) == "" {
+		return benchInside(cmd)
+	}
+	dirs, err := card.DefaultDirs()
+	if err != nil {
+		return err
+	}
+	o := bench.Options{
+		Rounds: f.rounds, Length: time.Duration(f.seconds * float64(time.Second)), Quick: f.quick, Only: f.only,
+		Machine: f.machine, Program: "/proc/self/exe", Cache: dirs.Cache,
+	}
+	if f.quick {
+		o.Rounds, o.Length = 1, time.Second
+	}
+	if !f.quiet {
+		o.Progress = progress.New(cmd.ErrOrStderr())
+	}
+	rep, err := bench.Run(cmd.Context(), o)
+	if errors.Is(err, context.Canceled) {
+		return err
+	}
+	return errors.Join(err, showBench(cmd, f, rep))
+}
+
+func showBench(cmd *cobra.Command, f benchFlags, rep bench.Report) error {
+	if f.asJSON {
+		enc := json.NewEncoder(cmd.OutOrStdout())
+		enc.SetIndent("", "  ")
+		return enc.Encode(rep)
+	}
+	rep.Print(cmd.OutOrStdout())
+	return nil
+}
+
+// benchInside runs this command again in a network namespace of its own,
+// which goes away with it, and all interfaces in it.
+func benchInside(cmd *cobra.Command) error {
+	child := exec.Command("/proc/self/exe", os.Args[1:]...)
+	child.Args[0] = "toe"
+	child.Env = append(os.Environ(), insideNamespace+"=1")
+	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
+	// A group of its own: a terminal's Ctrl-C reaches it through us, once.
+	child.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Setpgid: true, Pdeathsig: syscall.SIGTERM}
+	if err := child.Start(); err != nil {
+		return fmt.Errorf("network namespace: %w", err)
+	}
+	stop := context.AfterFunc(cmd.Context(), func() { _ = child.Process.Signal(syscall.SIGTERM) })
+	defer stop()
+	err := child.Wait()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		if cmd.Context().Err() != nil {
+			return cmd.Context().Err()
+		}
+		if s := exit.ExitCode(); s > 0 {
+			return exitError{s}
+		}
+		return fmt.Errorf("the measuring process ended: %s", exit.ProcessState)
+	}
+	return err
+}
