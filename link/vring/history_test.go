@@ -105,7 +105,12 @@ func TestHistory(t *testing.T) {
 		{name: "indirect behind a plain descriptor", make: func(g *rig) {
 			g.desc(0, 0, buf, 10, w|n, 1)
 			g.desc(0, 1, guestBase+tableAt, 16, ind, 0)
-			g.desc(tableAt, 0, buf, 10, w, 0)
+			g.desc(tableAt, 0, buf, 20, w, 0)
+		}, size: 30, segs: 2},
+		{name: "more bytes than any packet needs, part of them indirect", make: func(g *rig) {
+			g.desc(0, 0, buf, MaxChain/2, w|n, 1)
+			g.desc(0, 1, guestBase+tableAt, 16, ind, 0)
+			g.desc(tableAt, 0, buf, MaxChain/2+1, w, 0)
 		}, err: ErrChain},
 		{name: "next out of the indirect table", make: func(g *rig) {
 			g.desc(0, 0, guestBase+tableAt, 16, ind, 0)

@@ -205,10 +205,15 @@ func (r *Ring) chain(iov []unix.Iovec, table unsafe.Pointer, limit, i uint16, di
 	for range limit {
 		d := *(*descriptor)(unsafe.Add(table, uintptr(i)*descLen)) // one copy; only the copy is used
 		if d.flags&descIndirect != 0 {
-			if !direct || !r.cfg.Indirect || d.flags&descNext != 0 || size != 0 {
+			if !direct || !r.cfg.Indirect || d.flags&descNext != 0 {
 				return iov, 0, errIndirect
 			}
-			return r.indirect(iov, d)
+			// It may end a chain of plain descriptors, 2.7.5.3.2.
+			out, more, err := r.indirect(iov, d)
+			if err == nil && size+more > MaxChain {
+				err = errBytes
+			}
+			return out, size + more, err
 		}
 		if (d.flags&descWrite != 0) != r.cfg.Write {
 			return iov, 0, errWay
