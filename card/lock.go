@@ -67,17 +67,27 @@ func lockOnce(path string) (_ *lock, err error) {
 	return &lock{f}, nil
 }
 
+// momentLimit is how long somebody may hold a lock that is only ever held for
+// a moment, before that is an error.
+const momentLimit = 10 * time.Second
+
 // waitLock takes a lock that is only ever held for a moment.
 func waitLock(path string) (*lock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+	for deadline := time.Now().Add(momentLimit); ; time.Sleep(2 * time.Millisecond) {
+		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return &lock{f}, nil
+		}
+		if errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(deadline) || errors.Is(err, unix.EINTR) {
+			continue
+		}
 		f.Close()
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		return nil, fmt.Errorf("lock %s, which another toe holds: %w", path, err)
 	}
-	return &lock{f}, nil
 }
 
 func (l *lock) release() { l.f.Close() }
