@@ -71,11 +71,7 @@ func closeAll(files []*os.File) {
 }
 
 func interfaceExists(name string) bool {
-	_, err := os.Stat("/sys/class/net/" + name)
-	if err == nil {
-		return true
-	}
-	_, err = netlink.LinkByName(name) // /sys may show another namespace
+	_, err := netlink.LinkByName(name) // not /sys, which may show another namespace
 	return err == nil
 }
 
@@ -150,10 +146,4 @@ func removeInterfaces(names []string) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// isDevice says whether the interface has the file what in its /sys folder.
-func isDevice(name, what string) bool {
-	_, err := os.Stat(filepath.Join("/sys/class/net", name, what))
-	return !errors.Is(err, fs.ErrNotExist)
 }

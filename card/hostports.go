@@ -47,13 +47,14 @@ func (h *Host) CheckPort(p PortSpec) error {
 	return fmt.Errorf("attach %s: unknown", a)
 }
 
-// checkLower wants an existing interface, of a kind that its /sys folder shows.
-func (h *Host) checkLower(a Attach, sysfs, what string) error {
-	if !interfaceExists(a.Name) {
+// checkLower wants an existing interface, of a kind unless that is empty.
+func (h *Host) checkLower(a Attach, kind, what string) error {
+	l, err := netlink.LinkByName(a.Name)
+	if err != nil {
 		return fmt.Errorf("attach %s: there is no interface %s%s", a, a.Name, didYouMean(a.Name, interfaces()...))
 	}
-	if sysfs != "" && !isDevice(a.Name, sysfs) {
-		return fmt.Errorf("attach %s: %s is not %s", a, a.Name, what)
+	if kind != "" && l.Type() != kind {
+		return fmt.Errorf("attach %s: %s is not %s but a %s", a, a.Name, what, l.Type())
 	}
 	return nil
 }
