@@ -66,9 +66,11 @@ func newLease(raw *nclient4.Lease, guarded []netip.Prefix) (*lease, error) {
 func (l *lease) times(ack *dhcpv4.DHCPv4) {
 	l.time = max(ack.IPAddressLeaseTime(time.Hour), dhcpMinLease)
 	l.t1 = ack.IPAddressRenewalTime(l.time / 2)
-	l.t2 = ack.IPAddressRebindingTime(l.time * 7 / 8)
+	// An endless lease is 136 years: seven times that is no time.Duration.
+	late := l.time / 8 * 7
+	l.t2 = ack.IPAddressRebindingTime(late)
 	if l.t1 < dhcpMinLease/2 || l.t1 >= l.t2 || l.t2 >= l.time {
-		l.t1, l.t2 = l.time/2, l.time*7/8
+		l.t1, l.t2 = l.time/2, late
 	}
 }
 
