@@ -24,7 +24,7 @@ const (
 )
 
 // runDHCP keeps an IPv4 lease on a port until ctx ends, then gives it back.
-func (p *port) runDHCP(ctx context.Context, name string, honourMTU bool) {
+func (p *port) runDHCP(ctx context.Context, name string) {
 	pause := time.Second
 	for ctx.Err() == nil {
 		carrier := p.carrierComes()
@@ -41,13 +41,13 @@ func (p *port) runDHCP(ctx context.Context, name string, honourMTU bool) {
 			continue
 		}
 		pause = time.Second
-		p.hold(ctx, name, l, honourMTU)
+		p.hold(ctx, name, l)
 	}
 }
 
 // hold uses a lease as long as it lasts.
-func (p *port) hold(ctx context.Context, name string, l *lease, honourMTU bool) {
-	dev, err := p.install(name, nil, l, honourMTU)
+func (p *port) hold(ctx context.Context, name string, l *lease) {
+	dev, err := p.install(name, nil, l)
 	if err != nil {
 		p.setLease(nil, err)
 		sleep(ctx, time.Second)
@@ -59,7 +59,7 @@ func (p *port) hold(ctx context.Context, name string, l *lease, honourMTU bool) 
 		if next == nil {
 			break
 		}
-		if _, err := p.install(name, l, next, honourMTU); err != nil {
+		if _, err := p.install(name, l, next); err != nil {
 			p.setLease(nil, err)
 			break
 		}
@@ -78,12 +78,13 @@ func (p *port) hold(ctx context.Context, name string, l *lease, honourMTU bool) 
 }
 
 // install puts a lease on the device in the place of an older one.
-func (p *port) install(name string, old, l *lease, honourMTU bool) (netlink.Link, error) {
+func (p *port) install(name string, old, l *lease) (netlink.Link, error) {
 	dev, err := p.nl.LinkByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("device %s: %w", name, err)
 	}
-	if honourMTU && l.mtu != 0 {
+	// An administrator may have set one since the client was started.
+	if l.mtu != 0 && p.wanted().MTU == 0 {
 		if err := setMTU(p.nl, dev, l.mtu); err != nil {
 			p.log.Printf("port %s: the DHCP server's %v", name, err)
 		}

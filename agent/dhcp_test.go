@@ -210,10 +210,35 @@ func renewable(t *testing.T) (*port, *lease, *dhcpServer) {
 	}
 	var l *lease
 	eventually(t, 8*time.Second, "lease", func() (err error) { l, err = p.acquire(t.Context(), "wan"); return })
-	if _, err := p.install("wan", nil, l, true); err != nil {
+	if _, err := p.install("wan", nil, l); err != nil {
 		t.Fatal(err)
 	}
 	return p, l, server
+}
+
+// TestConfiguredMTU: one that was set while the lease is held outdoes the
+// server's at the next renewal.
+func TestConfiguredMTU(t *testing.T) {
+	p, l, _ := renewable(t)
+	mtu := func() int {
+		dev, err := p.nl.LinkByName("wan")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return dev.Attrs().MTU
+	}
+	l.mtu = 1400
+	if _, err := p.install("wan", l, l); err != nil || mtu() != 1400 {
+		t.Fatalf("MTU %d, %v; the server's 1400 is right", mtu(), err)
+	}
+	conf := p.wanted()
+	conf.MTU, conf.Addresses = 1300, nil
+	if err := p.configure(t.Context(), conf); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.install("wan", l, l); err != nil || mtu() != 1300 {
+		t.Errorf("MTU %d, %v; the configured 1300 is right", mtu(), err)
+	}
 }
 
 func TestDHCPRenewal(t *testing.T) {

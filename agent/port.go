@@ -171,8 +171,8 @@ func (p *port) setRoutes(dev netlink.Link, gateways []netip.Addr) error {
 func (p *port) setDHCP(ctx context.Context, conf control.Port) {
 	switch {
 	case conf.HasDHCP() && p.worker == nil:
-		name, honourMTU := conf.Name, conf.MTU == 0
-		p.worker = startWorker(ctx, func(ctx context.Context) { p.runDHCP(ctx, name, honourMTU) })
+		name := conf.Name
+		p.worker = startWorker(ctx, func(ctx context.Context) { p.runDHCP(ctx, name) })
 	case !conf.HasDHCP() && p.worker != nil:
 		p.worker.end()
 		p.worker = nil
