@@ -339,6 +339,19 @@ func TestPumpKilledTowardsCard(t *testing.T) {
 	}
 }
 
+// receives passes a large packet to the card while the other way is in use.
+func (w *world) receives(t testing.TB, i int) {
+	t.Helper()
+	p := fakecard.UDP(hostIP, cardIP, uint16(i), 3, 20000)
+	w.send(t, vnet{}, p)
+	rx, _ := w.card.Pair(0)
+	buf := make([]byte, fakecard.FrameMax)
+	n, err := rx.Recv(buf)
+	if err != nil || !bytes.Equal(buf[frame.SeamLen:n], p) {
+		t.Fatalf("change %d: %d bytes, %v; %+v", i, n, err, w.k.Stats())
+	}
+}
+
 // The memory table changes while rings run: no packet is lost, and a table
 // that does not hold the rings is refused and changes nothing.
 func TestMemoryChanges(t *testing.T) {
@@ -355,6 +368,7 @@ func TestMemoryChanges(t *testing.T) {
 		if err := w.card.SetMemory(pieces...); err != nil {
 			t.Fatal(err)
 		}
+		w.receives(t, i) // the window of taken buffers moved too
 		if i%10 == 5 {
 			if err := w.card.SetMemory(fakecard.Region{Offset: 0, Size: 4096}); err == nil {
 				t.Fatal("a table without the rings was taken")

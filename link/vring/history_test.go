@@ -3,6 +3,7 @@ package vring
 import (
 	"errors"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -124,6 +125,13 @@ func TestHistory(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			g := newRig(t, Config{Size: max(c.ring, 8), Write: !c.read, Indirect: !c.flat})
+			// Good descriptors stand wherever a careless device would look.
+			for i := range 16 {
+				g.desc(tableAt, i, buf, 10, w, 0)
+				if c.ring == 0 {
+					g.desc(0, i, buf, 10, w, 0)
+				}
+			}
 			c.make(g)
 			head := g.get16(availAt + 4)
 			g.avail(head)
@@ -216,6 +224,10 @@ func TestBrokenRing(t *testing.T) {
 // Ring size and place (CVE-2026-86565; "size everything from one place").
 func TestNewRefuses(t *testing.T) {
 	g := newRig(t, Config{})
+	low, err := NewMemory(Region{Guest: 0, User: 0, Size: memSize, Host: unsafe.Pointer(&g.mem[0])})
+	if err != nil {
+		t.Fatal(err)
+	}
 	ok := Config{Size: 8, Desc: userBase + descAt, Avail: userBase + availAt, Used: userBase + usedAt}
 	for _, c := range []struct {
 		name   string
@@ -243,6 +255,17 @@ func TestNewRefuses(t *testing.T) {
 		c.change(&cfg)
 		if _, err := New(g.m, cfg); (err == nil) != c.good {
 			t.Errorf("%s: %v", c.name, err)
+		}
+		if c.good || c.name == "desc over the seam" {
+			continue
+		}
+		// From address 0 on, the end of a bad range may wrap into it.
+		cfg.Desc, cfg.Avail, cfg.Used = cfg.Desc-userBase, cfg.Avail-userBase, cfg.Used-userBase
+		if c.name == "desc wraps" {
+			cfg.Desc = ^uint64(15)
+		}
+		if _, err := New(low, cfg); err == nil {
+			t.Errorf("%s, from address 0 on: taken", c.name)
 		}
 	}
 }
