@@ -173,12 +173,23 @@ func TestHostPorts(t *testing.T) {
 	bridge := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
 	bridge.Name = "br0"
 	lower := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "peer7"} // not every kernel has dummies
-	lower.Name = "eth7"
+	lower.Name, lower.HardwareAddr = "eth7", net.HardwareAddr{0xf2, 0xff, 0xff, 0xff, 0xff, 0xff}
 	for _, l := range []netlink.Link{bridge, lower} {
 		if err := netlink.LinkAdd(l); err != nil {
 			t.Skipf("%s: %v", l.Attrs().Name, err)
 		}
 	}
+	if err := netlink.LinkSetMaster(lower, bridge); err != nil {
+		t.Fatal(err)
+	}
+	address := func() string {
+		l, err := netlink.LinkByName("br0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return l.Attrs().HardwareAddr.String()
+	}
+	before := address()
 	for _, c := range []struct{ attach, wrong string }{
 		{"user", ""},
 		{"tap:t0", ""},
@@ -214,6 +225,9 @@ func TestHostPorts(t *testing.T) {
 		}
 		if a := l.Attrs(); a.MTU != 1400 || a.Flags&net.FlagUp == 0 || (p.Attach.Kind == AttachBridge) != (a.MasterIndex != 0) {
 			t.Errorf("%s: MTU %d, flags %v, master %d", c.attach, a.MTU, a.Flags, a.MasterIndex)
+		}
+		if now := address(); now != before {
+			t.Errorf("%s: the bridge's address became %s, was %s", c.attach, now, before)
 		}
 		if p.Attach.Kind == AttachTAP {
 			if _, err := h.Port(context.Background(), p, nil, "tcg"); err == nil || !strings.Contains(err.Error(), "in use by another process") {

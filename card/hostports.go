@@ -158,6 +158,9 @@ func configureTAP(name string, mtu int, bridge string, existed bool) error {
 		if err != nil {
 			return fmt.Errorf("bridge %s: %w", bridge, err)
 		}
+		if err := netlink.LinkSetHardwareAddr(l, bridgedMAC(name)); err != nil {
+			return fmt.Errorf("interface %s: address: %w", name, err)
+		}
 		if err := netlink.LinkSetMaster(l, b); err != nil {
 			return fmt.Errorf("put %s on bridge %s: %w", name, bridge, err)
 		}
@@ -166,6 +169,14 @@ func configureTAP(name string, mtu int, bridge string, existed bool) error {
 		return fmt.Errorf("interface %s: up: %w", name, err)
 	}
 	return nil
+}
+
+// bridgedMAC is for our end of a TAP on a bridge. A bridge takes the lowest
+// address of its ports for its own, so that a random one would change the
+// host's there; this one is higher than any device's.
+func bridgedMAC(name string) net.HardwareAddr {
+	sum := sha256.Sum256([]byte(name))
+	return net.HardwareAddr{0xfe, sum[0], sum[1], sum[2], sum[3], sum[4]}
 }
 
 // macvtap makes a macvtap on a lower device, with the card's own address.
