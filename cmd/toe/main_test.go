@@ -132,6 +132,12 @@ func TestStoppedCard(t *testing.T) {
 	if status, out, _ := toe(t, "down", "edge"); status != 0 || out != "edge is down already\n" {
 		t.Errorf("down twice: %d %q", status, out)
 	}
+	if err := os.WriteFile(dirs.Card("edge").Last(), []byte(`{"state":"failed","reasons":["booting: x"]}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, _ := toe(t, "down", "edge"); status != 0 || out != "edge is down already\n" {
+		t.Errorf("down after a start that failed: %d %q", status, out)
+	}
 	for _, verb := range []string{"ssh", "logs", "console", "reset"} {
 		if status, _, errs := toe(t, verb, "edge"); status != 1 || !strings.Contains(errs, "not running; `toe up edge` starts it") {
 			t.Errorf("%s of a stopped card: %d %q", verb, status, errs)

@@ -45,7 +45,7 @@ func takeDown(ctx context.Context, c *card.Card, say func(string)) error {
 	if err := c.CleanDead(); err != nil {
 		return err
 	}
-	if st.State == card.Failed {
+	if st.Killed {
 		say(c.Name + " was dead already; cleaned up after it")
 	} else {
 		say(c.Name + " is down already")
