@@ -9,6 +9,7 @@ type aim struct {
 	least, most float64 // of the value; 0 for none
 	ratio       float64 // least ratio; 0 for none
 	zero        bool    // the value shall be 0
+	kind        string  // of machine; empty for any
 }
 
 // aims are those of design.md section 9 and of the project's first issue.
@@ -19,12 +20,24 @@ func aims() []aim {
 		{name: "pump/to-host/64/cpu", ratio: 0.7},
 		{name: "pump/to-card/64/cpu", ratio: 0.7},
 		{name: "pump/allocations", zero: true},
+		{name: "link/to-card/1/throughput", least: 12, kind: "uml"},
+		{name: "link/to-card/1/first-second", least: 12, kind: "uml"},
+		{name: "link/to-host/1/throughput", least: 12, kind: "uml"},
+		{name: "link/to-host/1/first-second", least: 12, kind: "uml"},
+		{name: "link/to-card/1/pump-cpu", ratio: 0.5, kind: "uml"},
+		{name: "link/to-host/1/pump-cpu", ratio: 0.5, kind: "uml"},
+		{name: "link/to-card/1/host-cpu", ratio: 4},
+		{name: "link/to-host/1/host-cpu", ratio: 4},
+		{name: "up/ready", most: 0.4, kind: "uml"},
 	}
 }
 
 // judge writes the aims beside the figures.
 func (r *run) judge() {
 	for _, a := range aims() {
+		if a.kind != "" && a.kind != r.report.Host.Machine {
+			continue
+		}
 		for i := range r.report.Results {
 			if res := &r.report.Results[i]; res.Name == a.name {
 				a.judge(res)

@@ -16,6 +16,7 @@ import (
 type cost struct {
 	packets   int
 	cpu, wall time.Duration
+	objects   uint64 // allocated on this process's heap
 }
 
 func (c cost) cpuNanos() float64 { return float64(c.cpu.Nanoseconds()) / float64(max(c.packets, 1)) }
@@ -48,7 +49,7 @@ func bareWrite(tun *os.File, packet []byte, n int) (cost, error) {
 			return cost{}, fmt.Errorf("writev of %d bytes: %w", len(packet), e)
 		}
 	}
-	return cost{n, threadTime() - cpu, time.Since(start)}, nil
+	return cost{packets: n, cpu: threadTime() - cpu, wall: time.Since(start)}, nil
 }
 
 // bareRead takes what is queued: readv in a loop, to as much memory as the
@@ -81,7 +82,7 @@ func bareRead(tun *os.File, packet []byte, n int) (cost, error) {
 			return cost{}, fmt.Errorf("readv of %d bytes: %w", len(packet), e)
 		}
 	}
-	c := cost{got, threadTime() - cpu, time.Since(start)}
+	c := cost{packets: got, cpu: threadTime() - cpu, wall: time.Since(start)}
 	if got < n*9/10 {
 		return c, fmt.Errorf("only %d of %d packets of %d bytes were queued", got, n, len(packet))
 	}

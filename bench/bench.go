@@ -67,6 +67,7 @@ func parts() []part {
 	return []part{
 		{"copy", "a cold copy of 64 KiB, the unit of the others", measureCopy},
 		{"pump", "the pump alone against bare readv and writev", measurePump},
+		{"link", "a card's traffic over its link, time to ready, memory", measureLink},
 	}
 }
 

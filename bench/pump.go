@@ -130,7 +130,15 @@ func (r *run) withLaunch(ctx context.Context, packet []byte, n int, launch func(
 		return cost{}, err
 	}
 	defer card.close()
-	return f(ctx, &pumped{card, packet, k.PumpPID()}, n)
+	c, err := f(ctx, &pumped{card, packet, k.PumpPID()}, n)
+	if err != nil {
+		return c, err
+	}
+	if s := k.Stats()[0]; s.ToHost.Packets+s.ToCard.Packets < uint64(n) {
+		return c, fmt.Errorf("the pump counted %d packets to the host and %d to the card of %d: drops %+v and %+v",
+			s.ToHost.Packets, s.ToCard.Packets, n, s.ToHost.Drops, s.ToCard.Drops)
+	}
+	return c, nil
 }
 
 // pumpToHost sends n packets: the driver keeps the ring full.
@@ -199,15 +207,18 @@ func (p *pumped) timed(drive func() (int, error)) (cost, error) {
 	if err != nil {
 		return cost{}, err
 	}
+	var heap, heapAfter runtime.MemStats
+	runtime.ReadMemStats(&heap)
 	start := time.Now()
 	n, err := drive()
 	wall := time.Since(start)
+	runtime.ReadMemStats(&heapAfter)
 	if err != nil {
 		return cost{}, err
 	}
 	time.Sleep(settle)
 	after, err := cpuTime(p.pid)
-	return cost{n, after - before, wall}, err
+	return cost{n, after - before, wall, heapAfter.Mallocs - heap.Mallocs}, err
 }
 
 // limit ends a driver's polling when nothing comes any more.

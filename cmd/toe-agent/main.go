@@ -19,6 +19,13 @@ func main() {
 	if os.Getpid() == 1 {
 		agent.Init(version)
 	}
+	if len(os.Args) == 3 && os.Args[1] == "bench-serve" { // toe bench's far end, started through ssh
+		if err := agent.BenchServe(os.Args[2], os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "toe-agent: bench-serve:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	fmt.Fprintln(os.Stderr, "toe-agent: this is a card's init and runs as process 1 of a card; here only \"toe-agent version\" is right")
 	os.Exit(2)
 }

@@ -1,0 +1,156 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// flow is one round of traffic.
+type flow struct {
+	bytes, first float64       // in all, and in the first second
+	seconds      float64       // how long it ran
+	pump, host   time.Duration // CPU of the pump, and of the pump and this program
+}
+
+func (f flow) gbit() float64        { return f.bytes * 8 / 1e9 / f.seconds }
+func (f flow) gib() float64         { return f.bytes / (1 << 30) }
+func (f flow) pumpPerGiB() float64  { return f.pump.Seconds() / f.gib() }
+func (f flow) hostPerGiB() float64  { return f.host.Seconds() / f.gib() }
+func (f flow) firstSecond() float64 { return f.first * 8 / 1e9 }
+
+// traffic runs streams TCP connections one way ('i' to the card, 'o' to the
+// host) for the length of a round. What the card has acknowledged counts, or
+// what has arrived here.
+func (c *testCard) traffic(ctx context.Context, mode byte, streams int) (flow, error) {
+	conns := make([]*net.TCPConn, 0, streams)
+	defer func() {
+		for _, conn := range conns {
+			conn.Close()
+		}
+	}()
+	for range streams {
+		conn, err := c.dial(ctx, mode)
+		if err != nil {
+			return flow{}, err
+		}
+		conns = append(conns, conn)
+	}
+	var received atomic.Int64
+	var wait sync.WaitGroup
+	count := func() float64 {
+		if mode == 'o' {
+			return float64(received.Load())
+		}
+		sum := 0.0
+		for _, conn := range conns {
+			sum += acknowledged(conn)
+		}
+		return sum
+	}
+	host, pump, err := c.cpu()
+	if err != nil {
+		return flow{}, err
+	}
+	start := time.Now()
+	end := start.Add(c.r.Length)
+	for _, conn := range conns {
+		conn.SetDeadline(end)
+		wait.Go(func() { stream(conn, mode, &received) })
+	}
+	f := flow{}
+	select {
+	case <-time.After(time.Second):
+		f.first = count() / time.Since(start).Seconds()
+	case <-ctx.Done():
+	}
+	stop := context.AfterFunc(ctx, func() {
+		for _, conn := range conns {
+			conn.SetDeadline(time.Now())
+		}
+	})
+	defer stop()
+	wait.Wait()
+	if ctx.Err() != nil {
+		return f, ctx.Err()
+	}
+	f.bytes, f.seconds = count(), time.Since(start).Seconds()
+	hostAfter, pumpAfter, err := c.cpu()
+	f.host, f.pump = hostAfter-host, pumpAfter-pump
+	if err == nil && f.bytes < 1<<20 {
+		err = fmt.Errorf("only %.0f bytes in %.1f s", f.bytes, f.seconds)
+	}
+	return f, err
+}
+
+// stream moves bytes until the deadline.
+func stream(conn *net.TCPConn, mode byte, received *atomic.Int64) {
+	buf := make([]byte, 1<<20)
+	for {
+		var n int
+		var err error
+		if mode == 'o' {
+			n, err = conn.Read(buf)
+			received.Add(int64(n))
+		} else {
+			_, err = conn.Write(buf)
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// acknowledged is how many bytes the other side has taken.
+func acknowledged(conn *net.TCPConn) (n float64) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	raw.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			n = float64(info.Bytes_acked)
+		}
+	})
+	return n
+}
+
+// cpu is what the host has spent: pump and this program, which carry nearly
+// all of the kernel's work for them, softirqs included.
+func (c *testCard) cpu() (host, pump time.Duration, err error) {
+	if pump, err = cpuTime(c.status.Pump.PID); err != nil {
+		return 0, 0, err
+	}
+	own, err := cpuTime(os.Getpid())
+	return own + pump, pump, err
+}
+
+// roundTrip is the median time of one byte there and back, in µs.
+func (c *testCard) roundTrip(ctx context.Context, n int) (float64, error) {
+	conn, err := c.dial(ctx, 'e')
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	var b [1]byte
+	times := make([]float64, 0, n)
+	for range n {
+		start := time.Now()
+		if _, err = conn.Write(b[:]); err == nil {
+			_, err = conn.Read(b[:])
+		}
+		if err != nil {
+			return 0, fmt.Errorf("round trip %d: %w", len(times), err)
+		}
+		times = append(times, float64(time.Since(start).Nanoseconds())/1e3)
+	}
+	return median(times), nil
+}
