@@ -23,6 +23,7 @@ type pump struct {
 	orders   int // the keeper's socket
 	board    *board
 	queues   []*queue
+	running  bool // the queues' goroutines
 	mem      *vring.Memory
 	regions  []vring.Region
 	features uint64
@@ -59,7 +60,9 @@ func Pump(orders int, confine func() error) error {
 // close ends the queues' goroutines and gives all memory back.
 func (p *pump) close() {
 	for _, q := range p.queues {
-		q.do(func() { q.quit = true })
+		if p.running {
+			q.do(func() { q.quit = true })
+		}
 		for _, fd := range []int{q.fd, q.epoll, q.wake, q.rx.kick, q.rx.call, q.rx.err, q.tx.kick, q.tx.call, q.tx.err} {
 			if fd >= 0 {
 				unix.Close(fd)
@@ -148,6 +151,7 @@ func (p *pump) init(s *setup, fds []int) error {
 			return fmt.Errorf("confinement: %w", err)
 		}
 	}
+	p.running = true
 	for _, q := range p.queues {
 		go q.run()
 	}

@@ -165,7 +165,8 @@ func SetQueue(fd int, on bool) error {
 	if on {
 		ifr.flags = unix.IFF_ATTACH_QUEUE
 	}
-	if err := ioctl(fd, unix.TUNSETQUEUE, &ifr.name[0]); err != nil && !(on && err == unix.EINVAL) {
+	// EINVAL: it is as it should be already.
+	if err := ioctl(fd, unix.TUNSETQUEUE, &ifr.name[0]); err != nil && err != unix.EINVAL {
 		return fmt.Errorf("TUNSETQUEUE on=%v: %w", on, err)
 	}
 	return nil

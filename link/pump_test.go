@@ -1,0 +1,59 @@
+package link
+
+import (
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/link/fakecard"
+)
+
+// A pump that could not be confined says so, moves nothing, and ends when its
+// keeper hangs up.
+func TestNotConfined(t *testing.T) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[1])
+	opts := Options{Launch: func(orders *os.File) (Process, error) {
+		fd, err := unix.FcntlInt(orders.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+		if err != nil {
+			return nil, err
+		}
+		p := &inside{fd: fd, done: make(chan struct{})}
+		go func() {
+			defer close(p.done)
+			p.err = Pump(fd, func() error { return errors.New("no such filter") })
+			unix.Close(fd)
+		}()
+		return p, nil
+	}}
+	within(t, 2*time.Second, "NewKeeper", func() {
+		_, err = NewKeeper(Device{
+			Name: "test", MAC: net.HardwareAddr{2, 1, 2, 3, 4, 5}, MTU: 65535, Stream: true,
+			Files: []*os.File{os.NewFile(uintptr(fds[0]), "near")},
+		}, opts)
+	})
+	if err == nil || !strings.Contains(err.Error(), "no such filter") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// To switch off a pair that is off is nothing to tell anybody of.
+func TestOffTwice(t *testing.T) {
+	w := newWorld(t, worldOptions{card: fakecard.Options{Pairs: 2}})
+	for _, on := range []bool{false, false, true, true, false} {
+		if err := w.card.Enable(2, on); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if e := w.news(); len(e) > 0 {
+		t.Errorf("events %q", e)
+	}
+}
