@@ -94,6 +94,8 @@ type Supervisor struct {
 	applying sync.Mutex   // held while the specification changes
 	agent    cardpb.CardClient
 	hangUp   func()
+	leaving  sync.Mutex    // held while last.json is written
+	left     bool          // it says how this supervisor ended; guarded by leaving
 	quit     chan struct{} // closed when the taking down begins
 	restart  chan struct{}
 	down     chan struct{}
@@ -361,6 +363,12 @@ func (s *Supervisor) answered() {
 func (s *Supervisor) remember() { s.leave(running, nil) }
 
 func (s *Supervisor) leave(state State, reasons []string) {
+	s.leaving.Lock()
+	defer s.leaving.Unlock()
+	if s.left {
+		return // an event that came after the end must not say that there is a supervisor
+	}
+	s.left = state != running
 	s.mu.Lock()
 	l := last{State: state, Reasons: reasons, Time: time.Now(), PID: os.Getpid(), Boot: bootID(), History: s.history}
 	s.mu.Unlock()

@@ -419,6 +419,18 @@ func TestDeadNamespaceIsNotEntered(t *testing.T) {
 	}
 }
 
+func TestLateEventDoesNotReviveASupervisor(t *testing.T) {
+	w := newWorld()
+	r := startCard(t, w, testCard(t, ""))
+	r.await("health", inState(Healthy))
+	r.stop()
+	_ = r.wait()
+	r.s.event("pump ended")
+	if st, err := r.c.Status(t.Context()); err != nil || st.State != Stopped || st.Killed {
+		t.Errorf("%s, killed %t, %v", st.State, st.Killed, err)
+	}
+}
+
 func TestSupervisorThatDoesNotAnswerIsNamed(t *testing.T) {
 	c := testCard(t, "")
 	if err := c.Paths.MakeRuntime(); err != nil {
