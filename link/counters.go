@@ -3,6 +3,7 @@ package link
 import (
 	"fmt"
 	"os"
+	"sync"
 	"sync/atomic"
 	"unsafe"
 
@@ -64,6 +65,7 @@ type QueueStats struct {
 // board is the shared memory with the counters: two per queue pair, towards
 // the card first.
 type board struct {
+	mu   sync.Mutex // guards mem and all against close; nothing waits with it
 	file *os.File
 	mem  []byte
 	all  []counters
@@ -98,11 +100,19 @@ func openBoard(f *os.File, pairs int) (*board, error) {
 }
 
 func (b *board) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	unix.Munmap(b.mem)
+	b.mem, b.all = nil, nil
 	b.file.Close()
 }
 
 func (b *board) stats() []QueueStats {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.all == nil {
+		return nil
+	}
 	out := make([]QueueStats, len(b.all)/2)
 	for i := range out {
 		out[i] = QueueStats{ToCard: b.all[2*i].read(), ToHost: b.all[2*i+1].read()}

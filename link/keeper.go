@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/toe-project/toe/link/tun"
@@ -37,6 +38,7 @@ type Keeper struct {
 	opts     Options
 	accepted tun.Offload
 	board    *board
+	pid      atomic.Int64 // of the pump, for those who cannot wait for mu
 	listener *net.UnixListener
 
 	// mu guards what follows. It is held while the pump is spoken to, so
@@ -136,24 +138,23 @@ func (k *Keeper) Connected() bool {
 	return k.connected
 }
 
-// Stats are the counters of every queue pair. Nothing stops to be read.
-func (k *Keeper) Stats() []QueueStats {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.closed {
-		return nil
-	}
-	return k.board.stats()
-}
+// Stats are the counters of every queue pair, none after Close. Nothing stops to
+// be read, and a pump that does not answer keeps nobody from reading.
+func (k *Keeper) Stats() []QueueStats { return k.board.stats() }
 
 // PumpPID is the process that copies now, 0 while there is none.
 func (k *Keeper) PumpPID() int {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.pump == nil {
-		return 0
+	return int(k.pid.Load())
+}
+
+// setPump says who the pump is, nil for nobody. k.mu is held.
+func (k *Keeper) setPump(r *running) {
+	k.pump = r
+	pid := 0
+	if r != nil {
+		pid = r.process.PID()
 	}
-	return k.pump.process.PID()
+	k.pid.Store(int64(pid))
 }
 
 // Close ends conversation and pump and gives everything back. The interface
@@ -167,7 +168,7 @@ func (k *Keeper) Close() error {
 	k.closed = true
 	close(k.quit)
 	pump := k.pump
-	k.pump = nil
+	k.setPump(nil)
 	if k.listener != nil {
 		k.listener.Close()
 	}
@@ -210,7 +211,7 @@ func (k *Keeper) launch() error {
 	if err != nil {
 		return err
 	}
-	k.pump = r
+	k.setPump(r)
 	k.done.Add(1)
 	go k.watch(r)
 	_, err = r.tell(order{Op: opInit, Setup: &setup{
@@ -234,7 +235,7 @@ func (k *Keeper) launch() error {
 		}
 	}
 	if err != nil {
-		k.pump = nil
+		k.setPump(nil)
 		r.hangUp()
 		r.process.Kill()
 		return fmt.Errorf("device %s: pump: %w", k.dev.Name, err)
@@ -259,7 +260,7 @@ func (k *Keeper) watch(r *running) {
 	if k.closed || k.pump != r {
 		return
 	}
-	k.pump = nil
+	k.setPump(nil)
 	if !k.revive(fmt.Sprintf("pump %d ended (%s)", r.process.PID(), why)) {
 		return
 	}

@@ -170,6 +170,42 @@ func TestNewPumpCalls(t *testing.T) {
 	w.stat(t, "calls", calls, before+2)
 }
 
+// A pump that does not answer keeps nobody from reading the counters.
+func TestStatsWhilePumpHangs(t *testing.T) {
+	asked, answer := make(chan struct{}), make(chan struct{})
+	w := newLaunched(t, func(o *Options) {
+		launcher(o, func(n int32, orders *os.File) (Process, error) {
+			return puppet(orders, func(_ int, o order) bool {
+				if o.Op == opStop && n == 1 {
+					close(asked)
+					<-answer
+				}
+				return true
+			})
+		})
+	})
+	card, err := fakecard.Connect(w.path, fakecard.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer card.Close()
+	stopped := make(chan error, 1)
+	go func() {
+		_, err := card.Stop(0)
+		stopped <- err
+	}()
+	<-asked
+	within(t, time.Second, "reading", func() {
+		if s, pid := w.k.Stats(), w.k.PumpPID(); len(s) != 1 || pid == 0 {
+			t.Errorf("counters %v of pump %d", s, pid)
+		}
+	})
+	close(answer)
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+}
+
 // kill ends the pump that is there by force.
 func (w *world) kill() {
 	w.k.mu.Lock()

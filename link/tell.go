@@ -92,7 +92,7 @@ func (d *device) StopRing(i int) (uint16, error) {
 			return a.Base, nil
 		}
 		k.pump.process.Kill()
-		k.pump = nil
+		k.setPump(nil)
 	}
 	delete(k.wish.rings, i)
 	k.reviveLater()
