@@ -47,6 +47,10 @@ func (s *Supervisor) life(ctx context.Context) (reached bool, exit machine.Exit,
 // powerOn gives the machine a fresh configuration and console and starts it.
 func (s *Supervisor) powerOn(ctx context.Context) (machine.Instance, error) {
 	s.setStage("starting the machine")
+	select {
+	case <-s.restart: // asked for before: this is it
+	default:
+	}
 	if err := s.reopen(ctx); err != nil {
 		return nil, err
 	}

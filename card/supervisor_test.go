@@ -419,6 +419,27 @@ func TestDeadNamespaceIsNotEntered(t *testing.T) {
 	}
 }
 
+// Resets that were asked for while the machine is off are one start, not another after it.
+func TestResetWhileTheMachineIsOff(t *testing.T) {
+	w := newWorld()
+	parts := w.parts()
+	parts.Limits.Backoff = []time.Duration{0, 100 * time.Millisecond}
+	r := startParts(t, w, testCard(t, ""), parts)
+	r.await("health", inState(Healthy))
+	w.machine.Instances()[0].End(machine.Exit{Cause: machine.Crashed})
+	r.await("a restart", func(st Status) bool { return st.State == Healthy && st.Restarts == 1 })
+	w.machine.Instances()[1].End(machine.Exit{Cause: machine.Crashed}) // held back for 100 ms
+	r.await("the pause", func(st Status) bool { return st.State == Healthy && len(st.Reasons) > 0 || st.State != Healthy })
+	if err := r.c.Client().Reset(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.await("a restart", func(st Status) bool { return st.State == Healthy && st.Restarts == 2 && len(st.Reasons) == 0 })
+	time.Sleep(50 * time.Millisecond)
+	if got := len(w.machine.Instances()); got != 3 {
+		t.Errorf("%d machines were started, want 3", got)
+	}
+}
+
 func TestLateEventDoesNotReviveASupervisor(t *testing.T) {
 	w := newWorld()
 	r := startCard(t, w, testCard(t, ""))
