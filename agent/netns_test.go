@@ -161,12 +161,6 @@ func (s *space) dialFor(limit time.Duration, network, address string) (net.Conn,
 	return conn, err
 }
 
-// sysctl sets a value of the namespace: /proc/sys/net is the reading thread's.
-func (s *space) sysctl(key, value string) {
-	s.t.Helper()
-	s.in(func() error { return os.WriteFile("/proc/thread-self/root/proc/sys/"+key, []byte(value), 0) })
-}
-
 // cable joins the card, the test's own namespace, with a peer.
 func cable(t *testing.T, card string, mac string, peer *space, name string, peerMAC string) {
 	t.Helper()

@@ -182,7 +182,7 @@ func until(t testing.TB, limit time.Duration, what string, f func() error) time.
 	}
 }
 
-// awaitState waits until the card is healthy again and check is content.
+// await asks for the status until check is content with it.
 func (h *host) await(t testing.TB, name string, limit time.Duration, what string, check func(card.Status) error) card.Status {
 	t.Helper()
 	var st card.Status
