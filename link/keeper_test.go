@@ -17,8 +17,9 @@ import (
 	"github.com/toe-project/toe/link/frame"
 )
 
-// puppet is a pump that does nothing but answer, until do says to end.
-func puppet(orders *os.File, do func(fd int, o order) bool) (Process, error) {
+// puppet is a pump that does nothing but answer, until do says to end. It takes
+// no ring of the number that it refuses.
+func puppet(orders *os.File, refused int, do func(fd int, o order) bool) (Process, error) {
 	fd, err := unix.FcntlInt(orders.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -31,7 +32,14 @@ func puppet(orders *os.File, do func(fd int, o order) bool) (Process, error) {
 			var o order
 			fds, err := receivePacket(fd, &o)
 			closeFDs(fds)
-			if err != nil || !do(fd, o) || sendPacket(fd, answer{Seq: o.Seq}, nil) != nil {
+			a := answer{Seq: o.Seq}
+			if err != nil || !do(fd, o) {
+				return
+			}
+			if o.Op == opStart && o.Index == refused {
+				a.Error = "not in the memory"
+			}
+			if sendPacket(fd, a, nil) != nil {
 				return
 			}
 		}
@@ -110,7 +118,7 @@ func TestAnswersThatNobodyAskedFor(t *testing.T) {
 			if n > 1 {
 				return here(orders)
 			}
-			return puppet(orders, func(fd int, o order) bool {
+			return puppet(orders, -1, func(fd int, o order) bool {
 				sendPacket(fd, answer{Seq: o.Seq}, nil)
 				for i := range 20 {
 					sendPacket(fd, answer{Seq: uint64(1000 + i)}, nil)
@@ -132,7 +140,7 @@ func TestStopThatNoPumpDoes(t *testing.T) {
 			if n > 3 {
 				return here(orders)
 			}
-			return puppet(orders, func(_ int, o order) bool { return o.Op != opStop })
+			return puppet(orders, -1, func(_ int, o order) bool { return o.Op != opStop })
 		})
 	})
 	card, err := fakecard.Connect(w.path, fakecard.Options{})
@@ -170,13 +178,36 @@ func TestNewPumpCalls(t *testing.T) {
 	w.stat(t, "calls", calls, before+2)
 }
 
+// A ring that the next pump refuses is nowhere any more: its index is not made
+// up when the front end asks for it.
+func TestStopOfRingThatWasLost(t *testing.T) {
+	w := newLaunched(t, func(o *Options) {
+		launcher(o, func(n int32, orders *os.File) (Process, error) {
+			if n != 2 {
+				return here(orders)
+			}
+			return puppet(orders, 0, func(int, order) bool { return true })
+		})
+	})
+	card, err := fakecard.Connect(w.path, fakecard.Options{Base: 77})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer card.Close()
+	w.kill()
+	w.hears(t, "replaced by")
+	if base, err := card.Stop(0); err == nil {
+		t.Errorf("the ring stopped at %d", base)
+	}
+}
+
 // A pump that does not answer keeps nobody from reading the counters.
 func TestStatsWhilePumpHangs(t *testing.T) {
 	asked, answer := make(chan struct{}), make(chan struct{})
 	w := newLaunched(t, func(o *Options) {
 		launcher(o, func(n int32, orders *os.File) (Process, error) {
-			return puppet(orders, func(_ int, o order) bool {
-				if o.Op == opStop && n == 1 {
+			return puppet(orders, -1, func(_ int, o order) bool {
+				if o.Op == opStop && o.Index == 0 && n == 1 {
 					close(asked)
 					<-answer
 				}

@@ -79,6 +79,11 @@ func (d *device) StopRing(i int) (uint16, error) {
 	k := (*Keeper)(d)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if _, ok := k.wish.rings[i]; !ok {
+		// Any number would be a lie; the front end finds the truth in the
+		// used index when the conversation ends.
+		return 0, fmt.Errorf("device %s: ring %d was lost with its pump", k.dev.Name, i)
+	}
 	var err error
 	for range 3 {
 		if k.pump == nil {
