@@ -26,8 +26,8 @@ func aims() []aim {
 		{name: "link/to-host/1/first-second", least: 12, kind: "uml"},
 		{name: "link/to-card/1/pump-cpu", ratio: 0.5, kind: "uml"},
 		{name: "link/to-host/1/pump-cpu", ratio: 0.5, kind: "uml"},
-		{name: "link/to-card/1/host-cpu", ratio: 4},
-		{name: "link/to-host/1/host-cpu", ratio: 4},
+		{name: "link/to-card/1/host-cpu", ratio: 1},
+		{name: "link/to-host/1/host-cpu", ratio: 1},
 		{name: "up/ready", most: 0.4, kind: "uml"},
 	}
 }

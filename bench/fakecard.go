@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/link/frame"
+	"github.com/toe-project/toe/link/vhostuser"
 )
 
 // fakeCard is the card's side of one link as a polling program: no kernel, no
@@ -33,10 +34,11 @@ func newFakeCard(path string, packet []byte, rxSize int) (c *fakeCard, err error
 	if err != nil {
 		return nil, err
 	}
-	c = &fakeCard{frontEnd: frontEnd{conn}, memfd: -1}
+	card := &fakeCard{frontEnd: frontEnd{conn}, memfd: -1}
+	c = card
 	defer func() {
 		if err != nil {
-			c.close()
+			card.close()
 		}
 	}()
 	txSlot := slot(len(packet))
@@ -57,7 +59,13 @@ func newFakeCard(path string, packet []byte, rxSize int) (c *fakeCard, err error
 	if err := c.share(c.memfd, c.rx.base, uint64(total)); err != nil {
 		return nil, err
 	}
-	return c, errors.Join(c.start(0, c.rx), c.start(1, c.tx))
+	if err := errors.Join(c.start(0, c.rx), c.start(1, c.tx)); err != nil {
+		return nil, err
+	}
+	// The answer to whatever question comes behind all that was said before:
+	// until a ring is enabled its packets are thrown away.
+	_, err = c.ask(vhostuser.GetQueueNum, nil)
+	return c, err
 }
 
 func (c *fakeCard) allocate(total int) (err error) {

@@ -45,7 +45,17 @@ func measureLink(ctx context.Context, r *run) (err error) {
 			}
 		}
 	}
+	r.notMeasured()
 	return r.measureSmall(ctx, c)
+}
+
+// notMeasured names what the aims ask for and this program cannot do yet.
+func (r *run) notMeasured() {
+	r.skip("plain1500", "packets of 1500 bytes without TSO need the offloads of both ends switched off, which this program does not do")
+	r.skip("tap", "the same card on QEMU's own tap is not started by this program")
+	r.skip("passt", "the same card on passt in vhost-user mode is not started by this program")
+	r.skip("bare-start", "the bare machine to its first user process is not timed by this program")
+	r.skip("small-packets", "the rate of 64 byte datagrams over the link is not measured; see pump/*/64 for the pump's share")
 }
 
 // measureReady starts and stops the card, and leaves it running at last.

@@ -84,6 +84,11 @@ func runBench(cmd *cobra.Command, f benchFlags) error {
 }
 
 func showBench(cmd *cobra.Command, f benchFlags, rep bench.Report) error {
+	if f.chart != "" {
+		if err := writeChart(f.chart, rep); err != nil {
+			return err
+		}
+	}
 	if f.asJSON {
 		enc := json.NewEncoder(cmd.OutOrStdout())
 		enc.SetIndent("", "  ")
@@ -119,4 +124,12 @@ func benchInside(cmd *cobra.Command) error {
 		return fmt.Errorf("the measuring process ended: %s", exit.ProcessState)
 	}
 	return err
+}
+
+func writeChart(path string, rep bench.Report) error {
+	w, err := os.Create(path)
+	if err != nil {
+		return fmt.Errorf("chart: %w", err)
+	}
+	return errors.Join(rep.Chart(w), w.Close())
 }
