@@ -114,9 +114,3 @@ func (f frontEnd) start(i int, r *driverRing) error {
 	}
 	return nil
 }
-
-// stop takes ring i back; nothing touches it afterwards.
-func (f frontEnd) stop(i int) error {
-	_, err := f.ask(vhostuser.GetVringBase, pair(i, 0))
-	return err
-}
