@@ -26,7 +26,7 @@ var late = []string{
 // own requests.
 var onDemand = []string{
 	"nft_nat", "nft_redir", "nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6", "nft_log", "nft_limit",
-	"nft_tproxy", "nft_socket", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6",
+	"nfnetlink_queue", "nft_queue", "nft_tproxy", "nft_socket", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6",
 	"nft_flow_offload", "nf_flow_table_inet", "nf_conntrack_netlink", "nf_log_syslog",
 	"wireguard", "esp4", "esp6", "xfrm_user", "gcm", "seqiv", "echainiv", "ctr", "cbc",
 	"ghash_generic", "ghash-clmulni-intel", "aesni-intel", "sha256_generic", "sha256", "hmac", "authenc",
