@@ -1,0 +1,40 @@
+package offload
+
+import "net/netip"
+
+// Config says what the endpoint takes over. Its maker has validated it.
+type Config struct {
+	// Links are the interfaces that lead to the host, Ports those that lead
+	// to the wire.
+	Links, Ports []string
+	// Preserve keeps the host's address and port on the wire, for networks
+	// that route to it; else the card speaks with an address of its own.
+	Preserve bool
+	Bypass   Bypass
+	Publish  []Publish
+	// MDNS relays multicast DNS between links and ports (RFC 6762).
+	MDNS bool
+}
+
+// Bypass is what stays end to end: routed, as in router mode.
+type Bypass struct {
+	TCP, UDP  []PortRange    // by destination port
+	Addresses []netip.Prefix // by destination address
+	// DSCP is the mark that a packet can carry across the link: a program
+	// sets it on its own socket (IP_TOS, IPV6_TCLASS) without privilege.
+	DSCP []uint8
+}
+
+// PortRange is First to Last, both included.
+type PortRange struct{ First, Last uint16 }
+
+// Publish is a service of the host that the card faces the wire for.
+type Publish struct {
+	Protocol string // "tcp" or "udp"
+	Port     uint16 // on the card, at every address of its ports
+	// To is where the service listens: an address of the host's side.
+	To netip.AddrPort
+	// CardSource gives the host's program the card's address in place of
+	// the client's.
+	CardSource bool
+}
