@@ -39,6 +39,7 @@ func doctorCmd() *cobra.Command {
 }
 
 func printChecks(w io.Writer, results []doctor.Result) {
+	w = visible{w}
 	for _, r := range results {
 		fmt.Fprintf(w, "%-4s  %-15s  %s\n", r.State, r.Name, r.Detail)
 		if r.Mend != "" {

@@ -70,7 +70,7 @@ func execIn(cmd *cobra.Command, names, words []string) error {
 }
 
 func cannotRun(err error) error {
-	fmt.Fprintf(os.Stderr, "toe: exec: %v\n", err)
+	fmt.Fprintf(visible{os.Stderr}, "toe: exec: %v\n", err)
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
 		return exitError{exitNotFound}
 	}

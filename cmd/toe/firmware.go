@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -24,7 +23,7 @@ func firmwareCmd() *cobra.Command {
 func firmwareBuildCmd() *cobra.Command {
 	var o firmware.Options
 	var edition, target, output string
-	var quiet bool
+	var quiet, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Build firmware from Debian packages and the agent, into the cache",
@@ -61,8 +60,11 @@ linux-source, which takes minutes the first time.`,
 				}
 				path = output
 			}
-			fmt.Fprintln(cmd.OutOrStdout(), path)
-			return nil
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), firmware.ImageStatus{Manifest: img.Manifest, Path: path, Size: img.Size, State: "current"})
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), path)
+			return err
 		},
 	}
 	f := cmd.Flags()
@@ -74,6 +76,7 @@ linux-source, which takes minutes the first time.`,
 	f.StringVarP(&output, "output", "o", "", "also write the image to this file")
 	f.Bool("offline", false, "use the packages in the cache, ask the mirror for none that is there")
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
@@ -93,9 +96,7 @@ func firmwareStatusCmd() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(status)
+				return printJSON(cmd.OutOrStdout(), status)
 			}
 			return printFirmware(cmd.OutOrStdout(), status)
 		},

@@ -48,7 +48,8 @@ func run(args []string) int {
 	return report(cmd, err)
 }
 
-// report prints an error and gives the exit status for it.
+// report prints an error and gives the exit status for it. The error may have
+// words of the card in it, or of a file.
 func report(cmd *cobra.Command, err error) int {
 	var exit exitError
 	var usage usageError
@@ -61,10 +62,10 @@ func report(cmd *cobra.Command, err error) int {
 		fmt.Fprintln(cmd.ErrOrStderr(), "toe: interrupted")
 		return exitSignal + int(syscall.SIGINT)
 	case errors.As(err, &usage):
-		fmt.Fprintf(cmd.ErrOrStderr(), "toe: %v\n`%s --help` shows what can be said.\n", err, cmd.CommandPath())
+		fmt.Fprintf(visible{cmd.ErrOrStderr()}, "toe: %v\n`%s --help` shows what can be said.\n", err, cmd.CommandPath())
 		return exitMisuse
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "toe: %v\n", err)
+	fmt.Fprintf(visible{cmd.ErrOrStderr()}, "toe: %v\n", err)
 	return exitFailure
 }
 

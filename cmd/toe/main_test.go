@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/card"
 	"github.com/toe-project/toe/doctor"
@@ -151,10 +153,70 @@ func TestStoppedCard(t *testing.T) {
 // Everything that prints for people prints for programs, too.
 func TestJSONEverywhere(t *testing.T) {
 	root := rootCmd()
-	for _, verb := range []string{"up", "ls", "status", "logs", "apply", "doctor", "version", "firmware status"} {
+	for _, verb := range []string{"up", "down", "reset", "rm", "ls", "status", "logs", "apply", "doctor", "bench", "version", "firmware build", "firmware status"} {
 		cmd, _, err := root.Find(strings.Fields(verb))
 		if err != nil || cmd.Flags().Lookup("json") == nil {
 			t.Errorf("toe %s has no --json (%v)", verb, err)
+		}
+	}
+}
+
+func TestOutcomesForPrograms(t *testing.T) {
+	ownFolders(t)
+	dirs, err := card.DefaultDirs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := dirs.Create(card.Default("edge"), t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	says := func(want outcome, args ...string) {
+		t.Helper()
+		status, out, errs := toe(t, append(args, "edge", "--json")...)
+		var got outcome
+		if err := json.Unmarshal([]byte(out), &got); err != nil || status != 0 || got != want {
+			t.Errorf("toe %v: %d %q %s (%v), want %+v", args, status, out, errs, err, want)
+		}
+	}
+	says(outcome{"edge", card.Stopped, "is down already"}, "down")
+	release := hold(t, c)
+	says(outcome{"edge", card.Starting, "is running, and goes on"}, "down", "--dead")
+	release()
+	killed := `{"state":"running","supervisor_pid":1}`
+	if err := os.WriteFile(c.Paths.Last(), []byte(killed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	says(outcome{"edge", card.Stopped, "was dead already; cleaned up after it"}, "down", "--dead")
+	says(outcome{"edge", "", "is deleted"}, "rm")
+}
+
+// hold takes the card's lock, as its supervisor does.
+func hold(t *testing.T, c *card.Card) (release func()) {
+	if err := c.Paths.MakeRuntime(); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(c.Paths.Lock())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	return func() { f.Close() }
+}
+
+// An error may have the card's words in it, or a file's: they do not act on
+// the terminal.
+func TestErrorsAreFitForATerminal(t *testing.T) {
+	said := errors.New("the card refuses: \x1b]52;c;bHM=\x07\n\tline 2")
+	for _, err := range []error{said, usageError{said}} {
+		var out bytes.Buffer
+		cmd := &cobra.Command{Use: "toe"}
+		cmd.SetErr(&out)
+		report(cmd, err)
+		if !strings.HasPrefix(out.String(), "toe: the card refuses: ?]52;c;bHM=?\n\tline 2\n") {
+			t.Errorf("%T printed %q", err, out.String())
 		}
 	}
 }

@@ -193,7 +193,7 @@ func sshExit(c *card.Card, err error) error {
 		return nil
 	case errors.As(err, &exit):
 		if exit.Signal() != "" {
-			fmt.Fprintf(os.Stderr, "toe: the command was ended by signal %s\n", exit.Signal())
+			fmt.Fprintf(visible{os.Stderr}, "toe: the command was ended by signal %s\n", exit.Signal())
 		}
 		return exitError{exit.ExitStatus()}
 	case errors.As(err, &missing):

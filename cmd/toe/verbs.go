@@ -16,70 +16,112 @@ import (
 // machine's, and some room.
 const downLimit = 30 * time.Second
 
+// outcome is what a verb that changes a card prints with --json.
+type outcome struct {
+	Name  string     `json:"name"`
+	State card.State `json:"state,omitempty"` // none: there is no such card any more
+	Did   string     `json:"did"`             // in words, for people
+}
+
+func (o outcome) print(cmd *cobra.Command, asJSON bool) error {
+	if asJSON {
+		return printJSON(cmd.OutOrStdout(), o)
+	}
+	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", o.Name, o.Did)
+	return err
+}
+
 func downCmd() *cobra.Command {
+	var asJSON, dead bool
 	cmd := cardVerb("down", "Take a card down and put the host back as it was", func(cmd *cobra.Command, c *card.Card) error {
 		ctx, cancel := context.WithTimeout(cmd.Context(), downLimit)
 		defer cancel()
-		return takeDown(ctx, c, func(text string) { fmt.Fprintln(cmd.OutOrStdout(), text) })
+		do := takeDown
+		if dead {
+			do = cleanIfDead
+		}
+		o, err := do(ctx, c)
+		if err != nil {
+			return err
+		}
+		return o.print(cmd, asJSON)
 	})
 	cmd.Long = "Down powers the card off, ends its processes, removes its interfaces, and puts back what\nlink.default_route changed. It also cleans up after a supervisor that was killed."
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&dead, "dead", false, "only clean up after a supervisor that was killed; a card that runs goes on")
 	return cmd
 }
 
-func takeDown(ctx context.Context, c *card.Card, say func(string)) error {
+func takeDown(ctx context.Context, c *card.Card) (outcome, error) {
 	err := c.Client().Down(ctx)
 	if err == nil {
-		say(c.Name + " is down")
-		return nil
+		return outcome{c.Name, card.Stopped, "is down"}, nil
 	}
 	if !errors.Is(err, card.ErrNotRunning) {
-		return err
+		return outcome{}, err
 	}
 	if err := c.AwaitEnd(ctx); err != nil { // on its way up or out, without a socket
-		return err
+		return outcome{}, err
 	}
+	return cleanDead(ctx, c)
+}
+
+// cleanDead puts back what a supervisor left that is gone.
+func cleanDead(ctx context.Context, c *card.Card) (outcome, error) {
 	st, err := c.Status(ctx)
 	if err != nil {
-		return err
+		return outcome{}, err
 	}
 	if err := c.CleanDead(); err != nil {
-		return err
+		return outcome{}, err
 	}
 	if st.Killed {
-		say(c.Name + " was dead already; cleaned up after it")
-	} else {
-		say(c.Name + " is down already")
+		return outcome{c.Name, card.Stopped, "was dead already; cleaned up after it"}, nil
 	}
-	return nil
+	return outcome{c.Name, card.Stopped, "is down already"}, nil
+}
+
+// cleanIfDead is for who does not know whether the card still runs: after a
+// unit that could not start it because somebody else had done so.
+func cleanIfDead(ctx context.Context, c *card.Card) (outcome, error) {
+	o, err := cleanDead(ctx, c)
+	if !errors.Is(err, card.ErrRunning) {
+		return o, err
+	}
+	st, err := c.Status(ctx)
+	return outcome{c.Name, st.State, "is running, and goes on"}, err
 }
 
 func resetCmd() *cobra.Command {
-	return cardVerb("reset", "Restart a card's machine at once, as its reset button would", func(cmd *cobra.Command, c *card.Card) error {
+	var asJSON bool
+	cmd := cardVerb("reset", "Restart a card's machine at once, as its reset button would", func(cmd *cobra.Command, c *card.Card) error {
 		if err := c.Client().Reset(cmd.Context()); err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s is being started again; `toe status %s` shows how it gets on\n", c.Name, c.Name)
-		return nil
+		did := fmt.Sprintf("is being started again; `toe status %s` shows how it gets on", c.Name)
+		return outcome{c.Name, card.Starting, did}.print(cmd, asJSON)
 	})
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
 }
 
 func rmCmd() *cobra.Command {
-	var force bool
+	var force, asJSON bool
 	cmd := cardVerb("rm", "Delete a card: its specification, keys and state", func(cmd *cobra.Command, c *card.Card) error {
 		if force {
 			ctx, cancel := context.WithTimeout(cmd.Context(), downLimit)
 			defer cancel()
-			if err := takeDown(ctx, c, func(string) {}); err != nil {
+			if _, err := takeDown(ctx, c); err != nil {
 				return err
 			}
 		}
 		if err := c.Remove(); err != nil {
 			return err
 		}
-		fmt.Fprintf(cmd.OutOrStdout(), "%s is deleted\n", c.Name)
-		return nil
+		return outcome{c.Name, "", "is deleted"}.print(cmd, asJSON)
 	})
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "take it down first if it is running")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
