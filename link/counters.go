@@ -20,7 +20,8 @@ type counters struct {
 	short, long, notIP, header  uint64 // drops: what the packet looked like
 	disabled, refused, tooSmall uint64 // drops: where it was to go
 	chains, broken              uint64 // the ring: bad chains, times stopped
-	_                           [2]uint64
+	recalls                     uint64 // calls that were repeated
+	_                           uint64
 }
 
 const countersLen = 16 * 8
@@ -33,6 +34,9 @@ type Direction struct {
 	Kicks   uint64 `json:"kicks"`  // times the card woke the pump
 	Calls   uint64 `json:"calls"`  // times the pump called the card
 	Stalls  uint64 `json:"stalls"` // times the pump had to wait for buffers
+	// Recalls counts calls that were made once more, because the card did
+	// not act on the first.
+	Recalls uint64 `json:"recalls"`
 	Drops   Drops  `json:"drops"`
 	// BadChains were returned to the card unused; Broken counts how often
 	// the ring had to be stopped.
@@ -123,7 +127,7 @@ func (b *board) stats() []QueueStats {
 func (c *counters) read() Direction {
 	l := func(p *uint64) uint64 { return atomic.LoadUint64(p) }
 	return Direction{
-		Packets: l(&c.packets), Bytes: l(&c.bytes), Kicks: l(&c.kicks), Calls: l(&c.calls), Stalls: l(&c.stalls),
+		Packets: l(&c.packets), Bytes: l(&c.bytes), Kicks: l(&c.kicks), Calls: l(&c.calls), Stalls: l(&c.stalls), Recalls: l(&c.recalls),
 		Drops: Drops{Short: l(&c.short), Long: l(&c.long), NotIP: l(&c.notIP), Header: l(&c.header),
 			Disabled: l(&c.disabled), Refused: l(&c.refused), TooSmall: l(&c.tooSmall)},
 		BadChains: l(&c.chains), Broken: l(&c.broken),

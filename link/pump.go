@@ -139,7 +139,9 @@ func (p *pump) init(s *setup, fds []int) error {
 		p.queues = append(p.queues, q)
 		events := uint32(unix.EPOLLIN)
 		if s.Stream {
-			q.stream = newStream()
+			if q.stream, err = newStream(fd); err != nil {
+				return err
+			}
 			events |= unix.EPOLLOUT // what it did not take must be tried again
 		}
 		if err := q.watch(fd, events); err != nil {
@@ -309,6 +311,7 @@ func (p *pump) startNow(q *queue, e *end, write bool, r *ring, fds []int) error 
 		// The pump before this one may have ended between showing what it
 		// had done and calling: a driver whose ring is full of that waits
 		// for ever.
+		e.ring.Called()
 		e.signal()
 	}
 	return nil

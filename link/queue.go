@@ -41,6 +41,7 @@ type end struct {
 	enabled bool
 	broken  bool
 	bad     int // bad chains in a row
+	owed    owed
 	ctr     *counters
 }
 
@@ -65,6 +66,7 @@ type queue struct {
 	orders chan func()
 	posted atomic.Bool
 	quit   bool
+	laps   uint                      // rounds of run
 	report func(ring int, err error) // tells of a ring that was stopped
 
 	win window // receive buffers taken and not yet filled
@@ -139,6 +141,9 @@ func (q *queue) run() {
 			q.obey()
 			continue
 		}
+		if q.laps++; q.laps%lookAgain == 0 {
+			q.recall()
+		}
 		busy := q.toHost()
 		if q.toCard() || busy {
 			if q.spin > 0 {
@@ -190,7 +195,7 @@ func (q *queue) wait(events []unix.EpollEvent) int {
 	if e == unix.EINTR || q.posted.Load() {
 		return 0
 	}
-	m, err := unix.EpollWait(q.epoll, events, -1)
+	m, err := unix.EpollWait(q.epoll, events, q.recall())
 	if err != nil && err != unix.EINTR {
 		panic(fmt.Sprintf("queue %d: epoll_wait: %v", q.index, err))
 	}
@@ -234,6 +239,7 @@ func (e *end) signal() {
 		one := uint64(1)
 		unix.RawSyscall(unix.SYS_WRITE, uintptr(e.call), uintptr(unsafe.Pointer(&one)), 8)
 		count(&e.ctr.calls, 1)
+		e.owed = owed{answer: true}
 	}
 }
 

@@ -90,6 +90,7 @@ type Ring struct {
 	done      uint16 // next used index to fill
 	shown     uint16 // used index that the driver has been shown
 	called    uint16 // used index at the last call decision
+	asked     uint16 // the driver's used_event when it was called last
 	flags     uint16 // our used flags
 	seen      uint16 // avail index read last
 	fence     uint32
@@ -298,13 +299,42 @@ func (r *Ring) MustCall() bool {
 	atomic.AddUint32(&r.fence, 1) // the index must be out before the wish is read
 	if r.takenOver {
 		r.takenOver = false
+		r.Called()
 		return true
 	}
 	if !r.cfg.EventIdx {
 		return load16(r.avail)&noInterrupt == 0
 	}
-	event := load16(unsafe.Add(r.avail, 4+2*uintptr(r.cfg.Size)))
-	return r.shown-event-1 < r.shown-old
+	event := r.usedEvent()
+	if r.shown-event-1 >= r.shown-old {
+		return false
+	}
+	r.asked = event
+	return true
+}
+
+// usedEvent is the used index behind which the driver wants to be called.
+func (r *Ring) usedEvent() uint16 {
+	return load16(unsafe.Add(r.avail, 4+2*uintptr(r.cfg.Size)))
+}
+
+// Called notes that the driver is called without MustCall having said so.
+func (r *Ring) Called() {
+	if r.cfg.EventIdx {
+		r.asked = r.usedEvent()
+	}
+}
+
+// Unanswered says that the driver has not acted on the last call: used_event
+// stands where it stood then, behind what is shown. A driver that looks at its
+// ring moves it when it is done; one that has no more use for calls may leave
+// it, so this is a suspicion. Without event indexes there is none.
+func (r *Ring) Unanswered() bool {
+	if !r.cfg.EventIdx {
+		return false
+	}
+	event := r.usedEvent()
+	return event == r.asked && int16(r.shown-event) > 0
 }
 
 // WantKicks asks the driver for a kick with the next head it makes available,
