@@ -16,9 +16,13 @@ type aim struct {
 func aims() []aim {
 	return []aim{
 		{name: "pump/to-host/65535/cpu", ratio: 0.9},
+		{name: "pump/to-host/65535/cpu/same-layout", ratio: 0.9},
 		{name: "pump/to-card/65535/cpu", ratio: 0.9},
+		{name: "pump/to-card/65535/cpu/same-layout", ratio: 0.9},
 		{name: "pump/to-host/64/cpu", ratio: 0.7},
+		{name: "pump/to-host/64/cpu/same-layout", ratio: 0.7},
 		{name: "pump/to-card/64/cpu", ratio: 0.7},
+		{name: "pump/to-card/64/cpu/same-layout", ratio: 0.7},
 		{name: "pump/allocations", zero: true},
 		{name: "link/to-card/1/throughput", least: 12, kind: "uml"},
 		{name: "link/to-card/1/first-second", least: 12, kind: "uml"},

@@ -45,15 +45,12 @@ func (r *run) measureAllocations(ctx context.Context) error {
 	for range r.Rounds {
 		objects, packets := uint64(0), 0
 		for _, way := range bothWays {
-			_, err := r.withLaunch(ctx, ipPacket(size), n, launchInside, func(ctx context.Context, p *pumped, n int) (cost, error) {
-				c, err := way.pump(ctx, p, n)
-				objects += c.objects
-				packets += c.packets
-				return c, err
-			})
+			c, err := r.withPump(ctx, way, ipPacket(size), n, launchInside)
 			if err != nil {
 				return fmt.Errorf("allocations: %w", err)
 			}
+			objects += c.objects
+			packets += c.packets
 		}
 		rounds = append(rounds, float64(objects)/float64(max(packets, 1)))
 	}

@@ -8,8 +8,6 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/toe-project/toe/link/frame"
 )
 
 // cost is what a number of packets took.
@@ -24,62 +22,50 @@ func (c cost) perSecond() float64 {
 	return float64(c.packets) / max(c.wall, time.Nanosecond).Seconds()
 }
 
-// bareVector is the header and the place of packet i, as readv and writev
-// want them.
-func bareVector(header *[frame.HeaderLen]byte, mem []byte, i, stride, size int) [2]unix.Iovec {
-	at := i % (len(mem) / stride) * stride
-	return [2]unix.Iovec{{Base: &header[0], Len: frame.HeaderLen}, {Base: &mem[at], Len: uint64(size)}}
+// vectored is readv(2) or writev(2) of one vector.
+func vectored(call, fd uintptr, v []unix.Iovec) unix.Errno {
+	_, _, e := unix.RawSyscall(call, fd, uintptr(unsafe.Pointer(&v[0])), uintptr(len(v)))
+	return e
 }
 
-// bareWrite is the least that sending n packets can take: writev in a loop,
-// from as many places as the fake card sends from.
-func bareWrite(tun *os.File, packet []byte, n int) (cost, error) {
+// bareWrite is the least that sending n packets can take: writev in a loop.
+func bareWrite(tun *os.File, packet []byte, n int, at places) (cost, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	stride := slot(len(packet))
-	mem := make([]byte, ringSize*stride)
-	for i := range ringSize {
-		copy(mem[i*stride:], packet)
-	}
-	var header [frame.HeaderLen]byte
 	fd, start, cpu := tun.Fd(), time.Now(), threadTime()
-	for i := range n {
-		v := bareVector(&header, mem, i, stride, len(packet))
-		if _, _, e := unix.RawSyscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&v[0])), 2); e != 0 {
+	for i, next := 0, 0; i < n; i++ {
+		if e := vectored(unix.SYS_WRITEV, fd, at[next]); e != 0 {
 			return cost{}, fmt.Errorf("writev of %d bytes: %w", len(packet), e)
+		}
+		if next++; next == len(at) {
+			next = 0
 		}
 	}
 	return cost{packets: n, cpu: threadTime() - cpu, wall: time.Since(start)}, nil
 }
 
-// bareRead takes what is queued: readv in a loop, to as much memory as the
-// fake card has receive buffers.
-func bareRead(tun *os.File, packet []byte, n int) (cost, error) {
+// bareRead takes what is queued: readv in a loop.
+func bareRead(tun *os.File, packet []byte, n int, at places) (cost, error) {
 	if err := feed(packet, n); err != nil {
 		return cost{}, err
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	stride := slot(len(packet))
-	mem := make([]byte, max(ringSize*receiveBuffer(len(packet)), stride))
-	for i := 0; i < len(mem); i += 4096 {
-		mem[i] = 1
-	}
-	var header [frame.HeaderLen]byte
-	got := 0
 	fd := tun.Fd()
 	if err := unix.SetNonblock(int(fd), true); err != nil {
 		return cost{}, err
 	}
-	start, cpu := time.Now(), threadTime()
-	for ; ; got++ {
-		v := bareVector(&header, mem, got, stride, len(packet))
-		_, _, e := unix.RawSyscall(unix.SYS_READV, fd, uintptr(unsafe.Pointer(&v[0])), 2)
+	got, start, cpu := 0, time.Now(), threadTime()
+	for next := 0; ; got++ {
+		e := vectored(unix.SYS_READV, fd, at[next])
 		if e == unix.EAGAIN {
 			break
 		}
 		if e != 0 {
 			return cost{}, fmt.Errorf("readv of %d bytes: %w", len(packet), e)
+		}
+		if next++; next == len(at) {
+			next = 0
 		}
 	}
 	c := cost{packets: got, cpu: threadTime() - cpu, wall: time.Since(start)}

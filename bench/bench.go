@@ -22,12 +22,13 @@ type Result struct {
 	Rounds []float64 `json:"rounds"`
 	// Baseline is what the value is compared with, in the same unit, and
 	// Against what that is. Ratio is above 1 where the value is better.
-	Baseline *float64 `json:"baseline"`
-	Against  string   `json:"against,omitempty"`
-	Ratio    *float64 `json:"ratio"`
-	Aim      string   `json:"aim,omitempty"`
-	Met      *bool    `json:"met,omitempty"`
-	Note     string   `json:"note,omitempty"`
+	Baseline       *float64  `json:"baseline"`
+	BaselineRounds []float64 `json:"baseline_rounds,omitempty"`
+	Against        string    `json:"against,omitempty"`
+	Ratio          *float64  `json:"ratio"`
+	Aim            string    `json:"aim,omitempty"`
+	Met            *bool     `json:"met,omitempty"`
+	Note           string    `json:"note,omitempty"`
 }
 
 // Skip is a measurement that could not be made here.
@@ -134,18 +135,19 @@ func (r *run) add(name, unit string, rounds []float64) *Result {
 	return &r.report.Results[len(r.report.Results)-1]
 }
 
-// lower and higher compare a figure with a baseline; each says which way is
-// better.
-func (res *Result) lower(baseline float64, against string) *Result {
-	return res.compare(baseline, against, baseline/res.Value)
+// lower and higher compare a figure with a baseline's rounds; each says which
+// way is better.
+func (res *Result) lower(baseline []float64, against string) *Result {
+	return res.compare(baseline, against, median(baseline)/res.Value)
 }
 
-func (res *Result) higher(baseline float64, against string) *Result {
-	return res.compare(baseline, against, res.Value/baseline)
+func (res *Result) higher(baseline []float64, against string) *Result {
+	return res.compare(baseline, against, res.Value/median(baseline))
 }
 
-func (res *Result) compare(baseline float64, against string, ratio float64) *Result {
-	res.Baseline, res.Against, res.Ratio = &baseline, against, &ratio
+func (res *Result) compare(baseline []float64, against string, ratio float64) *Result {
+	m := median(baseline)
+	res.Baseline, res.BaselineRounds, res.Against, res.Ratio = &m, baseline, against, &ratio
 	return res
 }
 

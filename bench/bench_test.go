@@ -21,9 +21,9 @@ func TestMedian(t *testing.T) {
 // Less time and more throughput are better, and a ratio above 1 says so.
 func TestRatiosAndAims(t *testing.T) {
 	r := &run{}
-	r.add("pump/to-host/64/cpu", "ns/packet", []float64{200}).lower(150, "bare")
-	r.add("pump/to-host/65535/cpu", "ns/packet", []float64{200}).lower(150, "bare")
-	r.add("link/to-card/1/throughput", "Gbit/s", []float64{20}).higher(10, "other")
+	r.add("pump/to-host/64/cpu", "ns/packet", []float64{200}).lower([]float64{150}, "bare")
+	r.add("pump/to-host/65535/cpu", "ns/packet", []float64{200}).lower([]float64{150}, "bare")
+	r.add("link/to-card/1/throughput", "Gbit/s", []float64{20}).higher([]float64{10}, "other")
 	r.report.Host.Machine = "uml"
 	r.judge()
 	for i, want := range []struct {
@@ -39,7 +39,7 @@ func TestRatiosAndAims(t *testing.T) {
 
 func TestChartIsXML(t *testing.T) {
 	r := &run{}
-	r.add("a<b&c", "s", []float64{1}).lower(2, "")
+	r.add("a<b&c", "s", []float64{1}).lower([]float64{2}, "")
 	r.add("zero", "µs", []float64{0})
 	var b bytes.Buffer
 	if err := r.report.Chart(&b); err != nil {

@@ -147,7 +147,7 @@ func (r *run) measureFlow(ctx context.Context, c *testCard, group, way string, m
 	r.add(name+"first-second", "Gbit/s", first)
 	res := r.add(name+"pump-cpu", "s/GiB", pump)
 	if unit, ok := r.find("copy/64KiB-cold"); ok {
-		res.lower(unit.Value, "cold copy of 64 KiB")
+		res.lower(unit.Rounds, "cold copy of 64 KiB")
 	}
 	r.add(name+"host-cpu", "s/GiB", host)
 	return nil
@@ -186,9 +186,9 @@ func (r *run) against(name, other string, higher bool) {
 		switch {
 		case res.Name != name:
 		case higher:
-			res.higher(base.Value, other)
+			res.higher(base.Rounds, other)
 		default:
-			res.lower(base.Value, other)
+			res.lower(base.Rounds, other)
 		}
 	}
 }

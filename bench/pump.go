@@ -10,7 +10,10 @@ import (
 	"runtime"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/toe-project/toe/link"
+	"github.com/toe-project/toe/link/fakecard"
 	"github.com/toe-project/toe/link/frame"
 )
 
@@ -33,56 +36,74 @@ func packetsOf(size int, quick bool) int {
 	return n
 }
 
-// receiveBuffer is what Linux's driver offers for packets of a size: pages for
-// large ones, of which a packet takes several, a little over 1500 for small.
-func receiveBuffer(size int) int {
-	if size > 1500 {
-		return 4096
-	}
-	return 1536
+// pumpWay is one of the two ways through the pump.
+type pumpWay struct {
+	name   string
+	toHost bool
+	bare   func(*os.File, []byte, int, places) (cost, error)
+	same   func([]byte) places // the fake card's layout
+	pump   func(context.Context, *pumped, int) (cost, error)
 }
 
-// bothWays are the two ways through the pump.
-var bothWays = []struct {
-	name string
-	bare func(*os.File, []byte, int) (cost, error)
-	pump func(context.Context, *pumped, int) (cost, error)
-}{
-	{"to-host", bareWrite, pumpToHost},
-	{"to-card", bareRead, pumpToCard},
+var bothWays = []pumpWay{
+	{"to-host", true, bareWrite, likeSend, pumpToHost},
+	{"to-card", false, bareRead, likeReceive, pumpToCard},
 }
+
+// pumpRounds are what one size one way costs, round by round.
+type pumpRounds struct{ cpu, rate, hotCPU, hotRate, sameCPU []float64 }
 
 // measurePump sets the pump beside bare system calls: the same TUN, the same
-// packets, the same amount of memory, turn by turn.
+// packets, turn by turn; once in one place that stays in the cache, once in
+// memory laid out as the fake card's.
 func measurePump(ctx context.Context, r *run) error {
 	stage := r.Progress.Stage("pump alone against bare readv and writev", int64(len(sizes)*len(bothWays)*r.Rounds+1))
 	defer stage.Done("")
 	for _, size := range sizes {
 		for _, way := range bothWays {
-			n, packet := packetsOf(size, r.Quick), ipPacket(size)
-			var cpu, rate, bareCPU, bareRate []float64
+			var rounds pumpRounds
 			for range r.Rounds {
 				stage.Note(fmt.Sprintf("%s, %d bytes", way.name, size))
-				bare, err := withTUN(n, func(t *os.File) (cost, error) { return way.bare(t, packet, n) })
-				if err != nil {
-					return err
-				}
-				c, err := r.withPump(ctx, packet, n, way.pump)
-				if err != nil {
+				if err := rounds.one(ctx, r, way, size); err != nil {
 					return fmt.Errorf("%s, %d bytes: %w", way.name, size, err)
 				}
-				cpu, rate = append(cpu, c.cpuNanos()), append(rate, c.perSecond())
-				bareCPU, bareRate = append(bareCPU, bare.cpuNanos()), append(bareRate, bare.perSecond())
 				stage.Add(1)
 			}
-			name := fmt.Sprintf("pump/%s/%d/", way.name, size)
-			r.add(name+"cpu", "ns/packet", cpu).lower(median(bareCPU), "bare system calls")
-			r.add(name+"rate", "packets/s", rate).higher(median(bareRate), "bare system calls")
+			rounds.report(r, fmt.Sprintf("pump/%s/%d/", way.name, size))
 		}
 	}
 	err := r.measureAllocations(ctx)
 	stage.Add(1)
 	return err
+}
+
+func (p *pumpRounds) one(ctx context.Context, r *run, way pumpWay, size int) error {
+	n, packet := packetsOf(size, r.Quick), ipPacket(size)
+	bare := func(at places) (cost, error) {
+		return withTUN(n, func(t *os.File) (cost, error) { return way.bare(t, packet, n, at) })
+	}
+	hot, err := bare(oneHot(packet))
+	if err != nil {
+		return err
+	}
+	same, err := bare(way.same(packet))
+	if err != nil {
+		return err
+	}
+	c, err := r.withPump(ctx, way, packet, n, nil)
+	if err != nil {
+		return err
+	}
+	p.cpu, p.rate = append(p.cpu, c.cpuNanos()), append(p.rate, c.perSecond())
+	p.hotCPU, p.hotRate = append(p.hotCPU, hot.cpuNanos()), append(p.hotRate, hot.perSecond())
+	p.sameCPU = append(p.sameCPU, same.cpuNanos())
+	return nil
+}
+
+func (p *pumpRounds) report(r *run, name string) {
+	r.add(name+"cpu", "ns/packet", p.cpu).lower(p.hotCPU, "bare system calls, one hot buffer")
+	r.add(name+"cpu/same-layout", "ns/packet", p.cpu).lower(p.sameCPU, "bare system calls, buffers like the card's")
+	r.add(name+"rate", "packets/s", p.rate).higher(p.hotRate, "bare system calls, one hot buffer")
 }
 
 func withTUN(queued int, f func(*os.File) (cost, error)) (cost, error) {
@@ -96,19 +117,14 @@ func withTUN(queued int, f func(*os.File) (cost, error)) (cost, error) {
 
 // pumped is a fake card joined to a pump.
 type pumped struct {
-	card   *fakeCard
+	card   *fakecard.Card
 	packet []byte
 	pid    int
 }
 
-// withPump runs f with a fake card on the real pump, confined and in a process
-// of its own.
-func (r *run) withPump(ctx context.Context, packet []byte, n int, f func(context.Context, *pumped, int) (cost, error)) (cost, error) {
-	return r.withLaunch(ctx, packet, n, nil, f)
-}
-
-func (r *run) withLaunch(ctx context.Context, packet []byte, n int, launch func(*os.File) (link.Process, error),
-	f func(context.Context, *pumped, int) (cost, error)) (cost, error) {
+// withPump moves n packets one way with a fake card on the real pump, which
+// launch starts; nil is confined and in a process of its own.
+func (r *run) withPump(ctx context.Context, way pumpWay, packet []byte, n int, launch func(*os.File) (link.Process, error)) (cost, error) {
 	t, err := openTUN(n + ringSize)
 	if err != nil {
 		return cost{}, err
@@ -125,12 +141,17 @@ func (r *run) withLaunch(ctx context.Context, packet []byte, n int, launch func(
 	served := make(chan error, 1)
 	go func() { served <- k.Serve(ctx) }()
 	defer func() { k.Close(); <-served }()
-	card, err := newFakeCard(path, packet, receiveBuffer(len(packet)))
+	card, err := fakecard.Connect(path, fakecard.Options{
+		Size: ringSize, Buffer: receiveBuffer(len(packet)), SendBuffer: slot(len(packet)),
+		Disabled: !way.toHost, Timeout: patience,
+	})
 	if err != nil {
 		return cost{}, err
 	}
-	defer card.close()
-	c, err := f(ctx, &pumped{card, packet, k.PumpPID()}, n)
+	defer card.Close()
+	// The pages are there before the clock runs, where the kernel can do that.
+	_ = unix.Madvise(card.Memory(), unix.MADV_POPULATE_WRITE)
+	c, err := way.pump(ctx, &pumped{card, packet, k.PumpPID()}, n)
 	if err != nil {
 		return c, err
 	}
@@ -143,62 +164,56 @@ func (r *run) withLaunch(ctx context.Context, packet []byte, n int, launch func(
 
 // pumpToHost sends n packets: the driver keeps the ring full.
 func pumpToHost(ctx context.Context, p *pumped, n int) (cost, error) {
-	ring := p.card.tx
-	return p.timed(func() (int, error) {
-		sent, done := min(n, ringSize), 0
-		ring.publish(uint16(sent))
+	_, ring := p.card.Pair(0)
+	if err := ring.Prefill(cardFrame(p.packet)); err != nil {
+		return cost{}, err
+	}
+	return p.timed(func() error { return nil }, func() (int, error) {
 		limit := newLimit(ctx)
-		for done < n {
-			got := int(ring.completed())
-			if done += got; got > 0 {
-				more := min(got, n-sent)
-				ring.publish(uint16(more))
-				sent += more
-			} else if err := limit.check(done, n); err != nil {
+		for sent := 0; ; {
+			more, err := ring.SendPrefilled(n - sent)
+			sent += more
+			done := sent - ring.Waiting()
+			if err != nil || done == n {
+				return done, err
+			}
+			if more > 0 {
+				continue
+			}
+			if err := limit.check(done, n); err != nil {
 				return done, err
 			}
 		}
-		return done, nil
 	})
 }
 
-// pumpToCard takes n packets that are queued at the TUN while the card has no
-// room for any; time runs from the first buffer on, and whoever feeds is done.
+// pumpToCard takes n packets that are queued at the TUN while the card's rings
+// are off; time runs from when they are on, and whoever feeds is done.
 func pumpToCard(ctx context.Context, p *pumped, n int) (cost, error) {
 	if err := feed(p.packet, n); err != nil {
 		return cost{}, err
 	}
-	ring, size := p.card.rx, receiveBuffer(len(p.packet))
-	return p.timed(func() (int, error) {
-		done, left, at := 0, uint16(0), uint16(0)
-		ring.publish(ringSize)
+	ring, _ := p.card.Pair(0)
+	return p.timed(func() error { return p.card.Enable(0, true) }, func() (int, error) {
 		limit := newLimit(ctx)
-		for done < n {
-			got := ring.completed()
-			if got == 0 {
-				if err := limit.check(done, n); err != nil {
-					return done, err
-				}
+		for done := 0; ; {
+			got, _, err := ring.Drain(n - done)
+			if done += got; err != nil || done == n {
+				return done, err
+			}
+			if got > 0 {
 				continue
 			}
-			// Look at each packet's header, as a driver must.
-			for i := range got {
-				if left == 0 {
-					left = max(p.card.buffers(size, at+i), 1)
-					done++
-				}
-				left--
+			if err := limit.check(done, n); err != nil {
+				return done, err
 			}
-			at += got
-			ring.publish(got)
 		}
-		return done, nil
 	})
 }
 
 // timed measures what the pump takes while the driver runs on a thread of its
-// own. It starts and ends with a pump that sleeps.
-func (p *pumped) timed(drive func() (int, error)) (cost, error) {
+// own, from begin on. It starts and ends with a pump that sleeps.
+func (p *pumped) timed(begin func() error, drive func() (int, error)) (cost, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	const settle = 5 * time.Millisecond
@@ -207,9 +222,12 @@ func (p *pumped) timed(drive func() (int, error)) (cost, error) {
 	if err != nil {
 		return cost{}, err
 	}
+	start := time.Now()
+	if err := begin(); err != nil {
+		return cost{}, err
+	}
 	var heap, heapAfter runtime.MemStats
 	runtime.ReadMemStats(&heap)
-	start := time.Now()
 	n, err := drive()
 	wall := time.Since(start)
 	runtime.ReadMemStats(&heapAfter)
@@ -221,6 +239,9 @@ func (p *pumped) timed(drive func() (int, error)) (cost, error) {
 	return cost{n, after - before, wall, heapAfter.Mallocs - heap.Mallocs}, err
 }
 
+// patience is how long a driver polls for what does not come.
+const patience = 20 * time.Second
+
 // limit ends a driver's polling when nothing comes any more.
 type limit struct {
 	ctx   context.Context
@@ -229,7 +250,6 @@ type limit struct {
 }
 
 func newLimit(ctx context.Context) *limit {
-	const patience = 20 * time.Second
 	return &limit{ctx: ctx, until: time.Now().Add(patience)}
 }
 
