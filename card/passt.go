@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/link"
 )
 
 // What a card sees behind a user port; QEMU's own user network has the same
@@ -39,10 +41,22 @@ func (h *Host) passt(_ context.Context, p PortSpec) (*Attachment, error) {
 	if err != nil {
 		return nil, fmt.Errorf("socketpair for passt: %w", err)
 	}
+	for _, fd := range fds {
+		roomy(fd)
+	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "passt"), os.NewFile(uintptr(fds[1]), "passt's end")
 	run := &passtRun{program: program, port: p, around: h.card.Spec.Link.DefaultRoute, theirs: theirs, logf: h.logf, died: make(chan error, 1), quit: make(chan struct{}), done: make(chan struct{})}
 	go run.keep()
 	return &Attachment{Files: []*os.File{ours}, Stream: true, Died: run.died, Close: run.close}, nil
+}
+
+// roomy gives a socket the send buffer that a stream should have. Root may go past
+// the host's limit (net.core.wmem_max); less than that matters only to frames
+// of more than 40 KiB (see link.SendBuffer).
+func roomy(fd int) {
+	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, link.SendBuffer) != nil {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, link.SendBuffer)
+	}
 }
 
 // passtRun is one passt, started as soon as the host has a way to anywhere.

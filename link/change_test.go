@@ -119,9 +119,22 @@ func TestTAP(t *testing.T) {
 
 // newStreamWorld has a stream socket for the host's end.
 func newStreamWorld(t testing.TB, o fakecard.Options) (*world, net.Conn) {
+	t.Helper()
+	return newStreamWorldOn(t, worldOptions{card: o})
+}
+
+func newStreamWorldOn(t testing.TB, o worldOptions) (*world, net.Conn) {
+	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if o.process { // else with what there is by default
+		for _, fd := range pair {
+			if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, SendBuffer); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	ours := os.NewFile(uintptr(pair[0]), "stream")
 	peer, err := net.FileConn(ours)
@@ -130,8 +143,8 @@ func newStreamWorld(t testing.TB, o fakecard.Options) (*world, net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { peer.Close() })
-	w := newWorldOn(t, &host{sock: -1, files: []*os.File{os.NewFile(uintptr(pair[1]), "stream")}}, worldOptions{
-		card: o, device: func(d *Device) { d.Seam, d.Stream = false, true }})
+	o.device = func(d *Device) { d.Seam, d.Stream = false, true }
+	w := newWorldOn(t, &host{sock: -1, files: []*os.File{os.NewFile(uintptr(pair[1]), "stream")}}, o)
 	peer.SetDeadline(time.Now().Add(20 * time.Second))
 	return w, peer
 }

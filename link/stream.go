@@ -2,6 +2,7 @@ package link
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"unsafe"
 
@@ -18,24 +19,71 @@ import (
 //	| length, BE | Ethernet frame
 //	+------------+-------------- - -
 //
-// It needs no privilege and costs a copy more than a TAP. There are no
+// It needs no privilege and costs two copies more than a TAP. There are no
 // offloads on it.
+//
+// A pump may be killed between any two of its instructions, and the next one
+// gets the same socket: if it began in the middle of a frame, both sides would
+// take payload for lengths ever after. So the socket stands at the start of a
+// frame whenever no system call is under way, in both directions, and all that
+// the next pump must know is in the socket and in the rings:
+//
+//   - Frames are peeked at. They are read for good, a whole number of them in one
+//     call, when the card has them and has been shown that. A pump that is killed
+//     before that leaves them to the next one: the card gets them twice, which IP
+//     allows and a lost byte of a stream does not.
+//   - A frame is written whole or not at all. The kernel takes up to oneBuffer
+//     bytes as one buffer, for which there is room or not. A longer frame takes
+//     several, so it waits until the kernel says that the socket is writable,
+//     which means that at most a quarter of its room is used (unix_writable in
+//     net/unix/af_unix.c): the rest holds any frame. SIGKILL does not cut such a call
+//     short, because none of them waits. What the card could make fail halfway, its
+//     own memory, is not read by it: a long frame is copied first.
+//
+// What is only peeked at takes room in the socket, and a writer whose socket is full
+// goes on when three quarters of it are free. So the other side's send buffer must
+// be four times a frame and a kernel buffer (SendBuffer). Where it is not, the
+// beginning of a large frame has to be read before its end is there, and a kill at
+// that moment does put the stream out of step.
+//
+// (Starting passt anew with another pair of sockets would be simpler, and cut
+// every TCP connection through the port.)
 type stream struct {
-	in   []byte // bytes read, in[from:to] not yet delivered
-	from int
-	to   int
-	out  []byte // what the socket did not take of the last frame
-	size [4]byte
-	dead bool
+	in    []byte // what was read: in[:taken] for good, in[taken:to] is still in the socket as well
+	taken int
+	from  int // in[:from] has been delivered
+	to    int
+	most  int    // how much of a frame may be left in the socket, in bytes
+	out   []byte // what the socket did not take of the last frame, as a rule all of it
+	begun bool   // or the rest of it, where the kernel ran out of memory halfway
+	size  [4]byte
+	dead  bool
 }
 
 const (
 	streamHead = 4
 	maxFrame   = frame.MaxPacket + frame.EtherLen + 4
+	// oneBuffer is less than what the kernel puts into one buffer of a unix
+	// stream: 47 KiB with pages of 4 KiB, UNIX_SKB_FRAGS_SZ and a head.
+	oneBuffer = 32 << 10
+	// kernelBuffer is more than one such buffer is counted for.
+	kernelBuffer = 64 << 10
 )
 
-func newStream() *stream {
-	return &stream{in: make([]byte, 4*(maxFrame+streamHead)), out: make([]byte, 0, maxFrame+streamHead)}
+// SendBuffer is what each end of a stream should have as SO_SNDBUF, in bytes.
+// The kernel doubles it.
+const SendBuffer = 512 << 10
+
+func newStream(fd int) (*stream, error) {
+	// Both ends are made alike, and only ours can be asked.
+	room, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
+	if err != nil {
+		return nil, fmt.Errorf("the stream's socket: SO_SNDBUF: %w", err)
+	}
+	return &stream{
+		in: make([]byte, 4*(maxFrame+streamHead)), out: make([]byte, 0, maxFrame+streamHead),
+		most: max(room/4-kernelBuffer, 0),
+	}, nil
 }
 
 // toCard delivers frames until the socket has none, as queue.toCard does.
@@ -63,6 +111,9 @@ func (s *stream) toCard(q *queue) bool {
 	if q.rx.running() {
 		q.rx.publish()
 	}
+	if s.from > 0 {
+		s.consume(q)
+	}
 	return tries > 0
 }
 
@@ -81,27 +132,89 @@ func (s *stream) next(q *queue) ([]byte, bool) {
 				return body, true
 			}
 		}
-		if !s.read(q) {
+		if !s.peek(q) {
 			return nil, false
 		}
 	}
 }
 
-func (s *stream) read(q *queue) bool {
-	if s.from > 0 && len(s.in)-s.from < maxFrame+streamHead || s.from == s.to {
+// peek looks at more of what the socket holds than it has seen, and says
+// whether there was any.
+func (s *stream) peek(q *queue) bool {
+	if s.from > 0 {
+		q.rx.publish()
+		s.consume(q)
+	}
+	if s.dead {
+		return false
+	}
+	n, e := s.receive(q, s.in[s.taken:], unix.MSG_PEEK)
+	switch {
+	case e == unix.EAGAIN || e == unix.EINTR:
+		return false
+	case e != 0 || n == 0:
+		s.end(q, streamEnded(e))
+		return false
+	case s.taken+n > s.to:
+		s.to = s.taken + n
+		return true
+	case s.poll(q, unix.POLLRDHUP): // what is peeked at hides the end behind it
+		s.end(q, streamEnded(0))
+	case n > s.most:
+		s.take(q, n)
+	}
+	return false
+}
+
+// consume lets go of what has been delivered, and reads it for good.
+func (s *stream) consume(q *queue) {
+	if s.from > s.taken {
+		s.take(q, s.from-s.taken)
+	}
+	if !s.dead {
 		s.to = copy(s.in, s.in[s.from:s.to])
-		s.from = 0
+		s.taken, s.from = s.taken-s.from, 0
 	}
-	n, _, e := unix.RawSyscall(unix.SYS_READ, uintptr(q.fd), uintptr(unsafe.Pointer(&s.in[s.to])), uintptr(len(s.in)-s.to))
-	if e == unix.EAGAIN || e == unix.EINTR {
-		return false
+}
+
+// take reads n bytes for good, once more to where they were peeked at, so that
+// no page is missing that would make the call end halfway.
+func (s *stream) take(q *queue, n int) {
+	for n > 0 {
+		got, e := s.receive(q, s.in[s.taken:s.taken+n], 0)
+		if e == unix.EINTR {
+			continue
+		}
+		if e != 0 || got == 0 {
+			s.end(q, streamEnded(e))
+			return
+		}
+		s.taken += got
+		n -= got
 	}
-	if e != 0 || n == 0 {
-		s.end(q, fmt.Errorf("the stream ended: %w", e))
-		return false
+}
+
+func (s *stream) receive(q *queue, b []byte, flags uintptr) (int, unix.Errno) {
+	iov := unix.Iovec{Base: &b[0], Len: uint64(len(b))}
+	msg := unix.Msghdr{Iov: &iov, Iovlen: 1}
+	n, _, e := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(q.fd), uintptr(unsafe.Pointer(&msg)), flags|unix.MSG_DONTWAIT)
+	return int(n), e
+}
+
+// poll asks the socket for one of its events and does not wait for it.
+func (s *stream) poll(q *queue, event int16) bool {
+	p := unix.PollFd{Fd: int32(q.fd), Events: event}
+	var now unix.Timespec
+	n, _, e := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
+	return e == 0 && n == 1 && p.Revents&event != 0
+}
+
+// streamEnded is an end of file where there is no error.
+func streamEnded(e unix.Errno) error {
+	if e == 0 {
+		return errors.New("the stream ended: the other side has closed it")
 	}
-	s.to += int(n)
-	return true
+	return fmt.Errorf("the stream ended: %w", e)
 }
 
 func (s *stream) end(q *queue, err error) {
@@ -123,15 +236,29 @@ func (s *stream) send(q *queue, iov []unix.Iovec, n int) int {
 	}
 	binary.BigEndian.PutUint32(s.size[:], uint32(n))
 	iov[0] = unix.Iovec{Base: &s.size[0], Len: streamHead}
+	if n+streamHead > oneBuffer {
+		s.keep(iov, 0)
+		s.blocked(q)
+		return n
+	}
 	sent, _, e := unix.RawSyscall(unix.SYS_WRITEV, uintptr(q.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
-	if e != 0 && e != unix.EAGAIN && e != unix.EINTR {
-		s.end(q, fmt.Errorf("the stream ended: %w", e))
+	switch {
+	case e == unix.EFAULT: // the card has taken its memory away
+		count(&q.tx.ctr.refused, 1)
+		return 0
+	case e == unix.EAGAIN || e == unix.EINTR:
+		sent = 0
+	case e != 0:
+		s.end(q, streamEnded(e))
 		return 0
 	}
-	if e != 0 {
-		sent = 0
-	}
-	// A frame begun must be finished: the rest is kept.
+	s.keep(iov, sent)
+	return n
+}
+
+// keep copies a frame but for its first bytes, which have been sent.
+func (s *stream) keep(iov []unix.Iovec, sent uintptr) {
+	s.begun = sent > 0
 	for _, v := range iov {
 		if sent >= uintptr(v.Len) {
 			sent -= uintptr(v.Len)
@@ -140,7 +267,6 @@ func (s *stream) send(q *queue, iov []unix.Iovec, n int) int {
 		s.out = append(s.out, unsafe.Slice(v.Base, v.Len)[sent:]...)
 		sent = 0
 	}
-	return n
 }
 
 // stuck says whether the socket has not taken all of the last frame.
@@ -151,11 +277,15 @@ func (s *stream) blocked(q *queue) bool {
 	if len(s.out) == 0 || s.dead {
 		return false
 	}
+	if len(s.out) > oneBuffer && !s.begun && !s.poll(q, unix.POLLOUT) {
+		return true
+	}
 	n, _, e := unix.RawSyscall(unix.SYS_WRITE, uintptr(q.fd), uintptr(unsafe.Pointer(&s.out[0])), uintptr(len(s.out)))
 	if e == 0 {
+		s.begun = true
 		s.out = s.out[:copy(s.out, s.out[n:])]
 	} else if e != unix.EAGAIN && e != unix.EINTR {
-		s.end(q, fmt.Errorf("the stream ended: %w", e))
+		s.end(q, streamEnded(e))
 	}
 	return len(s.out) > 0 && !s.dead
 }
