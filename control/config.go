@@ -23,9 +23,6 @@ const (
 	RA   = "ra"   // IPv6 by router advertisements (RFC 4862)
 )
 
-// ModeRouter is the mode in which the card forwards packets.
-const ModeRouter = "router"
-
 // Config is what a card is told about itself: card.json. The host writes it
 // from card.yaml, so people do not type it, but its errors reach them.
 type Config struct {
@@ -39,9 +36,12 @@ type Config struct {
 	// TimeServers are names or addresses of SNTP servers; without any the
 	// card's clock follows the host's.
 	TimeServers []string `json:"time_servers,omitempty"`
-	Mode        string   `json:"mode"`
-	// NAT hides the links behind the ports' addresses.
+	Mode        string   `json:"mode"` // ModeRouter or ModeEndpoint
+	// NAT hides what is forwarded from the links behind the ports' addresses.
 	NAT bool `json:"nat"`
+	// Offload and Publish are for endpoint mode.
+	Offload Offload   `json:"offload,omitzero"`
+	Publish []Publish `json:"publish,omitempty"`
 	// AuthorizedKeys may log in by ssh: lines as in authorized_keys, without options.
 	AuthorizedKeys []string `json:"authorized_keys,omitempty"`
 	// Firmware is the version that the host started, for Status to repeat.

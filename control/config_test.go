@@ -146,6 +146,10 @@ func FuzzParseConfig(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(good)
+	if good, err = endpoint(f).Encode(); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
 	f.Add([]byte(`{"name":"a","mode":"router","nat":false,"links":[{"name":"pci0","mac":"02:00:00:00:00:01","card":["10.0.0.0/31"],"host":["10.0.0.1"]}]}`))
 	f.Add([]byte(`{"links":[{"card":["255.255.255.255/31","ffff::/0"],"host":[""]}],"ports":[{"gateway":["::1%x"]}]}`))
 	f.Add([]byte(`{"authorized_keys":["ssh-ed25519 AAAA"]}{}`))

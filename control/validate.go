@@ -67,6 +67,7 @@ func (c *Config) Validate() error {
 	for i := range c.Ports {
 		v.port(fmt.Sprintf("ports[%d]", i), &c.Ports[i])
 	}
+	v.offload(c)
 	v.servers("dns", c.DNS)
 	v.domains("search", c.Search)
 	v.timeServers(c.TimeServers)
@@ -101,8 +102,8 @@ func (v *validator) identity(c *Config) {
 	if h := c.EffectiveHostname(); !isHost(h) {
 		v.bad("hostname", "%q: 1 to 63 letters, digits and dashes are right", h)
 	}
-	if c.Mode != ModeRouter {
-		v.bad("mode", "%q: %q is right", c.Mode, ModeRouter)
+	if c.Mode != ModeRouter && c.Mode != ModeEndpoint {
+		v.bad("mode", "%q: %q or %q is right", c.Mode, ModeEndpoint, ModeRouter)
 	}
 	if len(c.Firmware) > 256 {
 		v.bad("firmware", "%d characters, at most 256 are right", len(c.Firmware))

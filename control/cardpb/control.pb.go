@@ -138,7 +138,8 @@ type StatusResponse struct {
 	Memory          *Memory      `protobuf:"bytes,12,opt,name=memory,proto3" json:"memory,omitempty"`
 	TimeUnixNano    int64        `protobuf:"varint,13,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
 	// Seconds from the kernel's start until this API answered.
-	ReadySeconds  float64 `protobuf:"fixed64,14,opt,name=ready_seconds,json=readySeconds,proto3" json:"ready_seconds,omitempty"`
+	ReadySeconds  float64  `protobuf:"fixed64,14,opt,name=ready_seconds,json=readySeconds,proto3" json:"ready_seconds,omitempty"`
+	Offload       *Offload `protobuf:"bytes,15,opt,name=offload,proto3" json:"offload,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -271,6 +272,309 @@ func (x *StatusResponse) GetReadySeconds() float64 {
 	return 0
 }
 
+func (x *StatusResponse) GetOffload() *Offload {
+	if x != nil {
+		return x.Offload
+	}
+	return nil
+}
+
+// Offload is what endpoint mode has done since it started. Counters only
+// grow; what is a gauge says so.
+type Offload struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mode          string                 `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`        // "endpoint" or "router"; of the rest, router mode has nothing
+	Running       bool                   `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"` // endpoint mode is in force
+	Tcp           *OffloadTCP            `protobuf:"bytes,3,opt,name=tcp,proto3" json:"tcp,omitempty"`
+	Udp           *OffloadUDP            `protobuf:"bytes,4,opt,name=udp,proto3" json:"udp,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Offload) Reset() {
+	*x = Offload{}
+	mi := &file_control_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Offload) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Offload) ProtoMessage() {}
+
+func (x *Offload) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Offload.ProtoReflect.Descriptor instead.
+func (*Offload) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Offload) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *Offload) GetRunning() bool {
+	if x != nil {
+		return x.Running
+	}
+	return false
+}
+
+func (x *Offload) GetTcp() *OffloadTCP {
+	if x != nil {
+		return x.Tcp
+	}
+	return nil
+}
+
+func (x *Offload) GetUdp() *OffloadUDP {
+	if x != nil {
+		return x.Udp
+	}
+	return nil
+}
+
+// OffloadTCP counts connections, those of published ports included.
+type OffloadTCP struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Open          uint64                 `protobuf:"varint,1,opt,name=open,proto3" json:"open,omitempty"`       // gauge
+	Opening       uint64                 `protobuf:"varint,2,opt,name=opening,proto3" json:"opening,omitempty"` // gauge: the remote has not answered yet
+	Opened        uint64                 `protobuf:"varint,3,opt,name=opened,proto3" json:"opened,omitempty"`
+	Published     uint64                 `protobuf:"varint,4,opt,name=published,proto3" json:"published,omitempty"` // of opened, those that came from the wire
+	Refused       uint64                 `protobuf:"varint,5,opt,name=refused,proto3" json:"refused,omitempty"`
+	Unreachable   uint64                 `protobuf:"varint,6,opt,name=unreachable,proto3" json:"unreachable,omitempty"`
+	TimedOut      uint64                 `protobuf:"varint,7,opt,name=timed_out,json=timedOut,proto3" json:"timed_out,omitempty"`
+	Reset_        uint64                 `protobuf:"varint,8,opt,name=reset,proto3" json:"reset,omitempty"`
+	FromHostBytes uint64                 `protobuf:"varint,9,opt,name=from_host_bytes,json=fromHostBytes,proto3" json:"from_host_bytes,omitempty"` // payload
+	ToHostBytes   uint64                 `protobuf:"varint,10,opt,name=to_host_bytes,json=toHostBytes,proto3" json:"to_host_bytes,omitempty"`
+	Drops         map[string]uint64      `protobuf:"bytes,11,rep,name=drops,proto3" json:"drops,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // by cause
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OffloadTCP) Reset() {
+	*x = OffloadTCP{}
+	mi := &file_control_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OffloadTCP) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OffloadTCP) ProtoMessage() {}
+
+func (x *OffloadTCP) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OffloadTCP.ProtoReflect.Descriptor instead.
+func (*OffloadTCP) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *OffloadTCP) GetOpen() uint64 {
+	if x != nil {
+		return x.Open
+	}
+	return 0
+}
+
+func (x *OffloadTCP) GetOpening() uint64 {
+	if x != nil {
+		return x.Opening
+	}
+	return 0
+}
+
+func (x *OffloadTCP) GetOpened() uint64 {
+	if x != nil {
+		return x.Opened
+	}
+	return 0
+}
+
+func (x *OffloadTCP) GetPublished() uint64 {
+	if x != nil {
+		return x.Published
+	}
+	return 0
+}
+
+func (x *OffloadTCP) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *OffloadTCP) GetUnreachable() uint64 {
+	if x != nil {
+		return x.Unreachable
+	}
+	return 0
+}
+
+func (x *OffloadTCP) GetTimedOut() uint64 {
+	if x != nil {
+		return x.TimedOut
+	}
+	return 0
+}
+
+func (x *OffloadTCP) GetReset_() uint64 {
+	if x != nil {
+		return x.Reset_
+	}
+	return 0
+}
+
+func (x *OffloadTCP) GetFromHostBytes() uint64 {
+	if x != nil {
+		return x.FromHostBytes
+	}
+	return 0
+}
+
+func (x *OffloadTCP) GetToHostBytes() uint64 {
+	if x != nil {
+		return x.ToHostBytes
+	}
+	return 0
+}
+
+func (x *OffloadTCP) GetDrops() map[string]uint64 {
+	if x != nil {
+		return x.Drops
+	}
+	return nil
+}
+
+// OffloadUDP counts datagrams.
+type OffloadUDP struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Flows         uint64                 `protobuf:"varint,1,opt,name=flows,proto3" json:"flows,omitempty"` // gauge
+	Opened        uint64                 `protobuf:"varint,2,opt,name=opened,proto3" json:"opened,omitempty"`
+	FromHost      uint64                 `protobuf:"varint,3,opt,name=from_host,json=fromHost,proto3" json:"from_host,omitempty"`
+	ToHost        uint64                 `protobuf:"varint,4,opt,name=to_host,json=toHost,proto3" json:"to_host,omitempty"`
+	FromHostBytes uint64                 `protobuf:"varint,5,opt,name=from_host_bytes,json=fromHostBytes,proto3" json:"from_host_bytes,omitempty"`
+	ToHostBytes   uint64                 `protobuf:"varint,6,opt,name=to_host_bytes,json=toHostBytes,proto3" json:"to_host_bytes,omitempty"`
+	IcmpErrors    uint64                 `protobuf:"varint,7,opt,name=icmp_errors,json=icmpErrors,proto3" json:"icmp_errors,omitempty"`                                               // of the wire, told to the host
+	Drops         map[string]uint64      `protobuf:"bytes,8,rep,name=drops,proto3" json:"drops,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // by cause
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OffloadUDP) Reset() {
+	*x = OffloadUDP{}
+	mi := &file_control_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OffloadUDP) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OffloadUDP) ProtoMessage() {}
+
+func (x *OffloadUDP) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OffloadUDP.ProtoReflect.Descriptor instead.
+func (*OffloadUDP) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *OffloadUDP) GetFlows() uint64 {
+	if x != nil {
+		return x.Flows
+	}
+	return 0
+}
+
+func (x *OffloadUDP) GetOpened() uint64 {
+	if x != nil {
+		return x.Opened
+	}
+	return 0
+}
+
+func (x *OffloadUDP) GetFromHost() uint64 {
+	if x != nil {
+		return x.FromHost
+	}
+	return 0
+}
+
+func (x *OffloadUDP) GetToHost() uint64 {
+	if x != nil {
+		return x.ToHost
+	}
+	return 0
+}
+
+func (x *OffloadUDP) GetFromHostBytes() uint64 {
+	if x != nil {
+		return x.FromHostBytes
+	}
+	return 0
+}
+
+func (x *OffloadUDP) GetToHostBytes() uint64 {
+	if x != nil {
+		return x.ToHostBytes
+	}
+	return 0
+}
+
+func (x *OffloadUDP) GetIcmpErrors() uint64 {
+	if x != nil {
+		return x.IcmpErrors
+	}
+	return 0
+}
+
+func (x *OffloadUDP) GetDrops() map[string]uint64 {
+	if x != nil {
+		return x.Drops
+	}
+	return nil
+}
+
 // Reason is the state of one component and, in a person's words, why.
 type Reason struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -283,7 +587,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_control_proto_msgTypes[2]
+	mi := &file_control_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -295,7 +599,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[2]
+	mi := &file_control_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -308,7 +612,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{2}
+	return file_control_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Reason) GetComponent() string {
@@ -351,7 +655,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_control_proto_msgTypes[3]
+	mi := &file_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -363,7 +667,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[3]
+	mi := &file_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -376,7 +680,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{3}
+	return file_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Interface) GetName() string {
@@ -467,7 +771,7 @@ type Memory struct {
 
 func (x *Memory) Reset() {
 	*x = Memory{}
-	mi := &file_control_proto_msgTypes[4]
+	mi := &file_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +783,7 @@ func (x *Memory) String() string {
 func (*Memory) ProtoMessage() {}
 
 func (x *Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[4]
+	mi := &file_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +796,7 @@ func (x *Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memory.ProtoReflect.Descriptor instead.
 func (*Memory) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{4}
+	return file_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Memory) GetTotal() uint64 {
@@ -519,7 +823,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_control_proto_msgTypes[5]
+	mi := &file_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -531,7 +835,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[5]
+	mi := &file_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -544,7 +848,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{5}
+	return file_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ApplyRequest) GetConfig() []byte {
@@ -564,7 +868,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -576,7 +880,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -589,7 +893,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{6}
+	return file_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ApplyResponse) GetChanges() []string {
@@ -610,7 +914,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +926,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +939,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{7}
+	return file_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LogsRequest) GetFollow() bool {
@@ -665,7 +969,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +981,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +994,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{8}
+	return file_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LogLine) GetTimeUnixNano() int64 {
@@ -729,7 +1033,7 @@ type RebootRequest struct {
 
 func (x *RebootRequest) Reset() {
 	*x = RebootRequest{}
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -741,7 +1045,7 @@ func (x *RebootRequest) String() string {
 func (*RebootRequest) ProtoMessage() {}
 
 func (x *RebootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -754,7 +1058,7 @@ func (x *RebootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebootRequest.ProtoReflect.Descriptor instead.
 func (*RebootRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{9}
+	return file_control_proto_rawDescGZIP(), []int{12}
 }
 
 type RebootResponse struct {
@@ -765,7 +1069,7 @@ type RebootResponse struct {
 
 func (x *RebootResponse) Reset() {
 	*x = RebootResponse{}
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -777,7 +1081,7 @@ func (x *RebootResponse) String() string {
 func (*RebootResponse) ProtoMessage() {}
 
 func (x *RebootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -790,7 +1094,7 @@ func (x *RebootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebootResponse.ProtoReflect.Descriptor instead.
 func (*RebootResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{10}
+	return file_control_proto_rawDescGZIP(), []int{13}
 }
 
 type PowerOffRequest struct {
@@ -801,7 +1105,7 @@ type PowerOffRequest struct {
 
 func (x *PowerOffRequest) Reset() {
 	*x = PowerOffRequest{}
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +1117,7 @@ func (x *PowerOffRequest) String() string {
 func (*PowerOffRequest) ProtoMessage() {}
 
 func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +1130,7 @@ func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffRequest.ProtoReflect.Descriptor instead.
 func (*PowerOffRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{11}
+	return file_control_proto_rawDescGZIP(), []int{14}
 }
 
 type PowerOffResponse struct {
@@ -837,7 +1141,7 @@ type PowerOffResponse struct {
 
 func (x *PowerOffResponse) Reset() {
 	*x = PowerOffResponse{}
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -849,7 +1153,7 @@ func (x *PowerOffResponse) String() string {
 func (*PowerOffResponse) ProtoMessage() {}
 
 func (x *PowerOffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -862,7 +1166,7 @@ func (x *PowerOffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffResponse.ProtoReflect.Descriptor instead.
 func (*PowerOffResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{12}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 var File_control_proto protoreflect.FileDescriptor
@@ -871,7 +1175,7 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"\rcontrol.proto\x12\x06toe.v1\">\n" +
 	"\rStatusRequest\x12-\n" +
-	"\x13host_time_unix_nano\x18\x01 \x01(\x03R\x10hostTimeUnixNano\"\x98\x04\n" +
+	"\x13host_time_unix_nano\x18\x01 \x01(\x03R\x10hostTimeUnixNano\"\xc3\x04\n" +
 	"\x0eStatusResponse\x12&\n" +
 	"\x06health\x18\x01 \x01(\x0e2\x0e.toe.v1.HealthR\x06health\x12(\n" +
 	"\areasons\x18\x02 \x03(\v2\x0e.toe.v1.ReasonR\areasons\x12.\n" +
@@ -892,7 +1196,46 @@ const file_control_proto_rawDesc = "" +
 	"dnsServers\x12&\n" +
 	"\x06memory\x18\f \x01(\v2\x0e.toe.v1.MemoryR\x06memory\x12$\n" +
 	"\x0etime_unix_nano\x18\r \x01(\x03R\ftimeUnixNano\x12#\n" +
-	"\rready_seconds\x18\x0e \x01(\x01R\freadySeconds\"d\n" +
+	"\rready_seconds\x18\x0e \x01(\x01R\freadySeconds\x12)\n" +
+	"\aoffload\x18\x0f \x01(\v2\x0f.toe.v1.OffloadR\aoffload\"\x83\x01\n" +
+	"\aOffload\x12\x12\n" +
+	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x18\n" +
+	"\arunning\x18\x02 \x01(\bR\arunning\x12$\n" +
+	"\x03tcp\x18\x03 \x01(\v2\x12.toe.v1.OffloadTCPR\x03tcp\x12$\n" +
+	"\x03udp\x18\x04 \x01(\v2\x12.toe.v1.OffloadUDPR\x03udp\"\x9a\x03\n" +
+	"\n" +
+	"OffloadTCP\x12\x12\n" +
+	"\x04open\x18\x01 \x01(\x04R\x04open\x12\x18\n" +
+	"\aopening\x18\x02 \x01(\x04R\aopening\x12\x16\n" +
+	"\x06opened\x18\x03 \x01(\x04R\x06opened\x12\x1c\n" +
+	"\tpublished\x18\x04 \x01(\x04R\tpublished\x12\x18\n" +
+	"\arefused\x18\x05 \x01(\x04R\arefused\x12 \n" +
+	"\vunreachable\x18\x06 \x01(\x04R\vunreachable\x12\x1b\n" +
+	"\ttimed_out\x18\a \x01(\x04R\btimedOut\x12\x14\n" +
+	"\x05reset\x18\b \x01(\x04R\x05reset\x12&\n" +
+	"\x0ffrom_host_bytes\x18\t \x01(\x04R\rfromHostBytes\x12\"\n" +
+	"\rto_host_bytes\x18\n" +
+	" \x01(\x04R\vtoHostBytes\x123\n" +
+	"\x05drops\x18\v \x03(\v2\x1d.toe.v1.OffloadTCP.DropsEntryR\x05drops\x1a8\n" +
+	"\n" +
+	"DropsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"\xcc\x02\n" +
+	"\n" +
+	"OffloadUDP\x12\x14\n" +
+	"\x05flows\x18\x01 \x01(\x04R\x05flows\x12\x16\n" +
+	"\x06opened\x18\x02 \x01(\x04R\x06opened\x12\x1b\n" +
+	"\tfrom_host\x18\x03 \x01(\x04R\bfromHost\x12\x17\n" +
+	"\ato_host\x18\x04 \x01(\x04R\x06toHost\x12&\n" +
+	"\x0ffrom_host_bytes\x18\x05 \x01(\x04R\rfromHostBytes\x12\"\n" +
+	"\rto_host_bytes\x18\x06 \x01(\x04R\vtoHostBytes\x12\x1f\n" +
+	"\vicmp_errors\x18\a \x01(\x04R\n" +
+	"icmpErrors\x123\n" +
+	"\x05drops\x18\b \x03(\v2\x1d.toe.v1.OffloadUDP.DropsEntryR\x05drops\x1a8\n" +
+	"\n" +
+	"DropsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"d\n" +
 	"\x06Reason\x12\x1c\n" +
 	"\tcomponent\x18\x01 \x01(\tR\tcomponent\x12$\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x0e.toe.v1.HealthR\x05state\x12\x16\n" +
@@ -956,45 +1299,55 @@ func file_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_control_proto_goTypes = []any{
 	(Health)(0),              // 0: toe.v1.Health
 	(*StatusRequest)(nil),    // 1: toe.v1.StatusRequest
 	(*StatusResponse)(nil),   // 2: toe.v1.StatusResponse
-	(*Reason)(nil),           // 3: toe.v1.Reason
-	(*Interface)(nil),        // 4: toe.v1.Interface
-	(*Memory)(nil),           // 5: toe.v1.Memory
-	(*ApplyRequest)(nil),     // 6: toe.v1.ApplyRequest
-	(*ApplyResponse)(nil),    // 7: toe.v1.ApplyResponse
-	(*LogsRequest)(nil),      // 8: toe.v1.LogsRequest
-	(*LogLine)(nil),          // 9: toe.v1.LogLine
-	(*RebootRequest)(nil),    // 10: toe.v1.RebootRequest
-	(*RebootResponse)(nil),   // 11: toe.v1.RebootResponse
-	(*PowerOffRequest)(nil),  // 12: toe.v1.PowerOffRequest
-	(*PowerOffResponse)(nil), // 13: toe.v1.PowerOffResponse
+	(*Offload)(nil),          // 3: toe.v1.Offload
+	(*OffloadTCP)(nil),       // 4: toe.v1.OffloadTCP
+	(*OffloadUDP)(nil),       // 5: toe.v1.OffloadUDP
+	(*Reason)(nil),           // 6: toe.v1.Reason
+	(*Interface)(nil),        // 7: toe.v1.Interface
+	(*Memory)(nil),           // 8: toe.v1.Memory
+	(*ApplyRequest)(nil),     // 9: toe.v1.ApplyRequest
+	(*ApplyResponse)(nil),    // 10: toe.v1.ApplyResponse
+	(*LogsRequest)(nil),      // 11: toe.v1.LogsRequest
+	(*LogLine)(nil),          // 12: toe.v1.LogLine
+	(*RebootRequest)(nil),    // 13: toe.v1.RebootRequest
+	(*RebootResponse)(nil),   // 14: toe.v1.RebootResponse
+	(*PowerOffRequest)(nil),  // 15: toe.v1.PowerOffRequest
+	(*PowerOffResponse)(nil), // 16: toe.v1.PowerOffResponse
+	nil,                      // 17: toe.v1.OffloadTCP.DropsEntry
+	nil,                      // 18: toe.v1.OffloadUDP.DropsEntry
 }
 var file_control_proto_depIdxs = []int32{
 	0,  // 0: toe.v1.StatusResponse.health:type_name -> toe.v1.Health
-	3,  // 1: toe.v1.StatusResponse.reasons:type_name -> toe.v1.Reason
-	3,  // 2: toe.v1.StatusResponse.components:type_name -> toe.v1.Reason
-	4,  // 3: toe.v1.StatusResponse.interfaces:type_name -> toe.v1.Interface
-	5,  // 4: toe.v1.StatusResponse.memory:type_name -> toe.v1.Memory
-	0,  // 5: toe.v1.Reason.state:type_name -> toe.v1.Health
-	1,  // 6: toe.v1.Card.Status:input_type -> toe.v1.StatusRequest
-	6,  // 7: toe.v1.Card.Apply:input_type -> toe.v1.ApplyRequest
-	8,  // 8: toe.v1.Card.Logs:input_type -> toe.v1.LogsRequest
-	10, // 9: toe.v1.Card.Reboot:input_type -> toe.v1.RebootRequest
-	12, // 10: toe.v1.Card.PowerOff:input_type -> toe.v1.PowerOffRequest
-	2,  // 11: toe.v1.Card.Status:output_type -> toe.v1.StatusResponse
-	7,  // 12: toe.v1.Card.Apply:output_type -> toe.v1.ApplyResponse
-	9,  // 13: toe.v1.Card.Logs:output_type -> toe.v1.LogLine
-	11, // 14: toe.v1.Card.Reboot:output_type -> toe.v1.RebootResponse
-	13, // 15: toe.v1.Card.PowerOff:output_type -> toe.v1.PowerOffResponse
-	11, // [11:16] is the sub-list for method output_type
-	6,  // [6:11] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	6,  // 1: toe.v1.StatusResponse.reasons:type_name -> toe.v1.Reason
+	6,  // 2: toe.v1.StatusResponse.components:type_name -> toe.v1.Reason
+	7,  // 3: toe.v1.StatusResponse.interfaces:type_name -> toe.v1.Interface
+	8,  // 4: toe.v1.StatusResponse.memory:type_name -> toe.v1.Memory
+	3,  // 5: toe.v1.StatusResponse.offload:type_name -> toe.v1.Offload
+	4,  // 6: toe.v1.Offload.tcp:type_name -> toe.v1.OffloadTCP
+	5,  // 7: toe.v1.Offload.udp:type_name -> toe.v1.OffloadUDP
+	17, // 8: toe.v1.OffloadTCP.drops:type_name -> toe.v1.OffloadTCP.DropsEntry
+	18, // 9: toe.v1.OffloadUDP.drops:type_name -> toe.v1.OffloadUDP.DropsEntry
+	0,  // 10: toe.v1.Reason.state:type_name -> toe.v1.Health
+	1,  // 11: toe.v1.Card.Status:input_type -> toe.v1.StatusRequest
+	9,  // 12: toe.v1.Card.Apply:input_type -> toe.v1.ApplyRequest
+	11, // 13: toe.v1.Card.Logs:input_type -> toe.v1.LogsRequest
+	13, // 14: toe.v1.Card.Reboot:input_type -> toe.v1.RebootRequest
+	15, // 15: toe.v1.Card.PowerOff:input_type -> toe.v1.PowerOffRequest
+	2,  // 16: toe.v1.Card.Status:output_type -> toe.v1.StatusResponse
+	10, // 17: toe.v1.Card.Apply:output_type -> toe.v1.ApplyResponse
+	12, // 18: toe.v1.Card.Logs:output_type -> toe.v1.LogLine
+	14, // 19: toe.v1.Card.Reboot:output_type -> toe.v1.RebootResponse
+	16, // 20: toe.v1.Card.PowerOff:output_type -> toe.v1.PowerOffResponse
+	16, // [16:21] is the sub-list for method output_type
+	11, // [11:16] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -1008,7 +1361,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   13,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,180 @@
+package control
+
+import (
+	"fmt"
+	"net/netip"
+	"strconv"
+)
+
+// The modes of a card.
+const (
+	// ModeRouter is the mode in which the card forwards packets.
+	ModeRouter = "router"
+	// ModeEndpoint is the mode in which the card ends the host's TCP and UDP
+	// and speaks for it; what is bypassed, and every other protocol, is
+	// forwarded as in router mode.
+	ModeEndpoint = "endpoint"
+)
+
+// Bounds of what a card takes over, each far above use.
+const (
+	maxBypass  = 64
+	maxPublish = 256
+	maxDSCP    = 63 // RFC 2474: six bits
+)
+
+// Offload is how a card in endpoint mode speaks for the host.
+type Offload struct {
+	// Preserve keeps the host's own address and port on the wire. It goes
+	// with NAT being off: what is routed must have the same source.
+	Preserve bool   `json:"preserve,omitempty"`
+	Bypass   Bypass `json:"bypass,omitzero"`
+	MDNS     bool   `json:"mdns,omitempty"` // relay multicast DNS (RFC 6762)
+}
+
+// Bypass is what a card in endpoint mode only forwards.
+type Bypass struct {
+	TCP       []PortRange    `json:"tcp,omitempty"` // by destination port
+	UDP       []PortRange    `json:"udp,omitempty"`
+	Addresses []netip.Prefix `json:"addresses,omitempty"` // by destination
+	DSCP      []int          `json:"dscp,omitempty"`      // RFC 2474 code points
+}
+
+// PortRange is First to Last, both included.
+type PortRange struct {
+	First uint16 `json:"first"`
+	Last  uint16 `json:"last"`
+}
+
+func (r PortRange) String() string {
+	if r.First == r.Last {
+		return strconv.Itoa(int(r.First))
+	}
+	return fmt.Sprintf("%d-%d", r.First, r.Last)
+}
+
+// Has says whether the range contains a port.
+func (r PortRange) Has(port uint16) bool { return r.First <= port && port <= r.Last }
+
+// Publish is a service behind a link that the card faces the wire for.
+type Publish struct {
+	Protocol string `json:"protocol"` // "tcp" or "udp"
+	Port     uint16 `json:"port"`     // on every address of the card's ports
+	Link     string `json:"link"`     // name of the link that leads to the service
+	// To is where the service listens, one of each family at most: a client
+	// that keeps its address must be answered in its own family.
+	To []netip.AddrPort `json:"to"`
+	// CardSource shows the service the card's address, not the client's.
+	CardSource bool `json:"card_source,omitempty"`
+}
+
+// The values of Publish.Protocol.
+const (
+	TCP = "tcp"
+	UDP = "udp"
+)
+
+// Endpoint says whether the card ends the host's connections.
+func (c *Config) Endpoint() bool { return c.Mode == ModeEndpoint }
+
+func (v *validator) offload(c *Config) {
+	o := c.Offload
+	if o.Preserve && c.NAT {
+		v.bad("offload.preserve", "true beside nat: true, one of them is right: NAT would hide the address that is to be kept")
+	}
+	v.ranges("offload.bypass.tcp", o.Bypass.TCP)
+	v.ranges("offload.bypass.udp", o.Bypass.UDP)
+	v.count("offload.bypass.addresses", len(o.Bypass.Addresses), 0, maxBypass)
+	for _, p := range o.Bypass.Addresses {
+		if !p.IsValid() || p.Masked() != p || p.Addr().Is4In6() {
+			v.bad("offload.bypass.addresses", "%s: a prefix without host bits, such as 10.0.0.0/8, is right", p)
+		}
+	}
+	v.count("offload.bypass.dscp", len(o.Bypass.DSCP), 0, maxDSCP+1)
+	for _, d := range o.Bypass.DSCP {
+		if d < 0 || d > maxDSCP {
+			v.bad("offload.bypass.dscp", "%d: 0 to %d are right", d, maxDSCP)
+		}
+	}
+	v.count("publish", len(c.Publish), 0, maxPublish)
+	if len(c.Publish) > 0 && !c.Endpoint() {
+		v.bad("publish", "%d given with mode %q, mode %q is right: only an endpoint answers for the host", len(c.Publish), c.Mode, ModeEndpoint)
+	}
+	seen := map[string]int{}
+	for i := range c.Publish {
+		v.publish(fmt.Sprintf("publish[%d]", i), i, &c.Publish[i], c.Links, seen)
+	}
+}
+
+func (v *validator) ranges(field string, list []PortRange) {
+	v.count(field, len(list), 0, maxBypass)
+	for _, r := range list {
+		if r.First == 0 || r.Last < r.First {
+			v.bad(field, "%s: 1 to 65535, the lower one first, is right", r)
+		}
+	}
+}
+
+// publish checks one entry; seen maps a protocol and port to who has it.
+func (v *validator) publish(field string, index int, p *Publish, links []Link, seen map[string]int) {
+	if p.Protocol != TCP && p.Protocol != UDP {
+		v.bad(field+".protocol", "%q: %q or %q is right", p.Protocol, TCP, UDP)
+	}
+	key := fmt.Sprintf("%s port %d", p.Protocol, p.Port)
+	if other, taken := seen[key]; taken {
+		v.bad(field+".port", "%s is that of publish[%d] already, one of its own is right", key, other)
+	}
+	seen[key] = index
+	if p.Port == 0 {
+		v.bad(field+".port", "0: 1 to 65535 is right")
+	}
+	if p.Protocol == UDP && p.Port == dhcpClient {
+		v.bad(field+".port", "%d over UDP is the card's own DHCP client's, another is right", p.Port)
+	}
+	i := indexLink(links, p.Link)
+	if i < 0 {
+		v.bad(field+".link", "%q: the name of one of links is right", p.Link)
+		return
+	}
+	v.destinations(field+".to", p, &links[i])
+}
+
+// dhcpClient is the port that a port's address comes by (RFC 2131).
+const dhcpClient = 68
+
+func indexLink(links []Link, name string) int {
+	for i := range links {
+		if links[i].Name == name {
+			return i
+		}
+	}
+	return -1
+}
+
+func (v *validator) destinations(field string, p *Publish, l *Link) {
+	v.count(field, len(p.To), 1, 2)
+	families := map[bool]bool{}
+	for _, to := range p.To {
+		a := to.Addr()
+		switch {
+		case a.IsLoopback():
+			v.bad(field, "%s: no packet from a link may be for a loopback address, an address of the link is right", to)
+		case !usable(a) || a.IsLinkLocalUnicast() || to.Port() == 0 || v.own[a]:
+			v.bad(field, "%s: a unicast address behind the link, and a port, is right", to)
+		case families[a.Is4()]:
+			v.bad(field, "%s is the second of its family, one is right", to)
+		case !p.CardSource && !isHostOf(l, a):
+			v.bad(field, "%s: with the client's address as the source, the host's address of link %s is right: from another one answers do not come back through the card", to, l.Name)
+		}
+		families[a.Is4()] = true
+	}
+}
+
+func isHostOf(l *Link, a netip.Addr) bool {
+	for _, h := range l.Host {
+		if h == a {
+			return true
+		}
+	}
+	return false
+}
