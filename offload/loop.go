@@ -74,6 +74,16 @@ func (l *loop) add(fd int, events uint32, h handler) error {
 	return nil
 }
 
+// watch is add for a descriptor that may be in the loop already, with the
+// same events: its handler changes.
+func (l *loop) watch(fd int, events uint32, h handler) error {
+	if fd < len(l.slots) && l.slots[fd].h != nil {
+		l.slots[fd].h = h
+		return nil
+	}
+	return l.add(fd, events, h)
+}
+
 // drop closes a descriptor of the loop.
 func (l *loop) drop(fd int) {
 	if fd < len(l.slots) {

@@ -1,4 +1,164 @@
 package offload
 
-func applyRules(conf Config) error { return nil }
-func removeRules() error           { return nil }
+import (
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+)
+
+const tableName = "toe-offload"
+
+// ruler fills one table.
+type ruler struct {
+	conn  *nftables.Conn
+	table *nftables.Table
+}
+
+func (r ruler) chain(name string) *chain {
+	return &chain{r, r.conn.AddChain(&nftables.Chain{Name: name, Table: r.table})}
+}
+
+func (r ruler) base(name string, hook *nftables.ChainHook, priority *nftables.ChainPriority) *chain {
+	return &chain{r, r.conn.AddChain(&nftables.Chain{
+		Name: name, Table: r.table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: priority,
+	})}
+}
+
+type chain struct {
+	ruler
+	nft *nftables.Chain
+}
+
+func (c *chain) add(parts ...match) {
+	var all []expr.Any
+	for _, p := range parts {
+		all = append(all, p...)
+	}
+	c.conn.AddRule(&nftables.Rule{Table: c.table, Chain: c.nft, Exprs: all})
+}
+
+// applyRules replaces the table of endpoint mode in one transaction. Its
+// chains, in the order that a packet meets them:
+//
+//	raw      take   from a link → host; in preserve mode, answers from the wire
+//	         host   what a socket is there for goes up
+//	         fresh  what is not ours returns, and is routed. TCP's first
+//	                segment is held, a datagram goes to the listener; other
+//	                TCP has no connection any more and is answered with RST
+//	mangle   open   a held segment comes back with a verdict as its mark
+//	output   own    what our sockets send to the host is not tracked
+//
+// Connection tracking sees nothing of the host's side: the sockets are the
+// state, and a table beside them would only cost memory and fill up.
+func applyRules(conf Config) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nf_tables: %w", err)
+	}
+	r := ruler{c, &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}}
+	c.AddTable(r.table) // so that the removal finds one
+	c.DelTable(r.table)
+	c.AddTable(r.table)
+	r.fresh(conf)
+	r.host()
+	r.take(conf)
+	r.open()
+	r.base("own", nftables.ChainHookOutput, nftables.ChainPriorityRaw).add(marked(markOwn), untrack)
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("nf_tables: replace table inet %s: %w", tableName, err)
+	}
+	return nil
+}
+
+func removeRules() error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nf_tables: %w", err)
+	}
+	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
+	c.AddTable(t)
+	c.DelTable(t)
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("nf_tables: remove table inet %s: %w", tableName, err)
+	}
+	return nil
+}
+
+func (r ruler) take(conf Config) {
+	c := r.base("take", nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
+	for _, link := range conf.Links {
+		c.add(from(link), jump("host"))
+	}
+	if conf.Preserve {
+		for _, port := range conf.Ports {
+			c.add(from(port), socketOfOurs(), setMark(markLocal), accept)
+		}
+	}
+}
+
+// host is for what comes over a link.
+func (r ruler) host() {
+	c := r.chain("host")
+	tcp, udp := protocol(unix.IPPROTO_TCP), protocol(unix.IPPROTO_UDP)
+	// A first segment may meet what is left of an old connection (TIME_WAIT):
+	// it opens a new one.
+	c.add(tcp, opens(), skip("fresh"))
+	c.add(tcp, socketOfOurs(), untrack, setMark(markLocal), accept)
+	c.add(udp, socketOfOurs(), untrack, setMark(markLocal), accept)
+	c.add(skip("fresh"))
+}
+
+// fresh is for what no socket is there for yet. What returns is routed.
+func (r ruler) fresh(conf Config) {
+	c := r.chain("fresh")
+	tcp, udp := protocol(unix.IPPROTO_TCP), protocol(unix.IPPROTO_UDP)
+	c.add(notUnicast(), leave)
+	for _, link := range conf.Links {
+		c.add(routedTo(link), leave)
+	}
+	for _, m := range fewHops() {
+		c.add(m, leave)
+	}
+	bypass(c, conf.Bypass)
+	c.add(tcp, opens(), untrack, match{&expr.Queue{Num: queueNumber}})
+	c.add(tcp, untrack, answerReset())
+	// Who asks for the path's MTU shall have it, from the routers.
+	c.add(udp, family(unix.NFPROTO_IPV4), wantsPathMTU(), leave)
+	for _, f := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
+		c.add(udp, untrack, toListener(f))
+	}
+}
+
+func bypass(c *chain, b Bypass) {
+	for _, r := range b.TCP {
+		c.add(protocol(unix.IPPROTO_TCP), destinationPort(r), leave)
+	}
+	for _, r := range b.UDP {
+		c.add(protocol(unix.IPPROTO_UDP), destinationPort(r), leave)
+	}
+	for _, p := range b.Addresses {
+		c.add(destination(p), leave)
+	}
+	for _, v := range b.DSCP {
+		for _, m := range dscp(v) {
+			c.add(m, leave)
+		}
+	}
+}
+
+// open is for held segments whose verdict has come.
+func (r ruler) open() {
+	c := r.base("open", nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
+	tcp := protocol(unix.IPPROTO_TCP)
+	for _, f := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
+		c.add(tcp, marked(markOpen), toListener(f))
+	}
+	c.add(tcp, marked(markReset), answerReset())
+	// Codes of reject for both families, linux/netfilter/nf_tables.h.
+	const noRoute, hostUnreachable, prohibited = 0, 2, 3
+	c.add(marked(markNetUnreachable), answerUnreachable(noRoute))
+	c.add(marked(markHostUnreachable), answerUnreachable(hostUnreachable))
+	c.add(marked(markProhibited), answerUnreachable(prohibited))
+}

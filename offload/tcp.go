@@ -1,11 +1,189 @@
 package offload
 
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Bounds of the tables. Beyond them a first segment is dropped and counted:
+// its sender tries again.
+const (
+	maxOpening = 4096
+	// flowCost is what the card sets aside for a connection, in bytes: two
+	// sockets at rest, and some payload under way for those that are not.
+	flowCost = 16 << 10
+)
+
 // tcp is endpoint mode for connections.
-type tcp struct{ conf Config }
+type tcp struct {
+	loop      *loop
+	conf      Config
+	logf      func(string, ...any)
+	queue     *queue
+	listeners []int
+	published map[Publish][]int
+
+	opening  map[pair]*opening // asked for by the host
+	meeting  map[*meeting]bool // asked for by the wire
+	flows    map[*flow]bool
+	maxFlows int
+	pipes    pipes
+
+	count TCPStats
+}
 
 func newTCP(l *loop, conf Config, logf func(string, ...any)) (*tcp, error) {
-	return &tcp{conf: conf}, nil
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return nil, fmt.Errorf("sysinfo: %w", err)
+	}
+	memory := int(uint64(info.Totalram) * uint64(info.Unit))
+	t := &tcp{
+		loop: l, conf: conf, logf: logf,
+		published: map[Publish][]int{},
+		opening:   map[pair]*opening{}, meeting: map[*meeting]bool{}, flows: map[*flow]bool{},
+		maxFlows: max(1024, memory/flowCost),
+		pipes:    pipes{room: memory / 16},
+	}
+	t.count.Drops = map[string]uint64{}
+	if err := t.open(); err != nil {
+		t.close()
+		return nil, err
+	}
+	return t, nil
 }
-func (t *tcp) configure(conf Config) error { t.conf = conf; return nil }
-func (t *tcp) stats() TCPStats             { return TCPStats{} }
-func (t *tcp) close()                      {}
+
+func (t *tcp) open() (err error) {
+	t.queue, err = newQueue(t.ask, func() { t.drop("queue full") })
+	if err != nil {
+		return err
+	}
+	if err := t.loop.add(t.queue.fd, unix.EPOLLIN, t.queue); err != nil {
+		return err
+	}
+	for _, addr := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
+		fd, err := listen(netip.AddrPortFrom(addr, proxyPort), transparent(familyOf(addr)), towardsHost)
+		if err != nil {
+			if addr.Is6() && (noIPv6(err) || errors.Is(err, unix.EADDRNOTAVAIL)) {
+				continue
+			}
+			return err
+		}
+		t.listeners = append(t.listeners, fd)
+		if err := t.loop.add(fd, unix.EPOLLIN, acceptor{t, fd, t.accepted}); err != nil {
+			return err
+		}
+	}
+	return t.configure(t.conf)
+}
+
+// configure takes a configuration over: what is published changes, and the
+// source of connections to come.
+func (t *tcp) configure(conf Config) error {
+	want := map[Publish]bool{}
+	for _, p := range conf.Publish {
+		if p.Protocol != "tcp" {
+			continue
+		}
+		want[p] = true
+	}
+	for p, fds := range t.published {
+		if !want[p] {
+			t.dropAll(fds)
+			delete(t.published, p)
+		}
+	}
+	for p := range want {
+		if t.published[p] != nil {
+			continue
+		}
+		if err := t.publish(p); err != nil {
+			return err
+		}
+	}
+	t.conf = conf
+	return nil
+}
+
+func (t *tcp) dropAll(fds []int) {
+	for _, fd := range fds {
+		t.loop.drop(fd)
+	}
+}
+
+func (t *tcp) stats() TCPStats {
+	s := t.count
+	s.Drops = maps.Clone(t.count.Drops)
+	s.Open = uint64(len(t.flows))
+	s.Opening = uint64(len(t.opening) + len(t.meeting))
+	return s
+}
+
+func (t *tcp) drop(cause string) { t.count.Drops[cause]++ }
+
+// full says whether another connection has no place, and counts it.
+func (t *tcp) full() bool {
+	switch {
+	case len(t.opening)+len(t.meeting) >= maxOpening:
+		t.drop("too many opening")
+	case len(t.flows) >= t.maxFlows:
+		t.drop("table full")
+	default:
+		return false
+	}
+	return true
+}
+
+func (t *tcp) close() {
+	for f := range t.flows {
+		f.reset()
+	}
+	for _, o := range t.opening {
+		o.end()
+	}
+	for m := range t.meeting {
+		m.end()
+	}
+	t.dropAll(t.listeners)
+	t.listeners = nil
+	for p, fds := range t.published {
+		t.dropAll(fds)
+		delete(t.published, p)
+	}
+	if t.queue != nil {
+		t.loop.drop(t.queue.fd)
+		t.queue = nil
+	}
+	t.pipes.close()
+}
+
+// acceptor is a listener in the loop.
+type acceptor struct {
+	t    *tcp
+	fd   int
+	take func(fd int, peer netip.AddrPort)
+}
+
+// ready accepts what waits. Without a descriptor left it comes back later:
+// the event will not.
+func (a acceptor) ready(uint32) {
+	for range 256 {
+		fd, sa, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch {
+		case err == nil:
+			a.take(fd, addrPort(sa))
+		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EBADF), errors.Is(err, unix.EINVAL):
+			return
+		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
+			a.t.drop("no descriptor or memory")
+			a.t.loop.after(100*time.Millisecond, func() { a.ready(0) })
+			return
+		}
+	}
+	a.t.loop.soon(func() { a.ready(0) })
+}

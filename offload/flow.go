@@ -1,0 +1,273 @@
+package offload
+
+import (
+	"errors"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The sides of a flow, and the index of the direction that reads from one.
+const (
+	host = 0
+	wire = 1
+)
+
+// flow is two connections joined: whatever happens to one of them happens to
+// the other, in the same order.
+//
+//	        way[host]  splice → pipe → splice
+//	host side ───────────────────────────────▶ wire side
+//	          ◀───────────────────────────────
+//	        way[wire]
+type flow struct {
+	t     *tcp
+	fd    [2]int
+	way   [2]way
+	dead  [2]bool // this side's connection has ended with an error
+	busy  bool    // a turn is asked for
+	gone  bool
+	grace *timer // ends what cannot be delivered
+	pause *timer // until another try
+}
+
+// way is one direction.
+type way struct {
+	pipe *pipe // nil when nothing is under way
+	end  bool  // the reader has met the end
+	done bool  // and the end has been passed on
+}
+
+// drainLimit is how long payload that was there before an error may take to
+// reach the side that the error is for.
+const drainLimit = time.Minute
+
+// join makes one flow of two sockets, and owns them. The wire's socket, or
+// that of a published service, is in the loop already.
+func (t *tcp) join(hostFD, wireFD int) {
+	f := &flow{t: t, fd: [2]int{hostFD, wireFD}}
+	t.flows[f] = true
+	for s, fd := range f.fd {
+		if err := t.loop.watch(fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP, side{f, s}); err != nil {
+			t.drop("no memory")
+			f.reset()
+			return
+		}
+	}
+	f.advance()
+}
+
+// side is one socket of a flow in the loop.
+type side struct {
+	*flow
+	s int
+}
+
+// ready implements handler.
+func (s side) ready(events uint32) {
+	if events&unix.EPOLLERR != 0 && pendingError(s.fd[s.s]) != nil {
+		s.dead[s.s] = true
+	}
+	s.advance()
+}
+
+// advance moves what can be moved, both ways, and ends the flow when there
+// is nothing more to come.
+func (f *flow) advance() {
+	if f.gone {
+		return
+	}
+	f.busy = false
+	more := f.move(host)
+	if f.move(wire) {
+		more = true
+	}
+	f.settle()
+	if more && !f.gone && !f.busy {
+		f.busy = true
+		f.t.loop.soon(f.advance)
+	}
+}
+
+// move carries payload away from side s, until one of the sockets would
+// block or the share is used up; then it returns true.
+func (f *flow) move(s int) (more bool) {
+	w := &f.way[s]
+	for share := fairShare; share > 0; {
+		if w.done || f.dead[1-s] {
+			break
+		}
+		if w.pipe == nil && !w.end && !f.fill(s) && !w.end {
+			return false
+		}
+		if w.pipe != nil {
+			n := f.drain(s)
+			share -= n
+			if n == 0 {
+				return false
+			}
+			continue
+		}
+		f.passEnd(s)
+	}
+	return !w.done && !f.dead[1-s]
+}
+
+// fill takes payload from side s. It reports whether there is some.
+func (f *flow) fill(s int) bool {
+	t, w := f.t, &f.way[s]
+	p, err := t.pipes.get()
+	if err != nil {
+		t.drop("no descriptor or memory")
+		f.retry(100 * time.Millisecond)
+		return false
+	}
+	for {
+		n, err := splice(f.fd[s], p.w, t.pipes.portion())
+		switch {
+		case n > 0:
+			t.pipes.filled(p, n)
+			w.pipe = p
+			return true
+		case err == nil:
+			w.end = true
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+		case shortage(err):
+			f.retry(20 * time.Millisecond)
+		default:
+			w.end, f.dead[s] = true, true
+		}
+		t.pipes.put(p)
+		return false
+	}
+}
+
+// drain gives payload to the other side. It returns how much was taken; 0
+// when there is no room, or no reader any more.
+func (f *flow) drain(s int) int {
+	t, w := f.t, &f.way[s]
+	for {
+		n, err := splice(w.pipe.r, f.fd[1-s], w.pipe.n)
+		switch {
+		case n > 0:
+			t.pipes.drained(w.pipe, n)
+			if s == host {
+				t.count.FromHost += uint64(n)
+			} else {
+				t.count.ToHost += uint64(n)
+			}
+			if w.pipe.n == 0 {
+				t.pipes.put(w.pipe)
+				w.pipe = nil
+			}
+			return n
+		case errors.Is(err, unix.EINTR):
+			continue
+		case shortage(err):
+			f.retry(20 * time.Millisecond)
+		case err != nil && !errors.Is(err, unix.EAGAIN):
+			f.dead[1-s] = true
+		}
+		return 0
+	}
+}
+
+// shortage is what passes by itself, with no event to say so.
+func shortage(err error) bool {
+	return errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENOBUFS)
+}
+
+// retry advances after a pause, once however often it is called.
+func (f *flow) retry(pause time.Duration) {
+	if f.pause == nil || f.pause.index < 0 {
+		f.pause = f.t.loop.after(pause, f.advance)
+	}
+}
+
+// splice moves bytes without copying them, and without waiting. It does not
+// say that more will come (SPLICE_F_MORE): the last segment would wait for it.
+func splice(from, to, n int) (int, error) {
+	k, err := unix.Splice(from, nil, to, nil, n, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
+	return int(max(k, 0)), err
+}
+
+// passEnd gives the end of what side s sends to the other side: FIN for FIN.
+// The end that an error makes is passed on by settle.
+func (f *flow) passEnd(s int) {
+	f.way[s].done = true
+	if f.dead[s] {
+		return
+	}
+	if err := unix.Shutdown(f.fd[1-s], unix.SHUT_WR); err != nil {
+		f.dead[1-s] = true
+	}
+}
+
+// settle ends the flow when both ways are at their end, in order; or after an
+// error, when what came before the error has been delivered.
+func (f *flow) settle() {
+	switch {
+	case f.dead[host] && f.dead[wire]:
+		f.reset()
+	case f.dead[host]:
+		f.settleError(host)
+	case f.dead[wire]:
+		f.settleError(wire)
+	case f.way[host].done && f.way[wire].done:
+		f.finish()
+	}
+}
+
+// settleError resets the side that lives when it has everything that the
+// dead side sent: what a program was promised it can still read.
+func (f *flow) settleError(dead int) {
+	if f.grace == nil {
+		f.grace = f.t.loop.after(drainLimit, f.reset)
+	}
+	if !f.way[dead].done {
+		f.move(dead) // the error may have come after its turn
+	}
+	if !f.way[dead].done {
+		return
+	}
+	unsent, err := unix.IoctlGetInt(f.fd[1-dead], unix.TIOCOUTQ)
+	if err == nil && unsent > 0 {
+		f.retry(20 * time.Millisecond)
+		return
+	}
+	f.reset()
+}
+
+// reset ends both connections with RST.
+func (f *flow) reset() {
+	if f.gone {
+		return
+	}
+	f.t.count.Reset++
+	f.close()
+}
+
+// finish ends both connections in order. What is in their send buffers the
+// kernel delivers.
+func (f *flow) finish() {
+	for _, fd := range f.fd {
+		_ = linger(fd, false)
+	}
+	f.close()
+}
+
+func (f *flow) close() {
+	f.gone = true
+	f.t.loop.cancel(f.grace)
+	f.t.loop.cancel(f.pause)
+	for s, fd := range f.fd {
+		f.t.loop.drop(fd)
+		if p := f.way[s].pipe; p != nil {
+			f.t.pipes.put(p)
+			f.way[s].pipe = nil
+		}
+	}
+	delete(f.t.flows, f)
+}

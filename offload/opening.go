@@ -1,0 +1,175 @@
+package offload
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// acceptLimit is how long the host may take from our answer to its first
+// segment to the end of the handshake: it is one hop away.
+const acceptLimit = 10 * time.Second
+
+// opening is a connection that the host has asked for. Its first segment is
+// held while the remote is asked; when it says yes, the segment goes on to
+// the listener, and the accepted socket finds its way back by the pair.
+type opening struct {
+	t         *tcp
+	pair      pair
+	fd        int // towards the wire
+	held      uint32
+	holds     bool
+	connected bool
+	limit     *timer
+}
+
+// ask is called with each first segment from the host.
+func (t *tcp) ask(p heldPacket) {
+	s, ok := parseSegment(p.head)
+	if !ok {
+		t.drop("not understood")
+		t.queue.discard(p.id)
+		return
+	}
+	if o := t.opening[s.pair]; o != nil {
+		o.again(p.id)
+		return
+	}
+	if t.full() {
+		t.queue.discard(p.id)
+		return
+	}
+	t.begin(s, p.id)
+}
+
+func (t *tcp) begin(s segment, held uint32) {
+	o := &opening{t: t, pair: s.pair, fd: -1, held: held, holds: true}
+	var source netip.AddrPort
+	if t.conf.Preserve {
+		source = s.from
+	}
+	fd, err := dial(source, s.to, class(s)...)
+	if err != nil {
+		o.answer(err)
+		return
+	}
+	o.fd = fd
+	t.opening[s.pair] = o
+	if err := t.loop.add(fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP, o); err != nil {
+		t.drop("no memory")
+		o.end()
+	}
+}
+
+// class gives the wire's packets the class of the host's.
+func class(s segment) []option {
+	switch {
+	case s.class == 0:
+		return nil
+	case s.to.Addr().Is4():
+		return []option{{unix.SOL_IP, unix.IP_TOS, int(s.class)}}
+	}
+	return []option{{unix.SOL_IPV6, unix.IPV6_TCLASS, int(s.class)}}
+}
+
+// again is a first segment that was sent another time. The newer one is the
+// better one to hold.
+func (o *opening) again(id uint32) {
+	if o.holds {
+		o.t.queue.discard(o.held)
+	}
+	o.held, o.holds = id, true
+	if o.connected {
+		o.pass(markOpen)
+	}
+}
+
+func (o *opening) pass(mark uint32) {
+	if o.holds {
+		o.t.queue.goOn(o.held, mark)
+		o.holds = false
+	}
+}
+
+// ready is the remote's answer. It implements handler.
+func (o *opening) ready(events uint32) {
+	if o.connected || events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
+		return // what comes now is for the flow
+	}
+	if err := pendingError(o.fd); err != nil {
+		o.answer(err)
+		return
+	}
+	o.connected = true
+	o.limit = o.t.loop.after(acceptLimit, func() {
+		o.t.drop("host went away while opening")
+		o.end()
+	})
+	o.pass(markOpen)
+}
+
+// answer tells the host why there is no connection, in the way that the
+// remote, or a router, told the card.
+func (o *opening) answer(err error) {
+	switch {
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET):
+		o.t.count.Refused++
+		o.pass(markReset)
+	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EHOSTDOWN):
+		o.t.count.Unreachable++
+		o.pass(markHostUnreachable)
+	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.ENETDOWN):
+		o.t.count.Unreachable++
+		o.pass(markNetUnreachable)
+	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EPROTO):
+		o.t.count.Unreachable++
+		o.pass(markProhibited)
+	case errors.Is(err, unix.ETIMEDOUT):
+		o.t.count.TimedOut++ // silence is answered with silence
+	case errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EADDRINUSE):
+		o.t.drop("no free port")
+	default:
+		o.t.drop("no descriptor or memory")
+	}
+	o.end()
+}
+
+// end forgets the attempt.
+func (o *opening) end() {
+	if o.holds {
+		o.t.queue.discard(o.held)
+		o.holds = false
+	}
+	o.leave()
+	if o.fd >= 0 {
+		o.t.loop.drop(o.fd)
+		o.fd = -1
+	}
+}
+
+func (o *opening) leave() {
+	o.t.loop.cancel(o.limit)
+	if o.t.opening[o.pair] == o {
+		delete(o.t.opening, o.pair)
+	}
+}
+
+// accepted joins a connection of the host with the one to its remote.
+func (t *tcp) accepted(fd int, peer netip.AddrPort) {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		_ = unix.Close(fd)
+		return
+	}
+	o := t.opening[pair{peer, addrPort(sa)}]
+	if o == nil || !o.connected {
+		t.drop("not asked for")
+		_ = unix.Close(fd)
+		return
+	}
+	o.leave()
+	t.count.Opened++
+	t.join(fd, o.fd)
+}

@@ -1,0 +1,125 @@
+package offload
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// meetLimit is how long a service of the host may take to accept. The link
+// loses nothing: no answer in this time is none at all.
+const meetLimit = 10 * time.Second
+
+// publish listens for a service of the host. The agent's firewall says that
+// only the wire gets here.
+func (t *tcp) publish(p Publish) error {
+	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		fd, err := listen(netip.AddrPortFrom(any, p.Port))
+		if err != nil {
+			if any.Is6() && noIPv6(err) {
+				continue
+			}
+			t.dropAll(t.published[p])
+			delete(t.published, p)
+			return fmt.Errorf("publish tcp port %d: %w", p.Port, err)
+		}
+		t.published[p] = append(t.published[p], fd)
+		take := func(fd int, client netip.AddrPort) { t.meet(p, fd, client) }
+		if err := t.loop.add(fd, unix.EPOLLIN, acceptor{t, fd, take}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// meeting is a client of a published service that waits for the service.
+type meeting struct {
+	t            *tcp
+	client, host int
+	limit        *timer
+}
+
+// meet takes a client to the host. Its handshake with the card is complete:
+// what only pretends to be a client gets no further than the card's kernel.
+func (t *tcp) meet(p Publish, client int, from netip.AddrPort) {
+	if t.full() {
+		_ = unix.Close(client)
+		return
+	}
+	source := from
+	// A client of the other family, and one on the host itself, have no
+	// address that the host could answer to.
+	if p.CardSource || from.Addr().Is4() != p.To.Addr().Is4() || t.ofHost(from.Addr()) {
+		source = netip.AddrPort{}
+	}
+	host, err := dial(source, p.To, towardsHost)
+	if err != nil && source.IsValid() && errors.Is(err, unix.EADDRINUSE) {
+		host, err = dial(netip.AddrPort{}, p.To, towardsHost)
+	}
+	if err != nil {
+		t.drop("published service not reached")
+		_ = unix.Close(client)
+		return
+	}
+	m := &meeting{t: t, client: client, host: host}
+	t.meeting[m] = true
+	m.limit = t.loop.after(meetLimit, func() { m.fail() })
+	if err := t.loop.add(host, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP, m); err != nil {
+		m.fail()
+	}
+}
+
+// ofHost says whether an address is at the other end of a link.
+func (t *tcp) ofHost(a netip.Addr) bool {
+	for _, name := range t.conf.Links {
+		dev, err := net.InterfaceByName(name)
+		if err != nil {
+			continue
+		}
+		addrs, err := dev.Addrs()
+		if err != nil {
+			continue
+		}
+		for _, n := range addrs {
+			if n, ok := n.(*net.IPNet); ok && n.Contains(a.AsSlice()) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ready is the service's answer. It implements handler.
+func (m *meeting) ready(events uint32) {
+	if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
+		return
+	}
+	if err := pendingError(m.host); err != nil {
+		m.fail()
+		return
+	}
+	m.leave()
+	m.t.count.Opened++
+	m.t.count.Published++
+	m.t.join(m.host, m.client)
+}
+
+func (m *meeting) fail() {
+	m.t.drop("published service not reached")
+	m.end()
+}
+
+func (m *meeting) end() {
+	m.leave()
+	m.t.loop.drop(m.host)
+	_ = unix.Close(m.client)
+}
+
+func (m *meeting) leave() {
+	m.t.loop.cancel(m.limit)
+	delete(m.t.meeting, m)
+}

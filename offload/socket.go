@@ -1,0 +1,147 @@
+package offload
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// sockaddr is an address as the kernel takes it.
+func sockaddr(a netip.AddrPort) unix.Sockaddr {
+	if a.Addr().Is4() {
+		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
+	}
+	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
+}
+
+// addrPort is the inverse. A mapped IPv4 address becomes an IPv4 address.
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch sa := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(sa.Addr).Unmap(), uint16(sa.Port))
+	}
+	return netip.AddrPort{}
+}
+
+func familyOf(a netip.Addr) int {
+	if a.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+// option is a socket option of integer value.
+type option struct{ level, name, value int }
+
+// newSocket makes a socket that does not block, with options.
+func newSocket(family, kind int, options ...option) (int, error) {
+	fd, err := unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("socket: %w", err)
+	}
+	for _, o := range options {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			_ = unix.Close(fd)
+			return -1, fmt.Errorf("socket option %d of level %d: %w", o.name, o.level, err)
+		}
+	}
+	return fd, nil
+}
+
+// transparent lets a socket have an address that is not the card's.
+func transparent(family int) option {
+	if family == unix.AF_INET6 {
+		return option{unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1}
+	}
+	return option{unix.SOL_IP, unix.IP_TRANSPARENT, 1}
+}
+
+// towardsHost marks what a socket sends as traffic of the host's side.
+var towardsHost = option{unix.SOL_SOCKET, unix.SO_MARK, markOwn}
+
+// connection are the options of every connection that payload passes.
+//
+// Segments go out as they come: the host's own Nagle algorithm has had its
+// say before. A peer that is silently gone is found within four minutes, for
+// the keepalive of the program on the host asks the card only. And a socket
+// that is closed before its time, also because this program died, resets its
+// connection: an end that is no end must not look like one.
+var connection = []option{
+	{unix.SOL_TCP, unix.TCP_NODELAY, 1},
+	{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
+	{unix.SOL_TCP, unix.TCP_KEEPIDLE, 120},
+	{unix.SOL_TCP, unix.TCP_KEEPINTVL, 15},
+	{unix.SOL_TCP, unix.TCP_KEEPCNT, 8},
+}
+
+// linger makes close(2) reset a connection, or end it in order.
+func linger(fd int, reset bool) error {
+	l := unix.Linger{}
+	if reset {
+		l.Onoff = 1
+	}
+	return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &l)
+}
+
+// listen makes a TCP listener. Accepted connections inherit its options.
+func listen(at netip.AddrPort, options ...option) (int, error) {
+	options = append(options, connection...)
+	options = append(options, option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
+	if !at.Addr().Is4() {
+		options = append(options, option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1})
+	}
+	fd, err := newSocket(familyOf(at.Addr()), unix.SOCK_STREAM, options...)
+	if err != nil {
+		return -1, fmt.Errorf("listener at %s: %w", at, err)
+	}
+	err = errors.Join(linger(fd, true), unix.Bind(fd, sockaddr(at)))
+	if err == nil {
+		err = unix.Listen(fd, 4096)
+	}
+	if err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("listener at %s: %w", at, err)
+	}
+	return fd, nil
+}
+
+// dial begins a connection. source may be invalid: any address of the card.
+func dial(source, to netip.AddrPort, options ...option) (int, error) {
+	options = append(options, connection...)
+	family := familyOf(to.Addr())
+	if source.IsValid() {
+		options = append(options, transparent(family), option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
+	}
+	fd, err := newSocket(family, unix.SOCK_STREAM, options...)
+	if err != nil {
+		return -1, err
+	}
+	err = linger(fd, true)
+	if err == nil && source.IsValid() {
+		err = unix.Bind(fd, sockaddr(source))
+	}
+	if err == nil {
+		err = unix.Connect(fd, sockaddr(to))
+	}
+	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
+		_ = unix.Close(fd)
+		return -1, err
+	}
+	return fd, nil
+}
+
+// pendingError takes the error that waits at a socket, if any.
+func pendingError(fd int) error {
+	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+	if err != nil {
+		return err
+	}
+	if code != 0 {
+		return unix.Errno(code)
+	}
+	return nil
+}
