@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -51,13 +52,17 @@ func addNetns(t *testing.T, name string) {
 	ip(t, "-n", name, "link", "set", "lo", "up")
 }
 
-// inNetns runs f on a thread that is in a namespace meanwhile. A thread that
-// cannot be brought back ends with its goroutine.
+// inNetns runs f on a thread that is in a namespace meanwhile: a named one, or
+// one by its path. A thread that cannot be brought back ends with its goroutine.
 func inNetns(name string, f func() error) error {
+	path := name
+	if !filepath.IsAbs(name) {
+		path = filepath.Join("/run/netns", name)
+	}
 	failed := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		own, err := enterNetns("/run/netns/" + name)
+		own, err := enterNetns(path)
 		if err != nil {
 			failed <- err
 			return

@@ -80,7 +80,12 @@ const probeEvery = 5 * time.Millisecond
 
 func startProbe(t *testing.T, netns string) *probe {
 	t.Helper()
-	c, err := dialIn(netns, "udp", net.JoinHostPort(worldAddr, "7"), time.Second)
+	return startProbeTo(t, netns, worldAddr)
+}
+
+func startProbeTo(t *testing.T, netns, address string) *probe {
+	t.Helper()
+	c, err := dialIn(netns, "udp", net.JoinHostPort(address, "7"), time.Second)
 	if err != nil {
 		t.Fatal(err)
 	}
