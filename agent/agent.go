@@ -43,6 +43,9 @@ type Options struct {
 	Resolv  string // the file of the card's own resolver, normally /etc/resolv.conf
 	// SetHostname is sethostname(2) on a card.
 	SetHostname func(name string) error
+	// Modules is where the lists of kernel modules are, normally
+	// /lib/modules; empty where everything is there already.
+	Modules string
 	// Linked is called when the links have been tried for the first time;
 	// nil for nothing.
 	Linked func()
@@ -72,6 +75,7 @@ type Agent struct {
 	ports    []*port
 	fireErr  error
 	guarding bool // the firewall stands, so ports may be up
+	offload  offloader
 	ready    time.Duration
 	services map[string]error // what could not listen, by name
 	resolv   string           // what was last written to Resolv
@@ -89,6 +93,7 @@ func New(opts Options) (*Agent, error) {
 		opts: opts, log: opts.Log, conf: opts.Config, procs: newProcs(), fire: nftFirewall{},
 		sys: sysctls{opts.Sysctl, opts.Log}, ended: make(chan Action, 1), services: map[string]error{},
 	}
+	a.offload.start = startOffload(opts)
 	a.dns = newForwarder(a.log)
 	a.clock = newClock(a.log)
 	a.clock.servers = opts.Config.TimeServers
@@ -132,6 +137,7 @@ func (a *Agent) Run(ctx context.Context) (Action, error) {
 	cancel()
 	server.close()
 	a.ssh.close()
+	a.endOffload()
 	a.stopPorts()
 	a.wg.Wait()
 	return action, nil
@@ -225,6 +231,7 @@ func (a *Agent) startRest(ctx context.Context) {
 	for _, p := range ports {
 		a.spawn(func() { p.keepTrying(ctx) })
 	}
+	a.keepOffloading(ctx)
 }
 
 // addPorts makes the port objects, still down.
@@ -285,6 +292,13 @@ func rulesOf(c *control.Config) rules {
 	}
 	for _, p := range c.Ports {
 		r.ports = append(r.ports, p.Name)
+	}
+	for _, p := range c.Publish {
+		s := service{unix.IPPROTO_TCP, p.Port}
+		if p.Protocol == control.UDP {
+			s.protocol = unix.IPPROTO_UDP
+		}
+		r.published = append(r.published, s)
 	}
 	return r
 }

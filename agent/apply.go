@@ -86,12 +86,13 @@ func (a *Agent) plan(now, next *control.Config) []step {
 	}
 	if o, n := rulesOf(now), rulesOf(next); !o.equal(n) {
 		steps = append(steps, step{
-			fmt.Sprintf("firewall for ports %v, NAT %v", n.ports, n.nat),
+			fmt.Sprintf("firewall for ports %v, NAT %v, %d published", n.ports, n.nat, len(n.published)),
 			func() error { return a.fire.apply(n) },
 			func() error { return a.fire.apply(o) },
 		})
 	}
 	steps = append(steps, a.planPorts(now, next)...)
+	steps = append(steps, a.planOffload(now, next)...)
 	steps = append(steps, a.planRest(now, next)...)
 	return steps
 }

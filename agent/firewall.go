@@ -14,6 +14,13 @@ import (
 type rules struct {
 	links, ports []string
 	nat          bool
+	published    []service
+}
+
+// service is what the wire may reach on the card.
+type service struct {
+	protocol byte
+	port     uint16
 }
 
 func (r rules) equal(o rules) bool { return fmt.Sprint(r) == fmt.Sprint(o) }
@@ -50,9 +57,10 @@ func (nftFirewall) apply(r rules) error {
 	return nil
 }
 
-// input guards the card itself. The host's side is trusted. From a port only
-// answers come in, and what a node must hear: ICMP (path MTU, RFC 4890),
-// neighbours and routers in ICMPv6, and the DHCP server.
+// input guards the card itself. The host's side is trusted, tracked or not:
+// endpoint mode does not track it. From a port only answers come in, what is
+// published, and what a node must hear: ICMP (path MTU, RFC 4890), neighbours
+// and routers in ICMPv6, and the DHCP server.
 func input(c *nftables.Conn, t *nftables.Table, r rules) {
 	ch := filterChain(c, t, "input", nftables.ChainHookInput)
 	add := adder(c, t, ch)
@@ -65,6 +73,9 @@ func input(c *nftables.Conn, t *nftables.Table, r rules) {
 		add(iifname(p), protocol(unix.IPPROTO_ICMP), accept)
 		add(iifname(p), protocol(unix.IPPROTO_ICMPV6), accept)
 		add(iifname(p), protocol(unix.IPPROTO_UDP), udpPorts(67, 68), accept)
+		for _, s := range r.published {
+			add(iifname(p), protocol(s.protocol), destination(s.port), accept)
+		}
 	}
 }
 
@@ -157,6 +168,13 @@ func udpPorts(source, destination uint16) match {
 	return match{
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 0, Len: 4},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: both},
+	}
+}
+
+func destination(port uint16) match {
+	return match{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.BigEndian.PutUint16(port)},
 	}
 }
 

@@ -73,7 +73,7 @@ func boot(version string, log *Log) (*Agent, error) {
 	}
 	return New(Options{
 		Config: conf, Keys: keys, Version: version, Log: log,
-		Sysctl: "/proc/sys", Resolv: "/etc/resolv.conf",
+		Sysctl: "/proc/sys", Resolv: "/etc/resolv.conf", Modules: modulesDir,
 	})
 }
 

@@ -18,6 +18,8 @@ const (
 	modulesDir = "/lib/modules"
 	earlyList  = "load.list"
 	lateList   = "late.list"
+	// endpointList is what endpoint mode needs besides: a router is spared it.
+	endpointList = "endpoint.list"
 )
 
 // loadModules loads what a list in dir names, in that order: paths below

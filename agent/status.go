@@ -24,11 +24,13 @@ func (a *Agent) status() *cardpb.StatusResponse {
 	conf, ready := a.conf, a.ready
 	a.mu.Unlock()
 	m := memory()
+	done := a.offloadStatus()
 	out := &cardpb.StatusResponse{
 		Health: overall(components), Name: conf.Name, Hostname: conf.EffectiveHostname(),
 		UptimeSeconds: uptime().Seconds(), Kernel: kernel(), AgentVersion: a.opts.Version,
 		FirmwareVersion: conf.Firmware, Memory: &cardpb.Memory{Total: m.total, Available: m.available},
 		TimeUnixNano: time.Now().UnixNano(), ReadySeconds: ready.Seconds(),
+		Offload: done,
 	}
 	for _, c := range components {
 		r := &cardpb.Reason{Component: c.component, State: c.state, Detail: c.detail}
@@ -54,6 +56,7 @@ func (a *Agent) health() []reason {
 	ports, conf := slices.Clone(a.ports), a.conf
 	fireErr, guarding := a.fireErr, a.guarding
 	services := maps.Clone(a.services)
+	speaking := a.offloadHealth()
 	a.mu.Unlock()
 	var out []reason
 	for _, l := range a.links {
@@ -73,6 +76,7 @@ func (a *Agent) health() []reason {
 		fire = fire.with(starting, "rules are being loaded")
 	}
 	waiting = waiting || !guarding
+	out = append(out, speaking...)
 	out = append(out, fire, dnsHealth(a.nameServers(), wantsDNS(conf), waiting), a.clock.health())
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		out = append(out, reason{name, degraded, services[name].Error()})

@@ -128,8 +128,8 @@ func (v *validator) publish(field string, index int, p *Publish, links []Link, s
 	if p.Port == 0 {
 		v.bad(field+".port", "0: 1 to 65535 is right")
 	}
-	if p.Protocol == UDP && p.Port == dhcpClient {
-		v.bad(field+".port", "%d over UDP is the card's own DHCP client's, another is right", p.Port)
+	if what := CardService(p.Protocol, p.Port); what != "" {
+		v.bad(field+".port", "%s is the card's own %s, another is right", key, what)
 	}
 	i := indexLink(links, p.Link)
 	if i < 0 {
@@ -139,8 +139,15 @@ func (v *validator) publish(field string, index int, p *Publish, links []Link, s
 	v.destinations(field+".to", p, &links[i])
 }
 
-// dhcpClient is the port that a port's address comes by (RFC 2131).
-const dhcpClient = 68
+// CardService names what listens on a port of the card itself, or nothing. A
+// published port is open at every address of the card, so it cannot be one
+// of them.
+func CardService(protocol string, port uint16) string {
+	return map[string]map[uint16]string{
+		TCP: {22: "ssh", 53: "DNS", APIPort: "control API", 7465: "endpoint mode"},
+		UDP: {53: "DNS", 68: "DHCP client", 7465: "endpoint mode"},
+	}[protocol][port]
+}
 
 func indexLink(links []Link, name string) int {
 	for i := range links {
