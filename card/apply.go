@@ -16,8 +16,11 @@ import (
 // each.
 func Diff(from, to Spec) (live, restart []string) {
 	add := func(list *[]string, key string, a, b any) {
-		if !reflect.DeepEqual(a, b) {
-			*list = append(*list, fmt.Sprintf("%s: %s -> %s", key, show(a), show(b)))
+		if reflect.DeepEqual(a, b) {
+			return
+		}
+		if a, b := show(a), show(b); a != b { // an empty list is as good as none
+			*list = append(*list, fmt.Sprintf("%s: %s -> %s", key, a, b))
 		}
 	}
 	add(&restart, "machine", from.Machine, to.Machine)

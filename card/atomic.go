@@ -5,13 +5,32 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 )
+
+// unfinished begins the names of files that are being written.
+const unfinished = ".new-"
+
+// unfinishedFor is how long a write may take before it is taken for one whose
+// process was killed.
+const unfinishedFor = time.Minute
+
+// removeUnfinished removes from dir what writers left that were killed. It is
+// housekeeping: a failure costs disk space only.
+func removeUnfinished(dir string) {
+	files, _ := filepath.Glob(filepath.Join(dir, unfinished+"*"))
+	for _, f := range files {
+		if made, ok := modTime(f); ok && time.Since(made) > unfinishedFor {
+			os.Remove(f)
+		}
+	}
+}
 
 // replaceFile makes path hold data, whole or not at all: write, fsync,
 // rename, fsync of the folder.
 func replaceFile(path string, data []byte, mode os.FileMode) (err error) {
 	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, ".new-*")
+	f, err := os.CreateTemp(dir, unfinished+"*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}

@@ -80,6 +80,7 @@ func (k Kinds) probe(ctx context.Context, m machine.Machine) (finding, error) {
 		return f, nil // a busy host is no reason to do without this kind until it is restarted
 	}
 	if os.MkdirAll(k.Cache, 0o755) == nil {
+		removeUnfinished(k.Cache)
 		_ = writeJSON(path, f) // only costs time when it fails
 	}
 	return f, nil

@@ -20,6 +20,8 @@ const (
 	consoleMax = 1 << 20
 	// consoleTail is how much of it is shown with a failed start, in bytes.
 	consoleTail = 2000
+	// acceptPause is between two tries to take a client.
+	acceptPause = 50 * time.Millisecond
 	// consoleReplay is how much a client is shown of what was there before it.
 	consoleReplay = 4096
 )
@@ -148,8 +150,12 @@ func (c *console) accept() {
 	defer c.tasks.Done()
 	for {
 		conn, err := c.listener.Accept()
-		if err != nil {
+		if errors.Is(err, net.ErrClosed) {
 			return
+		}
+		if err != nil { // too many open files, say: it may pass
+			time.Sleep(acceptPause)
+			continue
 		}
 		c.mu.Lock()
 		if c.closed {

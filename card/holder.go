@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/internal/sandbox"
 	"github.com/toe-project/toe/link/tun"
 )
 
@@ -234,11 +235,17 @@ func (n *nsHolder) close() error {
 	return nil
 }
 
+// holderOrders is the descriptor that a holder is told by what to do.
+const holderOrders = 3
+
 // HolderMain is the holder. It ends when its supervisor hangs up.
 func HolderMain() error {
-	orders := os.NewFile(3, "orders")
+	orders := os.NewFile(holderOrders, "orders")
 	if orders == nil {
 		return errors.New("no orders on descriptor 3; only toe itself starts this")
+	}
+	if err := sandbox.CloseInherited(holderOrders); err != nil {
+		return err
 	}
 	for {
 		buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))

@@ -76,6 +76,8 @@ func (c *Card) Clean() error {
 	if err != nil {
 		return err
 	}
+	removeUnfinished(c.Paths.State)
+	removeUnfinished(c.Paths.Keys())
 	errs := []error{removeInterfaces(j.Interfaces), restoreFile(j.ResolvConf)}
 	if err := errors.Join(errs...); err != nil {
 		return err // the journal stays, for the next try
@@ -89,7 +91,10 @@ func (c *Card) Clean() error {
 // cleanRuntime removes what only makes sense while the card runs. The logs
 // stay: they say why it does not.
 func (c *Card) cleanRuntime() error {
-	keep := map[string]bool{c.Paths.Log(): true, c.Paths.ConsoleLog(): true, c.Paths.ConsoleLog() + ".1": true, c.Paths.Lock(): true}
+	keep := map[string]bool{
+		c.Paths.Log(): true, c.Paths.Log() + ".1": true, c.Paths.ConsoleLog(): true, c.Paths.ConsoleLog() + ".1": true,
+		c.Paths.Lock(): true,
+	}
 	entries, err := os.ReadDir(c.Paths.Runtime)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -16,8 +16,11 @@ import (
 // booting is the stage until the card takes a connection.
 const booting = "booting"
 
-// errEnded: the machine ended while it was waited for.
-var errEnded = errors.New("the machine ended")
+// Why a start was not waited for to its end.
+var (
+	errEnded = errors.New("the machine ended")
+	errReset = errors.New("a reset was asked for")
+)
 
 // life is one life of the machine, from power on to its end. Reached says
 // that the agent answered. A life that ctx ends is shut down in order.
@@ -34,6 +37,9 @@ func (s *Supervisor) life(ctx context.Context) (reached bool, exit machine.Exit,
 		s.change(func() { s.instance = nil })
 	}()
 	if err := s.awaitReady(ctx, inst); err != nil {
+		if errors.Is(err, errReset) {
+			return false, machine.Exit{Cause: machine.Stopped}, nil
+		}
 		if errors.Is(err, errEnded) {
 			exit = inst.Exit()
 			err = fmt.Errorf("%w: %s", err, exit)
@@ -140,26 +146,46 @@ func (s *Supervisor) awaitReady(ctx context.Context, inst machine.Instance) erro
 			return err
 		}
 	}
-	s.settle(ctx, inst)
-	return nil
+	return s.settle(ctx, inst)
 }
 
-// insist tries until it succeeds, the machine ends or ctx does; the error
-// then is that of the last try.
+// insist tries until it succeeds, the machine ends, somebody asks for a reset
+// or ctx ends; the error then is that of the last try.
 func (s *Supervisor) insist(ctx context.Context, inst machine.Instance, try func(context.Context) error) error {
 	for wait := s.parts.Limits.Knock; ; wait = min(wait*11/10, 250*time.Millisecond) {
-		err := try(ctx)
-		if err == nil {
-			return nil
+		err := s.attempt(ctx, inst, try)
+		if err == nil || errors.Is(err, errEnded) || errors.Is(err, errReset) {
+			return err
 		}
 		select {
 		case <-inst.Done():
 			return errEnded
+		case <-s.restart:
+			return errReset
 		case <-ctx.Done():
 			return err
 		case <-time.After(wait):
 		}
 	}
+}
+
+// attempt is one try, which is broken off when there is no more use in it.
+func (s *Supervisor) attempt(ctx context.Context, inst machine.Instance, try func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	tried := make(chan error, 1)
+	go func() { tried <- try(ctx) }()
+	why := errEnded
+	select {
+	case err := <-tried:
+		return err
+	case <-inst.Done():
+	case <-s.restart:
+		why = errReset
+	}
+	cancel()
+	<-tried
+	return why
 }
 
 // ask asks the agent how it is.
@@ -191,13 +217,13 @@ func (s *Supervisor) ping(ctx context.Context) error {
 }
 
 // settle gives a card whose ports are still getting their addresses some
-// time before it is called degraded.
-func (s *Supervisor) settle(ctx context.Context, inst machine.Instance) {
+// time before it is called degraded. It fails when a reset is asked for.
+func (s *Supervisor) settle(ctx context.Context, inst machine.Instance) error {
 	s.setStage("addresses and health")
 	ctx, cancel := context.WithTimeout(ctx, s.parts.Limits.Settle)
 	defer cancel()
 	var since time.Time // of a verdict that may be the last one
-	_ = s.insist(ctx, inst, func(ctx context.Context) error {
+	err := s.insist(ctx, inst, func(ctx context.Context) error {
 		if err := s.ask(ctx); err != nil {
 			return err
 		}
@@ -212,6 +238,10 @@ func (s *Supervisor) settle(ctx context.Context, inst machine.Instance) {
 		}
 		return errors.New("not settled")
 	})
+	if errors.Is(err, errReset) {
+		return err
+	}
+	return nil
 }
 
 // verdictStands is how long a card is degraded, with nothing under way that

@@ -170,7 +170,7 @@ type LogLine struct {
 // serveDial turns the HTTP connection into one to the card.
 func (s *Supervisor) serveDial(w http.ResponseWriter, r *http.Request) {
 	port, err := strconv.ParseUint(r.FormValue("port"), 10, 16)
-	if err != nil {
+	if err != nil || port == 0 {
 		refuse(w, http.StatusBadRequest, fmt.Errorf("port %q: 1 to 65535", r.FormValue("port")))
 		return
 	}

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/toe-project/toe/control"
 )
 
@@ -92,6 +94,17 @@ func (c *Card) saveSpec() error {
 		return err
 	}
 	return replaceFile(c.Paths.Spec(), data, 0o600)
+}
+
+// ensureKeys is for a card that somebody has made by hand, of a card.yaml and
+// nothing else.
+func (c *Card) ensureKeys() error {
+	all, err := waitLock(filepath.Join(c.dirs.State, ".lock"))
+	if err != nil {
+		return err
+	}
+	defer all.release()
+	return c.makeKeys()
 }
 
 // makeKeys makes the card's keys where it has none yet.
@@ -320,7 +333,19 @@ func Temporary(pid int) Spec { return Default(temporaryPrefix + strconv.Itoa(pid
 
 // IsTemporary says whether the card was made for one command.
 func (c *Card) IsTemporary() bool {
-	pid, ok := strings.CutPrefix(c.Name, temporaryPrefix)
-	_, err := strconv.Atoi(pid)
-	return ok && err == nil
+	_, ok := c.maker()
+	return ok
+}
+
+// Abandoned says whether the card was made for one command that is gone.
+func (c *Card) Abandoned() bool {
+	pid, ok := c.maker()
+	return ok && errors.Is(unix.Kill(pid, 0), unix.ESRCH)
+}
+
+// maker is the process whose command the card was made for.
+func (c *Card) maker() (pid int, ok bool) {
+	text, ok := strings.CutPrefix(c.Name, temporaryPrefix)
+	pid, err := strconv.Atoi(text)
+	return pid, ok && err == nil && pid > 0
 }

@@ -159,6 +159,9 @@ func (s *Supervisor) Run(ctx context.Context, ready func()) (err error) {
 	if err := s.card.Clean(); err != nil {
 		return fmt.Errorf("card %s: what an earlier supervisor left: %w", s.card.Name, err)
 	}
+	if err := s.card.ensureKeys(); err != nil {
+		return fmt.Errorf("card %s: keys: %w", s.card.Name, err)
+	}
 	s.remember()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -211,13 +214,14 @@ func (s *Supervisor) run(ctx context.Context) error {
 // the card powered itself off, and an error when it did not even start once.
 func (s *Supervisor) lives(ctx context.Context) error {
 	row := 0 // restarts for lives that ended soon
-	for first := true; ; first = false {
+	for ever := false; ; {
 		began := time.Now()
 		reached, exit, err := s.life(ctx)
+		ever = ever || reached
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case first && !reached && err != nil:
+		case !ever && err != nil:
 			return s.startError(err)
 		case err == nil && exit.Cause == machine.PoweredOff:
 			s.event("the card powered itself off")
@@ -226,7 +230,7 @@ func (s *Supervisor) lives(ctx context.Context) error {
 		if exit.Cause == machine.Stopped || reached && time.Since(began) > s.parts.Limits.Stable {
 			row = 0
 		}
-		if !reached {
+		if !reached && exit.Cause != machine.Stopped {
 			row = max(row, 1) // what did not even start does not get a try at once
 		}
 		s.note(exit, err)
@@ -268,6 +272,8 @@ func (s *Supervisor) pause(ctx context.Context, d time.Duration) bool {
 	defer t.Stop()
 	select {
 	case <-t.C:
+		return true
+	case <-s.restart: // somebody does not want to wait
 		return true
 	case <-ctx.Done():
 		return false

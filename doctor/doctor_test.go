@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -50,7 +51,12 @@ func TestLeftovers(t *testing.T) {
 	if r := checkLeftovers(context.Background(), h); r.State != Pass {
 		t.Errorf("an empty host: %+v", r)
 	}
-	for _, name := range []string{"before-reboot", "edge", "exec-123"} {
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	dead := card.Temporary(gone.Process.Pid).Name
+	for _, name := range []string{"before-reboot", "edge", dead, card.Temporary(os.Getpid()).Name} {
 		if _, err := h.Dirs.Create(card.Default(name), t.TempDir()); err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +70,7 @@ func TestLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := checkLeftovers(context.Background(), h)
-	if r.State != Warn || r.Mend != "toe down before-reboot; toe down edge; toe rm exec-123" {
+	if r.State != Warn || r.Mend != "toe down before-reboot; toe down edge; toe rm "+dead {
 		t.Errorf("a killed supervisor and a card of a dead command: %+v", r)
 	}
 }

@@ -154,7 +154,7 @@ func leftover(ctx context.Context, c *card.Card) (mend, what string) {
 	if c.Running() {
 		return "", ""
 	}
-	if c.IsTemporary() {
+	if c.Abandoned() {
 		return "toe rm " + c.Name, c.Name + " was made for a command that is gone"
 	}
 	if c.Unrestored() {

@@ -1,0 +1,159 @@
+package card
+
+import (
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// What a killed writer left goes; what is being written stays.
+func TestUnfinishedFilesGo(t *testing.T) {
+	c := testCard(t, "")
+	old := time.Now().Add(-2 * unfinishedFor)
+	for _, dir := range []string{c.Paths.State, c.Paths.Keys()} {
+		for _, name := range []string{unfinished + "old", unfinished + "young"} {
+			if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, name := range []string{unfinished + "old", "."} {
+			if err := os.Chtimes(filepath.Join(dir, name), old, old); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := c.Clean(); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{c.Paths.State, c.Paths.Keys()} {
+		left, _ := filepath.Glob(filepath.Join(dir, unfinished+"*"))
+		if len(left) != 1 || !strings.HasSuffix(left[0], "young") {
+			t.Errorf("left in %s: %q; want the young one", dir, left)
+		}
+	}
+	if _, err := c.dirs.Open(c.Name); err != nil {
+		t.Errorf("the card: %v", err)
+	}
+}
+
+func TestAbandoned(t *testing.T) {
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name                 string
+		temporary, abandoned bool
+	}{
+		{"edge", false, false},
+		{"exec-", false, false},
+		{"exec-edge", false, false},
+		{"exec-0", false, false}, // no process has this number
+		{Temporary(os.Getpid()).Name, true, false},
+		{Temporary(1).Name, true, false},
+		{Temporary(gone.Process.Pid).Name, true, true},
+	} {
+		card := Card{Name: c.name}
+		if card.IsTemporary() != c.temporary || card.Abandoned() != c.abandoned {
+			t.Errorf("%s: temporary %v, abandoned %v", c.name, card.IsTemporary(), card.Abandoned())
+		}
+	}
+}
+
+// A card.yaml that somebody has put there is a card: toe@NAME.service starts it.
+func TestCardMadeByHand(t *testing.T) {
+	dirs := testDirs(t)
+	p := dirs.Card("edge")
+	if err := os.MkdirAll(p.State, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(p.Spec(), []byte("ports: []\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c, err := dirs.Open("edge")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := startCard(t, newWorld(), c)
+	r.await("health", inState(Healthy))
+	if _, err := c.LoginKey(); err != nil {
+		t.Errorf("no key to log in with: %v", err)
+	}
+}
+
+func TestDialRefusesAPortThatIsNone(t *testing.T) {
+	r := startCard(t, newWorld(), testCard(t, ""))
+	r.await("health", inState(Healthy))
+	for _, port := range []int{0, -1, 65536} {
+		if _, err := r.c.Client().Dial(t.Context(), port); err == nil || !strings.Contains(err.Error(), "1 to 65535") {
+			t.Errorf("port %d: %v", port, err)
+		}
+	}
+}
+
+// scarce is a listener that has no descriptor to spare at first.
+type scarce struct {
+	net.Listener
+	left int
+}
+
+func (s *scarce) Accept() (net.Conn, error) {
+	if s.left--; s.left >= 0 {
+		return nil, &net.OpError{Op: "accept", Err: syscall.EMFILE}
+	}
+	return s.Listener.Accept()
+}
+
+func TestConsoleOutlivesAShortageOfDescriptors(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &console{listener: &scarce{Listener: l, left: 2}, log: log, recent: []byte("hello"), clients: map[net.Conn]chan []byte{}}
+	c.tasks.Add(1)
+	go c.accept()
+	defer c.Close()
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+	got := make([]byte, 5)
+	if n, err := conn.Read(got); err != nil || string(got[:n]) != "hello" {
+		t.Errorf("read %q, %v", got[:n], err)
+	}
+}
+
+// An empty list says the same as none.
+func TestDiffOfWhatIsTheSame(t *testing.T) {
+	written := Default("edge")
+	empty, err := Parse("card.yaml", []byte("dns: {servers: [], search: []}\ntime: {servers: []}\nports: [{name: wan, gateway: [], dns: []}]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if live, restart := Diff(written, empty); len(live)+len(restart) > 0 {
+		t.Errorf("differs: %q %q", live, restart)
+	}
+	if live, _ := Diff(written, mustParse(t, "dns: {servers: [192.0.2.1]}\n")); len(live) != 1 {
+		t.Errorf("a resolver: %q", live)
+	}
+}
+
+func mustParse(t *testing.T, text string) Spec {
+	s, err := Parse("card.yaml", []byte(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
