@@ -10,6 +10,12 @@ import (
 // helperName is argument 0 of the process that prepares a cell.
 const helperName = "toe-sandbox-exec"
 
+// helperOrder is what a helper is told.
+type helperOrder struct {
+	Cell  Cell
+	Extra int // how many descriptors after the report are the program's
+}
+
 // Bind is a file or directory of the host that the cell can see.
 type Bind struct {
 	Source string // on the host; opened with the caller's rights
@@ -88,10 +94,10 @@ func Main() {
 	if len(os.Args) != 2 || os.Args[0] != helperName {
 		return
 	}
-	var c Cell
-	err := json.Unmarshal([]byte(os.Args[1]), &c)
+	var h helperOrder
+	err := json.Unmarshal([]byte(os.Args[1]), &h)
 	if err == nil {
-		err = c.enter()
+		err = h.Cell.enter(h.Extra)
 	}
 	fmt.Fprint(os.NewFile(reportFD, "report"), err)
 	os.Exit(1)

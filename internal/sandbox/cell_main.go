@@ -19,9 +19,13 @@ const secureNoRoot = 1<<0 | 1<<1 | 1<<2 | 1<<3 // NOROOT, NO_SETUID_FIXUP, each 
 
 // enter turns this helper into the program of the cell. It only returns with
 // an error. Order matters: mounts need the privileges, the filter comes last.
-func (c Cell) enter() error {
+func (c Cell) enter(extra int) error {
 	runtime.LockOSThread()
 	unix.CloseOnExec(reportFD)
+	// What the caller's own starter has left open is not the program's.
+	if err := closeOnExecFrom(reportFD + 1 + extra); err != nil {
+		return err
+	}
 	policy, err := filterPolicy(c.Filter)
 	if err != nil {
 		return err

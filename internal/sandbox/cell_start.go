@@ -43,7 +43,7 @@ func Start(ctx context.Context, c Cell, io Stdio) (*Process, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	arg, err := json.Marshal(c)
+	arg, err := json.Marshal(helperOrder{Cell: c, Extra: len(io.Extra)})
 	if err != nil {
 		return nil, fmt.Errorf("sandbox cell: %w", err)
 	}

@@ -1,0 +1,67 @@
+package sandbox
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// firstInherited is the first descriptor after stdin, stdout and stderr.
+const firstInherited = 3
+
+// CloseInherited closes every descriptor from 3 on that this process was
+// started with, but for keep: what a shell has left open is no business of
+// this process, nor of those that it starts. The ones to keep are marked
+// close-on-exec.
+//
+// A descriptor that came through execve(2) has no such mark, and everything
+// that Go opens has one: that tells the two apart. So call it before anything
+// is made to be passed on. Without /proc the descriptors stay open here, and
+// only go no further.
+func CloseInherited(keep ...int) error {
+	fds, err := inherited()
+	if err == nil {
+		for _, fd := range fds {
+			if !slices.Contains(keep, fd) {
+				unix.Close(fd)
+			}
+		}
+	}
+	return closeOnExecFrom(firstInherited)
+}
+
+// inherited are the descriptors that came through execve(2).
+func inherited() ([]int, error) {
+	dir, err := os.Open("/proc/self/fd")
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	var fds []int
+	for _, name := range names {
+		fd, err := strconv.Atoi(name)
+		if err != nil || fd < firstInherited {
+			continue
+		}
+		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
+			fds = append(fds, fd)
+		}
+	}
+	return fds, nil
+}
+
+// closeOnExecFrom marks all descriptors from first on (close_range(2), Linux 5.11).
+func closeOnExecFrom(first int) error {
+	if err := unix.CloseRange(uint(first), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return fmt.Errorf("close_range(%d, CLOEXEC): %w (needs Linux 5.11)", first, err)
+	}
+	return nil
+}
