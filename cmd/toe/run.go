@@ -14,6 +14,7 @@ import (
 
 	"github.com/toe-project/toe/card"
 	"github.com/toe-project/toe/internal/progress"
+	"github.com/toe-project/toe/internal/sandbox"
 )
 
 // runCmd is the supervisor: what `toe up` starts in the background and
@@ -22,6 +23,9 @@ func runCmd() *cobra.Command {
 	var readyFD, aliveFD int
 	cmd := cardVerb("run", "Run a card in the foreground, as its supervisor", func(cmd *cobra.Command, c *card.Card) error {
 		logger := log.New(cmd.ErrOrStderr(), "", log.LstdFlags|log.Lmicroseconds)
+		if err := sandbox.CloseInherited(readyFD, aliveFD); err != nil {
+			return err
+		}
 		ctx, stop := context.WithCancel(cmd.Context())
 		defer stop()
 		var orphan atomic.Bool // whoever made the card is gone
