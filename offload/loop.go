@@ -107,11 +107,7 @@ func (l *loop) run() {
 			return // the descriptor is gone: closed
 		}
 		l.now = time.Now()
-		for _, ev := range events[:max(n, 0)] {
-			if s := l.slots[ev.Fd]; s.h != nil && s.generation == uint32(ev.Pad) {
-				s.h.ready(ev.Events)
-			}
-		}
+		l.deliver(events[:max(n, 0)])
 		if l.obey() {
 			return
 		}
@@ -121,6 +117,14 @@ func (l *loop) run() {
 			f()
 		}
 		l.expire()
+	}
+}
+
+func (l *loop) deliver(events []unix.EpollEvent) {
+	for _, ev := range events {
+		if s := l.slots[ev.Fd]; s.h != nil && s.generation == uint32(ev.Pad) {
+			s.h.ready(ev.Events)
+		}
 	}
 }
 

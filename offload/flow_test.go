@@ -1,0 +1,365 @@
+package offload
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// joined is a flow between two connections over loopback: what a program on
+// the host and one at the far end of the wire have in their hands.
+type joined struct {
+	tcp        *tcp
+	host, wire *net.TCPConn
+}
+
+// newFlow joins two connections. What the kernel does before, TPROXY, needs a
+// card; everything after does not.
+func newFlow(t *testing.T) joined {
+	t.Helper()
+	before := descriptors(t)
+	l, err := newLoop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := joined{tcp: &tcp{loop: l, flows: map[*flow]bool{}, pipes: pipes{room: 16 << 20}, count: TCPStats{Drops: map[string]uint64{}}}}
+	host, a := connected(t)
+	wire, b := connected(t)
+	j.host, j.wire = host, wire
+	go l.run()
+	l.do(func() { j.tcp.join(a, b) })
+	t.Cleanup(func() {
+		host.Close()
+		wire.Close()
+		l.do(func() {
+			for f := range j.tcp.flows {
+				f.reset()
+			}
+			j.tcp.pipes.close()
+			if j.tcp.pipes.held != 0 {
+				t.Errorf("%d bytes are said to be in pipes, of none", j.tcp.pipes.held)
+			}
+		})
+		l.stop()
+		if after := descriptors(t); after != before {
+			t.Errorf("%d descriptors before, %d after", before, after)
+		}
+	})
+	return j
+}
+
+// connected gives a connection: one end for a program, the other for a flow.
+func connected(t *testing.T) (*net.TCPConn, int) {
+	t.Helper()
+	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	c, err := net.DialTCP("tcp4", nil, l.Addr().(*net.TCPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := l.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	raw, err := s.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := -1
+	if err := raw.Control(func(at uintptr) { fd, _ = unix.FcntlInt(at, unix.F_DUPFD_CLOEXEC, 0) }); err != nil || fd < 0 {
+		t.Fatal("no duplicate of a socket", err)
+	}
+	if err := errors.Join(linger(fd, true), unix.SetNonblock(fd, true)); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	return c, fd
+}
+
+func descriptors(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
+
+func (j joined) stats() (s TCPStats) {
+	j.tcp.loop.do(func() { s = j.tcp.count; s.Open = uint64(len(j.tcp.flows)) })
+	return s
+}
+
+// gone waits until the flow is.
+func (j joined) gone(t *testing.T) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); j.stats().Open > 0; {
+		if time.Now().After(end) {
+			t.Fatal("the flow is still there 5 s after its end")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	r := rand.NewChaCha8([32]byte{1})
+	_, _ = r.Read(b)
+	return b
+}
+
+// both runs a case from the host to the wire and the other way round.
+func both(t *testing.T, f func(t *testing.T, j joined, from, to *net.TCPConn)) {
+	t.Run("from the host", func(t *testing.T) { j := newFlow(t); f(t, j, j.host, j.wire) })
+	t.Run("from the wire", func(t *testing.T) { j := newFlow(t); f(t, j, j.wire, j.host) })
+}
+
+func TestFlowCarriesEverythingInOrder(t *testing.T) {
+	both(t, func(t *testing.T, j joined, from, to *net.TCPConn) {
+		data := random(64 << 20)
+		go func() {
+			_, _ = from.Write(data)
+			_ = from.CloseWrite()
+		}()
+		h := sha256.New()
+		n, err := io.Copy(h, to)
+		if err != nil || n != int64(len(data)) || !bytes.Equal(h.Sum(nil), sum(data)) {
+			t.Fatalf("%d of %d bytes, error %v, or not the same ones", n, len(data), err)
+		}
+	})
+}
+
+func sum(b []byte) []byte {
+	s := sha256.Sum256(b)
+	return s[:]
+}
+
+func TestFlowHalfClose(t *testing.T) {
+	both(t, func(t *testing.T, j joined, from, to *net.TCPConn) {
+		if err := from.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := to.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Fatalf("read after the other's end: %d bytes, %v, want EOF", n, err)
+		}
+		if s := j.stats(); s.Open != 1 {
+			t.Fatal("the flow ended although one way is open")
+		}
+		if _, err := to.Write([]byte("answer")); err != nil {
+			t.Fatal(err)
+		}
+		to.Close()
+		got, err := io.ReadAll(from)
+		if string(got) != "answer" || err != nil {
+			t.Fatalf("got %q, %v", got, err)
+		}
+		from.Close()
+		j.gone(t)
+		if s := j.stats(); s.Reset != 0 {
+			t.Errorf("%d resets after an end in order", s.Reset)
+		}
+	})
+}
+
+func TestFlowResetArrivesAsReset(t *testing.T) {
+	both(t, func(t *testing.T, j joined, from, to *net.TCPConn) {
+		_ = from.SetLinger(0)
+		from.Close()
+		if n, err := to.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Fatalf("read: %d bytes, %v, want ECONNRESET", n, err)
+		}
+		j.gone(t)
+	})
+}
+
+// What was sent before a reset has arrived end to end before the reset does:
+// a program that answers and closes with unread data behind it.
+func TestFlowDeliversWhatCameBeforeAReset(t *testing.T) {
+	both(t, func(t *testing.T, j joined, from, to *net.TCPConn) {
+		data := random(1 << 20)
+		if _, err := from.Write(data); err != nil {
+			t.Fatal(err)
+		}
+		until(t, "all is under way", func() bool { s := j.stats(); return s.FromHost+s.ToHost > 0 })
+		_ = from.SetLinger(0)
+		from.Close()
+		got := make([]byte, 0, len(data))
+		buf := make([]byte, 64<<10)
+		var err error
+		for err == nil {
+			var n int
+			n, err = to.Read(buf)
+			got = append(got, buf[:n]...)
+		}
+		if !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("the end is %v, want ECONNRESET", err)
+		}
+		// A reset takes away what its sender had not sent yet; never from the middle.
+		if !bytes.Equal(got, data[:len(got)]) || len(got) == 0 {
+			t.Errorf("%d bytes arrived, not the first ones of %d", len(got), len(data))
+		}
+	})
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not in 5 s: %s", what)
+		}
+	}
+}
+
+// A reset must be noticed by a flow that waits for nothing from the side it
+// comes from: that side has said its end, the other is silent.
+func TestFlowNoticesAResetAfterTheEnd(t *testing.T) {
+	both(t, func(t *testing.T, j joined, from, to *net.TCPConn) {
+		_ = from.CloseWrite()
+		if _, err := to.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Fatalf("%v, want EOF", err)
+		}
+		_ = from.SetLinger(0)
+		from.Close()
+		j.gone(t)
+		if _, err := to.Write([]byte("x")); err == nil {
+			_, err = to.Write([]byte("x"))
+			if err == nil {
+				t.Error("two writes to a connection that was reset succeeded")
+			}
+		}
+	})
+}
+
+// A reader that does not read stops the writer; what is between is bounded.
+func TestFlowBackPressure(t *testing.T) {
+	both(t, func(t *testing.T, j joined, from, to *net.TCPConn) {
+		_ = to.SetReadBuffer(64 << 10)
+		_ = from.SetWriteDeadline(time.Now().Add(time.Second))
+		sent, err := from.Write(make([]byte, 256<<20))
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Fatalf("a writer without a reader: %d bytes, %v, want a time-out", sent, err)
+		}
+		held := 0
+		j.tcp.loop.do(func() { held = j.tcp.pipes.held })
+		if held > pipeSize {
+			t.Errorf("%d bytes in pipes, want %d at most", held, pipeSize)
+		}
+		_ = from.SetLinger(0)
+		from.Close()
+		to.Close()
+		j.gone(t)
+	})
+}
+
+// A connection at rest holds no pipe.
+func TestFlowAtRestNeedsNoPipe(t *testing.T) {
+	j := newFlow(t)
+	if _, err := j.host.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(j.wire, make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	j.tcp.loop.do(func() {
+		for f := range j.tcp.flows {
+			if f.way[host].pipe != nil || f.way[wire].pipe != nil {
+				t.Error("a pipe with nothing in it")
+			}
+		}
+		if n := len(j.tcp.pipes.spare); n == 0 || n > sparePipes {
+			t.Errorf("%d spare pipes", n)
+		}
+	})
+}
+
+// Bytes pass one by one without waiting for more.
+func TestFlowDoesNotWaitForMore(t *testing.T) {
+	j := newFlow(t)
+	one := []byte{1}
+	began := time.Now()
+	for range 200 {
+		if _, err := j.host.Write(one); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(j.wire, one); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := j.wire.Write(one); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(j.host, one); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// SPLICE_F_MORE or Nagle's algorithm would cost 40 ms and more each.
+	if took := time.Since(began); took > 4*time.Second {
+		t.Errorf("200 round trips took %v: something waits", took)
+	}
+}
+
+// The end of this program is no end of a connection.
+func TestFlowThatIsClosedResetsBothSides(t *testing.T) {
+	j := newFlow(t)
+	j.tcp.loop.do(func() {
+		for f := range j.tcp.flows {
+			for _, fd := range f.fd { // as the kernel does when a program dies
+				j.tcp.loop.drop(fd)
+			}
+			delete(j.tcp.flows, f)
+		}
+	})
+	for name, c := range map[string]*net.TCPConn{"host": j.host, "wire": j.wire} {
+		if n, err := c.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("%s: %d bytes, %v, want ECONNRESET", name, n, err)
+		}
+	}
+}
+
+func TestPipesGiveLessWhenTheyAreFull(t *testing.T) {
+	p := pipes{room: 16 << 20}
+	if n := p.portion(); n != pipeSize {
+		t.Errorf("empty: portions of %d, want %d", n, pipeSize)
+	}
+	p.held = p.room
+	if n := p.portion(); n != leastPipe {
+		t.Errorf("full: portions of %d, want %d", n, leastPipe)
+	}
+}
+
+func BenchmarkFlow(b *testing.B) {
+	l, err := newLoop()
+	if err != nil {
+		b.Fatal(err)
+	}
+	t := &tcp{loop: l, flows: map[*flow]bool{}, pipes: pipes{room: 16 << 20}, count: TCPStats{Drops: map[string]uint64{}}}
+	go l.run()
+	defer l.stop()
+	var tt testing.T
+	host, x := connected(&tt)
+	wire, y := connected(&tt)
+	l.do(func() { t.join(x, y) })
+	defer wire.Close()
+	defer host.Close()
+	data := make([]byte, 1<<20)
+	go func() { _, _ = io.Copy(io.Discard, wire) }()
+	b.SetBytes(int64(len(data)))
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = host.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := host.Write(data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
