@@ -151,7 +151,12 @@ func (s *Supervisor) Run(ctx context.Context, ready func()) (err error) {
 	if err := s.card.Paths.MakeRuntime(); err != nil {
 		return err
 	}
-	if s.lock, err = tryLock(s.card.Paths.Lock()); err != nil {
+	s.lock, err = tryLock(s.card.Paths.Lock())
+	if errors.Is(err, ErrRunning) {
+		pid, _, _ := holder(s.card.Paths.Lock())
+		return fmt.Errorf("card %s: %w (supervisor %d); `toe down %s` takes it down", s.card.Name, err, pid, s.card.Name)
+	}
+	if err != nil {
 		return fmt.Errorf("card %s: %w", s.card.Name, err)
 	}
 	defer s.lock.release()

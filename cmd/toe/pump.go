@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/internal/sandbox"
 	"github.com/toe-project/toe/link"
@@ -99,6 +100,22 @@ func conversePassed(ctx context.Context, k *link.Keeper, fd int) error {
 	return nil
 }
 
+// orders is the descriptor that a pump is told by what to do.
+const orders = 3
+
+// peer is the process that made the socket pair of which fd is one end. Unlike
+// the parent it stays the same when it dies.
+func peer(fd int) (int, error) {
+	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return 0, fmt.Errorf("descriptor %d: want the keeper's socket: SO_PEERCRED: %w", fd, err)
+	}
+	if cred.Pid <= 0 {
+		return 0, fmt.Errorf("descriptor %d: its other end is in a process that cannot be seen from here", fd)
+	}
+	return int(cred.Pid), nil
+}
+
 // pumpWorkerCmd is the pump itself: the keeper starts it, nobody else.
 func pumpWorkerCmd() *cobra.Command {
 	return &cobra.Command{
@@ -106,8 +123,12 @@ func pumpWorkerCmd() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			return link.Pump(3, func() error {
-				_, err := sandbox.Pump(sandbox.PumpOptions{Parent: os.Getppid()})
+			keeper, err := peer(orders)
+			if err != nil {
+				return err
+			}
+			return link.Pump(orders, func() error {
+				_, err := sandbox.Pump(sandbox.PumpOptions{Parent: keeper})
 				return err
 			})
 		},

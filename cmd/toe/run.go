@@ -22,7 +22,8 @@ import (
 func runCmd() *cobra.Command {
 	var readyFD, aliveFD int
 	cmd := cardVerb("run", "Run a card in the foreground, as its supervisor", func(cmd *cobra.Command, c *card.Card) error {
-		logger := log.New(cmd.ErrOrStderr(), "", log.LstdFlags|log.Lmicroseconds)
+		out := newRunLog(os.Stderr, c.Paths.Log())
+		logger := log.New(out, "", log.LstdFlags|log.Lmicroseconds)
 		if err := sandbox.CloseInherited(readyFD, aliveFD); err != nil {
 			return err
 		}
@@ -32,8 +33,8 @@ func runCmd() *cobra.Command {
 		if aliveFD >= 0 {
 			go untilClosed(aliveFD, func() { orphan.Store(true); stop() })
 		}
-		parts := realParts(c, logger, progress.New(cmd.ErrOrStderr()))
-		parts.Ready = notifySystemd
+		parts := realParts(c, logger, progress.New(out))
+		parts.Ready = notifier()
 		s := card.NewSupervisor(c, parts, logger)
 		err := s.Run(ctx, func() { tellReady(readyFD) })
 		if c.IsTemporary() && orphan.Load() {
@@ -55,9 +56,15 @@ or SIGINT. It is what toe@NAME.service runs. The card must exist; ` + "`toe up`"
 	return cmd
 }
 
-// notifySystemd tells a service manager that the card is ready (sd_notify(3)).
-func notifySystemd() {
+// notifier is what tells a service manager that the card is ready
+// (sd_notify(3)). The children do not get to know of that socket.
+func notifier() func() {
 	path := os.Getenv("NOTIFY_SOCKET")
+	_ = os.Unsetenv("NOTIFY_SOCKET")
+	return func() { notify(path) }
+}
+
+func notify(path string) {
 	if path == "" {
 		return
 	}

@@ -164,18 +164,11 @@ type supervisor struct {
 	ended chan struct{}
 }
 
-// supervisorLogMax is the size at which the log is begun anew, in bytes.
-const supervisorLogMax = 1 << 20
-
 func openSupervisorLog(c *card.Card) (*os.File, error) {
 	if err := c.Paths.MakeRuntime(); err != nil {
 		return nil, err
 	}
-	path := c.Paths.Log()
-	if fi, err := os.Stat(path); err == nil && fi.Size() > supervisorLogMax {
-		_ = os.Rename(path, path+".1")
-	}
-	return os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	return os.OpenFile(c.Paths.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 }
 
 // startSupervisor starts `toe run` in the background and returns when its
