@@ -69,8 +69,15 @@ func offloadOf(c *control.Config) offload.Config {
 		out.Ports = append(out.Ports, p.Name)
 	}
 	for _, p := range c.Publish {
-		// A client of the other family than the first is shown as the card.
-		out.Publish = append(out.Publish, offload.Publish{Protocol: p.Protocol, Port: p.Port, To: p.To[0], CardSource: p.CardSource})
+		pub := offload.Publish{Protocol: p.Protocol, Port: p.Port, CardSource: p.CardSource}
+		for _, to := range p.To {
+			if to.Addr().Is4() {
+				pub.To4 = to
+			} else {
+				pub.To6 = to
+			}
+		}
+		out.Publish = append(out.Publish, pub)
 	}
 	return out
 }

@@ -50,15 +50,14 @@ func (t *tcp) meet(p Publish, client int, from netip.AddrPort) {
 		_ = unix.Close(client)
 		return
 	}
+	to, keep := p.target(from.Addr())
 	source := from
-	// A client of the other family, and one on the host itself, have no
-	// address that the host could answer to.
-	if p.CardSource || from.Addr().Is4() != p.To.Addr().Is4() || t.ofHost(from.Addr()) {
+	if !keep || t.ofHost(from.Addr()) { // the host cannot answer its own address
 		source = netip.AddrPort{}
 	}
-	host, err := dial(source, p.To, towardsHost)
+	host, err := dial(source, to, towardsHost)
 	if err != nil && source.IsValid() && errors.Is(err, unix.EADDRINUSE) {
-		host, err = dial(netip.AddrPort{}, p.To, towardsHost)
+		host, err = dial(netip.AddrPort{}, to, towardsHost)
 	}
 	if err != nil {
 		t.drop("published service not reached")
