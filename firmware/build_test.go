@@ -134,6 +134,49 @@ func TestUpdateTakesTheNewerKernel(t *testing.T) {
 	}
 }
 
+// A mirror keeps a version for some time only. The choice of the last build is
+// of no use then, and the next one takes what there is.
+func TestPackagesThatTheMirrorDroppedAreReplaced(t *testing.T) {
+	ctx := context.Background()
+	r, o := fakeDebian(t)
+	if _, err := Build(ctx, o); err != nil {
+		t.Fatal(err)
+	}
+	forget := func() {
+		t.Helper()
+		for _, pattern := range []string{filepath.Join(r.Dir, "pool", "*6.12.9*"), filepath.Join(o.CacheDir, "apt/amd64/archives/*.deb")} {
+			files, err := filepath.Glob(pattern)
+			if err != nil || len(files) == 0 {
+				t.Fatalf("%s: %v, %v", pattern, files, err)
+			}
+			for _, f := range files {
+				if err := os.Remove(f); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	addKernel(t, r, "6.12.10+deb13-cloud-amd64", "6.12.10-1")
+	publish(t, r)
+	forget()
+	img, err := Build(ctx, o)
+	if err != nil || img.Kernel != "6.12.10+deb13-cloud-amd64" {
+		t.Fatalf("%+v, %v; want the kernel that the mirror has now", img, err)
+	}
+	if err := os.RemoveAll(filepath.Join(o.CacheDir, "apt/amd64/archives")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(r.Dir); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Build(ctx, o)
+	for _, want := range []string{"fetching package linux-image-6.12.10", "fetching package indexes (is the mirror reachable"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("without a mirror: %v; want %q in it", err, want)
+		}
+	}
+}
+
 // A new agent must not mean minutes of compiling, and here it cannot: the
 // package of the source is empty.
 func TestEnsureKeepsTheUMLKernelThatIsBuilt(t *testing.T) {

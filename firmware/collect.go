@@ -33,17 +33,40 @@ func openRoot(ctx context.Context, o Options) (*apt.Root, error) {
 	})
 }
 
-// collect brings together all that an image is made of besides the agent.
+// fetchError is a package that the mirror did not give: it may have a newer
+// one by now.
+type fetchError struct{ error }
+
+func (e fetchError) Unwrap() error { return e.error }
+
+// collect brings together all that an image is made of besides the agent. The
+// packages of the last build may be gone from the cache and from the mirror;
+// then those are taken that the mirror has now.
 func collect(ctx context.Context, o Options) (*base, error) {
 	root, err := openRoot(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	r, err := packages(ctx, o, root)
+	r, cached, err := packages(ctx, o, root)
 	if err != nil {
 		return nil, err
 	}
-	b := &base{packages: []Package{asPackage(r.Kernel), asPackage(r.Busybox)}}
+	b, err := gather(ctx, o, root, r)
+	var missing fetchError
+	if !cached || ctx.Err() != nil || !errors.As(err, &missing) {
+		return b, err
+	}
+	o.Progress.Log("a package of the last build cannot be had any more, asking the mirror what it has now: %v", err)
+	o.Update = true
+	if r, _, err = packages(ctx, o, root); err != nil {
+		return nil, errors.Join(missing, err)
+	}
+	return gather(ctx, o, root, r)
+}
+
+// gather takes what is needed out of the packages.
+func gather(ctx context.Context, o Options, root *apt.Root, r *resolved) (b *base, err error) {
+	b = &base{packages: []Package{asPackage(r.Kernel), asPackage(r.Busybox)}}
 	if o.Target == UML {
 		err = collectUML(ctx, o, root, r.Kernel, b)
 	} else {
@@ -66,21 +89,20 @@ func asPackage(p apt.Package) Package {
 }
 
 // packages decides which packages to use: those of the last build, unless
-// newer ones are asked for or another kernel is.
-func packages(ctx context.Context, o Options, root *apt.Root) (*resolved, error) {
+// newer ones are asked for or another kernel is. Cached says that it is those.
+func packages(ctx context.Context, o Options, root *apt.Root) (r *resolved, cached bool, err error) {
 	if last, err := loadResolved(o); err == nil && !o.Update && (o.Kernel == "" || last.Kernel.Name == sourcePackage(o.Kernel)) {
-		return last, nil
+		return last, true, nil
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		o.Progress.Log("the cached choice of packages is of no use, asking the mirror: %v", err)
 	}
 	stage := o.Progress.Stage("reading package indexes", 0)
-	r, err := resolve(ctx, o, root)
-	if err != nil {
+	if r, err = resolve(ctx, o, root); err != nil {
 		stage.Fail(err)
-		return nil, err
+		return nil, false, err
 	}
 	stage.Done(r.Kernel.Name + " " + r.Kernel.Version)
-	return r, nil
+	return r, false, nil
 }
 
 func resolve(ctx context.Context, o Options, root *apt.Root) (*resolved, error) {
@@ -123,7 +145,7 @@ func fetch(ctx context.Context, o Options, root *apt.Root, p apt.Package) error 
 	stage := o.Progress.Bytes("fetching "+p.Name, p.Size)
 	if err := root.Fetch(ctx, p, stage.Set); err != nil {
 		stage.Fail(err)
-		return err
+		return fetchError{err}
 	}
 	stage.Done(p.Version)
 	return nil

@@ -23,7 +23,7 @@ func firmwareCmd() *cobra.Command {
 func firmwareBuildCmd() *cobra.Command {
 	var o firmware.Options
 	var edition, target, output string
-	var quiet, asJSON bool
+	var quiet, asJSON, offline bool
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Build firmware from Debian packages and the agent, into the cache",
@@ -45,7 +45,7 @@ linux-source, which takes minutes the first time.`,
 			if err != nil {
 				return err
 			}
-			o.CacheDir, o.Update = dir, !cmd.Flags().Changed("offline")
+			o.CacheDir, o.Update = dir, !offline
 			if !quiet {
 				o.Progress = progress.New(cmd.ErrOrStderr())
 			}
@@ -74,7 +74,7 @@ linux-source, which takes minutes the first time.`,
 	f.StringVar(&o.Mirror, "mirror", "", "URL of a Debian mirror (default the one this host's apt uses)")
 	f.StringVar(&o.AgentPath, "agent", "", "the agent program (default toe-agent beside toe)")
 	f.StringVarP(&output, "output", "o", "", "also write the image to this file")
-	f.Bool("offline", false, "use the packages in the cache, ask the mirror for none that is there")
+	f.BoolVar(&offline, "offline", false, "use the packages in the cache, ask the mirror for none that is there")
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
