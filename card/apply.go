@@ -28,6 +28,7 @@ func Diff(from, to Spec) (live, restart []string) {
 	from.Link.Exec, to.Link.Exec = boolPointer(from.Link.WantExec()), boolPointer(to.Link.WantExec())
 	add(&restart, "link", from.Link, to.Link)
 	add(&live, "offload", from.Offload, to.Offload)
+	add(&live, "publish", from.Publish, to.Publish)
 	add(&live, "dns", from.DNS, to.DNS)
 	add(&live, "time", from.Time, to.Time)
 	add(&live, "ssh", from.SSH, to.SSH)

@@ -24,9 +24,12 @@ func (c *Card) config(l Links, img Image) (*control.Config, error) {
 		Name: c.Name, Hostname: c.Name,
 		DNS: c.Spec.DNS.Servers, Search: c.Spec.DNS.Search,
 		TimeServers: c.Spec.Time.Servers,
-		Mode:        c.Spec.Offload.Mode, NAT: true,
+		// What is routed has the source that connections have.
+		Mode: c.Spec.Offload.Mode, NAT: c.Spec.Offload.Source != sourcePreserve,
+		Offload:  c.Spec.Offload.config(),
 		Firmware: img.Version,
 	}
+	linkOf := map[string]string{}
 	for _, d := range []struct {
 		dev   string
 		addrs *LinkAddrs
@@ -34,8 +37,9 @@ func (c *Card) config(l Links, img Image) (*control.Config, error) {
 		if d.addrs == nil {
 			continue
 		}
+		linkOf[d.dev] = fmt.Sprintf("pci%d", len(cfg.Links))
 		cfg.Links = append(cfg.Links, control.Link{
-			Name: fmt.Sprintf("pci%d", len(cfg.Links)),
+			Name: linkOf[d.dev],
 			MAC:  c.mac(d.dev).String(), Card: d.addrs.Card(), Host: d.addrs.HostAddrs(),
 		})
 	}
@@ -50,6 +54,10 @@ func (c *Card) config(l Links, img Image) (*control.Config, error) {
 			port.Addresses = append(port.Addresses, string(a))
 		}
 		cfg.Ports = append(cfg.Ports, port)
+	}
+	var err error
+	if cfg.Publish, err = c.Spec.publish(l, linkOf); err != nil {
+		return nil, err
 	}
 	login, err := c.loginPublic()
 	if err != nil {

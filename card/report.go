@@ -171,6 +171,7 @@ func (s *Supervisor) agentStatus(st *Status) {
 	st.UptimeSeconds = s.reply.UptimeSeconds + time.Since(s.replied).Seconds()
 	st.Firmware.Kernel = orString(s.reply.Kernel, st.Firmware.Kernel)
 	st.Firmware.Agent = s.reply.AgentVersion
+	st.Offload.hear(s.reply.Offload)
 	for i := range st.Ports {
 		p := &st.Ports[i]
 		for _, r := range s.reply.Components {

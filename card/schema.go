@@ -20,11 +20,25 @@ var textTypes = map[reflect.Type]string{
 	reflect.TypeFor[Memory]():     `^[1-9][0-9]* ?(KiB|MiB|GiB)$`,
 	reflect.TypeFor[Attach]():     `^(user|(tap|bridge|macvtap):[^/: %]{1,15}|netns:[^/ ]+/[^/: %]{1,15})$`,
 	reflect.TypeFor[PortAddr]():   `^(dhcp|ra|[0-9a-fA-F.:]+/[0-9]{1,3})$`,
+	reflect.TypeFor[Range]():      `^[0-9a-fA-F.:]+(/[0-9]{1,3})?$`,
 	reflect.TypeFor[Prefix]():     `^[0-9a-fA-F.:]+/[0-9]{1,3}$`,
 	reflect.TypeFor[netip.Addr](): `^[0-9a-fA-F.:]+(%.+)?$`,
 }
 
+// numberTypes are textTypes that a bare number is taken for, too, from lo to hi.
+var numberTypes = map[reflect.Type]struct {
+	lo, hi  int
+	pattern string
+}{
+	reflect.TypeFor[PortRange](): {1, 65535, `^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$`},
+	reflect.TypeFor[Target]():    {1, 65535, `^([1-9][0-9]{0,4}|[0-9.]+:[1-9][0-9]{0,4}|\[[0-9a-fA-F:]+\]:[1-9][0-9]{0,4})$`},
+	reflect.TypeFor[DSCP]():      {0, 63, `^([cC][sS][0-7]|[aA][fF][1-4][1-3]|[eE][fF]|[vV][aA]|[lL][eE]|[0-9]{1,2})$`},
+}
+
 func schemaOf(t reflect.Type) map[string]any {
+	if n, ok := numberTypes[t]; ok {
+		return map[string]any{"type": []string{"integer", "string"}, "minimum": n.lo, "maximum": n.hi, "pattern": n.pattern}
+	}
 	if pattern, ok := textTypes[t]; ok {
 		return map[string]any{"type": "string", "pattern": pattern}
 	}

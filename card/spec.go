@@ -23,15 +23,16 @@ import (
 //	enum     the values that are taken, separated by |
 //	default  what an absent key means, for a person
 type Spec struct {
-	Name     string       `yaml:"name,omitempty" doc:"the card's name: lower-case letters, digits and dashes" default:"card0"`
-	Machine  MachineSpec  `yaml:"machine,omitempty" doc:"what runs the card's CPU"`
-	Firmware FirmwareSpec `yaml:"firmware,omitempty" doc:"what runs on the card"`
-	Link     LinkSpec     `yaml:"link,omitempty" doc:"the connection between host and card: raw IP packets, MTU 65535, fixed"`
-	Ports    []PortSpec   `yaml:"ports" doc:"the card's network ports, towards the outside; an empty list is a card without any" default:"one port, wan, attach user"`
-	Offload  OffloadSpec  `yaml:"offload,omitempty" doc:"how the card speaks for the host"`
-	DNS      DNSSpec      `yaml:"dns,omitempty" doc:"the resolvers that the card asks"`
-	Time     TimeSpec     `yaml:"time,omitempty" doc:"the card's clock"`
-	SSH      SSHSpec      `yaml:"ssh,omitempty" doc:"who may log in to the card"`
+	Name     string        `yaml:"name,omitempty" doc:"the card's name: lower-case letters, digits and dashes" default:"card0"`
+	Machine  MachineSpec   `yaml:"machine,omitempty" doc:"what runs the card's CPU"`
+	Firmware FirmwareSpec  `yaml:"firmware,omitempty" doc:"what runs on the card"`
+	Link     LinkSpec      `yaml:"link,omitempty" doc:"the connection between host and card: raw IP packets, MTU 65535, fixed"`
+	Ports    []PortSpec    `yaml:"ports" doc:"the card's network ports, towards the outside; an empty list is a card without any" default:"one port, wan, attach user"`
+	Offload  OffloadSpec   `yaml:"offload,omitempty" doc:"how the card speaks for the host"`
+	Publish  []PublishSpec `yaml:"publish,omitempty" doc:"services of the host that the card faces the wire for; endpoint mode"`
+	DNS      DNSSpec       `yaml:"dns,omitempty" doc:"the resolvers that the card asks"`
+	Time     TimeSpec      `yaml:"time,omitempty" doc:"the card's clock"`
+	SSH      SSHSpec       `yaml:"ssh,omitempty" doc:"who may log in to the card"`
 }
 
 // MachineSpec is the hardware.
@@ -65,11 +66,6 @@ type PortSpec struct {
 	Gateway   []netip.Addr `yaml:"gateway,omitempty" doc:"default gateways of static addresses"`
 	DNS       []netip.Addr `yaml:"dns,omitempty" doc:"resolvers reached through this port"`
 	MTU       int          `yaml:"mtu,omitempty" min:"1280" max:"65535" doc:"MTU of the port in bytes" default:"1500"`
-}
-
-// OffloadSpec says how the card speaks for the host.
-type OffloadSpec struct {
-	Mode string `yaml:"mode,omitempty" enum:"router" doc:"router: the card forwards, with NAT from the link to its ports" default:"router"`
 }
 
 // DNSSpec overrides what the ports learn.

@@ -105,7 +105,6 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"link odd", "link: {ipv4: 10.0.0.3/31}\n", `link.ipv4: "10.0.0.3/31": starts at an even address: "10.0.0.2/31"`},
 		{"interface", "link: {interface: much-too-long-a-name}\n", `link.interface: interface name "much-too-long-a-name": 1 to 15 characters`},
 		{"queues", "link: {queues: 9}\n", `link.queues: 9: between 1 and 8`},
-		{"endpoint", "offload: {mode: endpoint}\n", `offload.mode: "endpoint": comes with a later version; this one has "router"`},
 		{"ssh key", "ssh: {authorized_keys: [hello]}\n", `ssh.authorized_keys[0]: "hello": not a public key`},
 		{"anchor", "name: &a x\n", `anchors and aliases are not taken here`},
 		{"two documents", "name: a\n---\nname: b\n", `a card.yaml is one document`},
@@ -154,7 +153,7 @@ func TestSchemaHasEveryKeyAndItsLimits(t *testing.T) {
 	if err := json.Unmarshal(data, &s); err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []string{"name", "machine", "firmware", "link", "ports", "offload", "dns", "time", "ssh"} {
+	for _, key := range []string{"name", "machine", "firmware", "link", "ports", "offload", "publish", "dns", "time", "ssh"} {
 		if s.Properties[key].Description == "" {
 			t.Errorf("schema says nothing of %s", key)
 		}
@@ -213,7 +212,7 @@ func oneLine(got []string, want string) bool {
 // FuzzParse: no input crashes, and what is taken survives being written and
 // read again.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{"", full, "ports: []", "ports: [{name: wan}]", "a: &b [*b]", "machine: {memory: 9999999999GiB}",
+	for _, s := range []string{"", full, speaking, "ports: []", "ports: [{name: wan}]", "a: &b [*b]", "machine: {memory: 9999999999GiB}",
 		"name: \"\\0\"", "? {a: b}\n: c", "<<: {name: x}", "ports:\n- &a {name: x}\n- *a", "!!binary x: y", "name: !!int 3", "- a", "\xff"} {
 		f.Add([]byte(s))
 	}

@@ -33,6 +33,7 @@ type Status struct {
 	Link          LinkStatus     `json:"link"`
 	Exec          *LinkStatus    `json:"exec,omitempty"`
 	Ports         []PortStatus   `json:"ports"`
+	Offload       OffloadStatus  `json:"offload"`
 	Firmware      FirmwareStatus `json:"firmware"`
 	UptimeSeconds float64        `json:"uptime_seconds"` // of the card's kernel
 	ReadySeconds  float64        `json:"ready_seconds,omitempty"`
@@ -121,7 +122,9 @@ func (c *Card) empty() Status {
 	st.Firmware.Edition = c.Spec.Firmware.Edition
 	st.Link = LinkStatus{Interface: c.Spec.Link.Interface, MTU: linkMTU, Host: []netip.Addr{}, Card: []netip.Addr{}, Queues: []link.QueueStats{}}
 	var l Links
-	if readJSON(c.Paths.Links(), &l) == nil {
+	known := readJSON(c.Paths.Links(), &l) == nil
+	st.Offload = c.Spec.offloadStatus(l)
+	if known {
 		st.Link.Interface = orString(l.Interface, st.Link.Interface)
 		if a := firstAddrs(l); a != nil {
 			st.Link.Host, st.Link.Card = a.HostAddrs(), a.CardAddrs()

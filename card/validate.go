@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/toe-project/toe/control"
 )
 
 // DefaultName is the card that commands mean when none is named.
@@ -39,7 +41,14 @@ func (s *Spec) fillDefaults() {
 	}
 	s.Firmware.Edition = orString(s.Firmware.Edition, "micro")
 	s.Link.Queues = orInt(s.Link.Queues, 1)
-	s.Offload.Mode = orString(s.Offload.Mode, "router")
+	s.Offload.Mode = orString(s.Offload.Mode, control.ModeRouter)
+	s.Offload.Source = orString(s.Offload.Source, sourceMasquerade)
+	for i := range s.Publish {
+		p := &s.Publish[i]
+		p.Protocol = orString(p.Protocol, control.TCP)
+		p.In = orString(p.In, inHost)
+		p.Source = orString(p.Source, sourceClient)
+	}
 	if s.Ports == nil {
 		s.Ports = []PortSpec{{Name: "wan"}}
 	}
@@ -88,11 +97,6 @@ func (s *Spec) problems() []problem {
 			add("name", "%v", err)
 		}
 	}
-	if s.Offload.Mode == "endpoint" {
-		add("offload.mode", `"endpoint": comes with a later version; this one has "router"`)
-	} else {
-		tagProblems("offload", reflect.ValueOf(s.Offload), add)
-	}
 	tagProblems("machine", reflect.ValueOf(s.Machine), add)
 	tagProblems("firmware", reflect.ValueOf(s.Firmware), add)
 	tagProblems("link", reflect.ValueOf(s.Link), add)
@@ -101,6 +105,7 @@ func (s *Spec) problems() []problem {
 	}
 	s.linkProblems(add)
 	s.portProblems(add)
+	s.offloadProblems(add)
 	for i, k := range s.SSH.AuthorizedKeys {
 		if err := checkAuthorizedKey(k); err != nil {
 			add(fmt.Sprintf("ssh.authorized_keys[%d]", i), "%q: %v", k, err)

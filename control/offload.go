@@ -18,8 +18,8 @@ const (
 
 // Bounds of what a card takes over, each far above use.
 const (
-	maxBypass  = 64
-	maxPublish = 256
+	MaxBypass  = 64 // entries of each list
+	MaxPublish = 256
 	maxDSCP    = 63 // RFC 2474: six bits
 )
 
@@ -84,7 +84,7 @@ func (v *validator) offload(c *Config) {
 	}
 	v.ranges("offload.bypass.tcp", o.Bypass.TCP)
 	v.ranges("offload.bypass.udp", o.Bypass.UDP)
-	v.count("offload.bypass.addresses", len(o.Bypass.Addresses), 0, maxBypass)
+	v.count("offload.bypass.addresses", len(o.Bypass.Addresses), 0, MaxBypass)
 	for _, p := range o.Bypass.Addresses {
 		if !p.IsValid() || p.Masked() != p || p.Addr().Is4In6() {
 			v.bad("offload.bypass.addresses", "%s: a prefix without host bits, such as 10.0.0.0/8, is right", p)
@@ -96,7 +96,7 @@ func (v *validator) offload(c *Config) {
 			v.bad("offload.bypass.dscp", "%d: 0 to %d are right", d, maxDSCP)
 		}
 	}
-	v.count("publish", len(c.Publish), 0, maxPublish)
+	v.count("publish", len(c.Publish), 0, MaxPublish)
 	if len(c.Publish) > 0 && !c.Endpoint() {
 		v.bad("publish", "%d given with mode %q, mode %q is right: only an endpoint answers for the host", len(c.Publish), c.Mode, ModeEndpoint)
 	}
@@ -107,7 +107,7 @@ func (v *validator) offload(c *Config) {
 }
 
 func (v *validator) ranges(field string, list []PortRange) {
-	v.count(field, len(list), 0, maxBypass)
+	v.count(field, len(list), 0, MaxBypass)
 	for _, r := range list {
 		if r.First == 0 || r.Last < r.First {
 			v.bad(field, "%s: 1 to 65535, the lower one first, is right", r)

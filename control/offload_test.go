@@ -63,7 +63,7 @@ func TestEndpointRefusals(t *testing.T) {
 		"preserve with NAT":   {func(c *Config) { c.Offload.Preserve = true }, []string{"offload.preserve", "nat"}},
 		"range backwards":     {func(c *Config) { c.Offload.Bypass.TCP[0] = PortRange{9, 8} }, []string{"offload.bypass.tcp", "9-8"}},
 		"range from zero":     {func(c *Config) { c.Offload.Bypass.UDP[0] = PortRange{0, 8} }, []string{"offload.bypass.udp", "0-8"}},
-		"ranges without end":  {func(c *Config) { c.Offload.Bypass.TCP = many(maxBypass + 1) }, []string{"offload.bypass.tcp", "65"}},
+		"ranges without end":  {func(c *Config) { c.Offload.Bypass.TCP = many(MaxBypass + 1) }, []string{"offload.bypass.tcp", "65"}},
 		"host bits":           {func(c *Config) { c.Offload.Bypass.Addresses[0] = netip.MustParsePrefix("10.1.0.0/8") }, []string{"offload.bypass.addresses", "10.1.0.0/8"}},
 		"no prefix":           {func(c *Config) { c.Offload.Bypass.Addresses[0] = netip.Prefix{} }, []string{"offload.bypass.addresses"}},
 		"mapped prefix":       {func(c *Config) { c.Offload.Bypass.Addresses[0] = netip.MustParsePrefix("::ffff:10.0.0.0/120") }, []string{"offload.bypass.addresses"}},
@@ -83,7 +83,7 @@ func TestEndpointRefusals(t *testing.T) {
 		"to nothing":          {func(c *Config) { c.Publish[1].To = make([]netip.AddrPort, 1) }, []string{"publish[1].to"}},
 		"to a family twice":   {func(c *Config) { c.Publish[0].To[1] = c.Publish[0].To[0] }, []string{"publish[0].to", "second of its family"}},
 		"client far away":     {func(c *Config) { c.Publish[1].CardSource = false }, []string{"publish[1].to", "172.17.0.2:53", "answers"}},
-		"publish without end": {func(c *Config) { c.Publish = make([]Publish, maxPublish+1) }, []string{"publish", "257 given"}},
+		"publish without end": {func(c *Config) { c.Publish = make([]Publish, MaxPublish+1) }, []string{"publish", "257 given"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := endpoint(t)

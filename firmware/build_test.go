@@ -49,7 +49,7 @@ func addKernel(t *testing.T, r *apttest.Repo, release, version string) {
 		"/boot/vmlinuz-" + release: bzImageOf(zstdOf(t, tinyELF(t, false, "kernel "+version))),
 		root + "modules.builtin":   []byte("kernel/fs/ext4/ext4.ko\n"),
 	}
-	for _, name := range slices.Concat(early, late, onDemand) {
+	for _, name := range slices.Concat(early, late, endpoint, onDemand) {
 		files[root+"kernel/"+name+".ko"] = tinyELF(t, false, "depends=\x00alias="+name+"\x00")
 	}
 	r.Add(t, apttest.Deb{Name: "linux-image-" + release, Version: version, Arch: "amd64", Files: files})

@@ -22,15 +22,22 @@ var late = []string{
 	"nf_tables", "nft_ct", "nft_chain_nat", "nft_masq", "virtio_rng", "virtio_blk",
 }
 
+// endpoint are the modules that mode: endpoint needs besides: the agent loads
+// them from a list of their own when it starts that mode, so that no card
+// starts later for it, and none waits while the kernel asks for each by itself.
+var endpoint = []string{
+	"nfnetlink_queue", "nft_queue", "nft_tproxy", "nft_socket", "nft_fib_inet", "nft_reject_inet", "tcp_diag",
+}
+
 // onDemand are the modules a card has besides, for modprobe and the kernel's
 // own requests.
 var onDemand = []string{
-	"nft_nat", "nft_redir", "nft_reject_inet", "nft_reject_ipv4", "nft_reject_ipv6", "nft_log", "nft_limit",
-	"nfnetlink_queue", "nft_queue", "nft_tproxy", "nft_socket", "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6",
+	"nft_nat", "nft_redir", "nft_reject_ipv4", "nft_reject_ipv6", "nft_log", "nft_limit",
+	"nft_fib_ipv4", "nft_fib_ipv6",
 	"nft_flow_offload", "nf_flow_table_inet", "nf_conntrack_netlink", "nf_log_syslog",
 	"wireguard", "esp4", "esp6", "xfrm_user", "gcm", "seqiv", "echainiv", "ctr", "cbc",
 	"ghash_generic", "ghash-clmulni-intel", "aesni-intel", "sha256_generic", "sha256", "hmac", "authenc",
-	"sch_netem", "sch_fq", "tcp_bbr", "tcp_diag", "udp_diag", "unix_diag",
+	"sch_netem", "sch_fq", "tcp_bbr", "udp_diag", "unix_diag",
 	"tun", "veth", "dummy", "overlay", "squashfs", "ext4",
 }
 
@@ -176,9 +183,9 @@ func parseModule(data []byte) (*module, error) {
 }
 
 // moduleFiles are the modules of a card and the lists beside them:
-// modules.dep and modules.alias for modprobe, and load.list and late.list with
-// what the agent loads at once and later, in order, as paths below
-// /lib/modules/RELEASE.
+// modules.dep and modules.alias for modprobe, and load.list, late.list and
+// endpoint.list with what the agent loads at once, later, and for that mode, in
+// order, as paths below /lib/modules/RELEASE.
 func (t *moduleTree) moduleFiles(ctx context.Context) ([]File, error) {
 	first, err := t.pick(ctx, early)
 	if err != nil {
@@ -188,7 +195,11 @@ func (t *moduleTree) moduleFiles(ctx context.Context) ([]File, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := t.pick(ctx, slices.Concat(early, late, onDemand))
+	three, err := t.pick(ctx, slices.Concat(early, late, endpoint))
+	if err != nil {
+		return nil, err
+	}
+	all, err := t.pick(ctx, slices.Concat(early, late, endpoint, onDemand))
 	if err != nil {
 		return nil, err
 	}
@@ -198,6 +209,7 @@ func (t *moduleTree) moduleFiles(ctx context.Context) ([]File, error) {
 	files := []File{
 		Regular("/lib/modules/load.list", 0o644, paths(first)),
 		Regular("/lib/modules/late.list", 0o644, paths(both[len(first):])),
+		Regular("/lib/modules/endpoint.list", 0o644, paths(three[len(both):])),
 		Regular(root+"/modules.dep", 0o644, dep),
 		Regular(root+"/modules.alias", 0o644, alias),
 		Regular(root+"/modules.builtin", 0o644, t.files["modules.builtin"]),

@@ -60,6 +60,7 @@ func printStatus(w io.Writer, st card.Status) {
 	for _, p := range st.Ports {
 		fmt.Fprintf(w, "  port      %s (%s), MTU %d, %s%s\n", p.Name, p.Attach, p.MTU, p.State, colon(strings.Join(p.Addresses, ", ")))
 	}
+	printOffload(w, st.Offload)
 	if st.Firmware.Version != "" {
 		fmt.Fprintf(w, "  firmware  %s %s, Linux %s\n", st.Firmware.Edition, st.Firmware.Version, st.Firmware.Kernel)
 	}
@@ -81,6 +82,47 @@ func printLink(w io.Writer, what string, l card.LinkStatus) {
 		host, far = append(host, l.Host[i].String()), append(far, l.Card[i].String())
 	}
 	fmt.Fprintf(w, "  %-9s %s%s, MTU %d, host %s, card %s\n", what, l.Interface, where, l.MTU, strings.Join(host, " "), strings.Join(far, " "))
+}
+
+func printOffload(w io.Writer, o card.OffloadStatus) {
+	text := o.Mode
+	if o.TCP != nil {
+		text += fmt.Sprintf(", %d connections open, %d opened", o.TCP.Open, o.TCP.Opened)
+	}
+	if o.UDP != nil {
+		text += fmt.Sprintf(", %d UDP flows", o.UDP.Flows)
+	}
+	if text != "" {
+		fmt.Fprintf(w, "  offload   %s\n", text)
+	}
+	for _, p := range o.Publish {
+		sees := ""
+		if p.Source == "card" {
+			sees = ", which sees the card's address"
+		}
+		where := ""
+		if p.In == "exec" {
+			where = " in toe exec"
+		}
+		fmt.Fprintf(w, "  publish   %s %d to %s%s%s\n", p.Protocol, p.Port, strings.Join(p.To, " and "), where, sees)
+	}
+}
+
+// printOffloadCounters is for who asks how the card is, not for who starts it.
+func printOffloadCounters(w io.Writer, o card.OffloadStatus) {
+	w = visible{w}
+	if t := o.TCP; t != nil {
+		fmt.Fprintf(w, "  tcp       %d opening, %d published, %d refused, %d unreachable, %d timed out, %d reset; from host %s, to host %s\n",
+			t.Opening, t.Published, t.Refused, t.Unreachable, t.TimedOut, t.Reset,
+			progress.Size(int64(t.FromHostBytes)), progress.Size(int64(t.ToHostBytes)))
+	}
+	if u := o.UDP; u != nil {
+		fmt.Fprintf(w, "  udp       %d flows opened; from host %d, %s; to host %d, %s; %d ICMP errors told\n", u.Opened,
+			u.FromHost, progress.Size(int64(u.FromHostBytes)), u.ToHost, progress.Size(int64(u.ToHostBytes)), u.ICMPErrors)
+	}
+	for _, d := range o.Drops() {
+		fmt.Fprintf(w, "  dropped   %s: %s, %d times\n", d.Protocol, d.Cause, d.Count)
+	}
 }
 
 func colon(s string) string {

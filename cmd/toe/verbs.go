@@ -200,6 +200,7 @@ func statusCmd() *cobra.Command {
 		}
 		printStatus(cmd.OutOrStdout(), st)
 		printCounters(cmd.OutOrStdout(), st)
+		printOffloadCounters(cmd.OutOrStdout(), st.Offload)
 		for _, e := range st.History[max(len(st.History)-10, 0):] {
 			fmt.Fprintf(visible{cmd.OutOrStdout()}, "  %s  %s\n", e.Time.Local().Format(time.DateTime), e.Text)
 		}

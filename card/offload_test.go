@@ -1,0 +1,192 @@
+package card
+
+import (
+	"encoding/json"
+	"errors"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/toe-project/toe/control"
+	"github.com/toe-project/toe/control/cardpb"
+)
+
+const speaking = `name: front
+link: {ipv4: 10.116.0.2/31, ipv6: "fd74:6f65::2/127"}
+offload:
+  mode: endpoint
+  source: preserve
+  mdns: true
+  bypass:
+    tcp: [22, "8000-8010"]
+    udp: [123]
+    addresses: [10.0.0.0/8, 192.0.2.7, "2001:db8::/32"]
+    dscp: [cs1, 46, le]
+publish:
+  - {port: 8080}
+  - {port: 8443, to: 443, in: exec, source: card}
+  - {protocol: udp, port: 5353, to: 10.116.0.2:53}
+  - {port: 90, to: "[2001:db8::7]:80", source: card}
+`
+
+func TestOffloadSurvivesNormalising(t *testing.T) {
+	spec, err := Parse("card.yaml", []byte(speaking))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := spec.YAML()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := Parse("normal.yaml", text)
+	if err != nil {
+		t.Fatalf("%v in\n%s", err, text)
+	}
+	if live, restart := Diff(spec, again); len(live)+len(restart) > 0 {
+		t.Errorf("normalising changed %v %v:\n%s", live, restart, text)
+	}
+	for _, want := range []string{"- 22\n", "- 8000-8010\n", "- 192.0.2.7\n", "to: 443\n"} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("%q is not in\n%s", want, text)
+		}
+	}
+	if got := spec.Offload.Bypass.DSCP; !slices.Equal(got, []DSCP{8, 46, 1}) {
+		t.Errorf("DSCP %v", got)
+	}
+}
+
+// TestWhatTheCardIsTold: addresses and names are put in, one of each family.
+func TestWhatTheCardIsTold(t *testing.T) {
+	spec, err := Parse("card.yaml", []byte(speaking))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(s string) LinkAddrs {
+		return LinkAddrs{IPv4: netip.MustParsePrefix(s + "/31"), IPv6: netip.MustParsePrefix("fd74:6f65::2/127")}
+	}
+	host, exec := at("10.116.0.2"), at("10.116.9.8")
+	got, err := spec.publish(Links{Link: &host, Exec: &exec}, map[string]string{devLink: "pci0", devExec: "pci1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ports := func(s ...string) (out []netip.AddrPort) {
+		for _, v := range s {
+			out = append(out, netip.MustParseAddrPort(v))
+		}
+		return out
+	}
+	want := []control.Publish{
+		{Protocol: "tcp", Port: 8080, Link: "pci0", To: ports("10.116.0.2:8080", "[fd74:6f65::2]:8080")},
+		{Protocol: "tcp", Port: 8443, Link: "pci1", To: ports("10.116.9.8:443", "[fd74:6f65::2]:443"), CardSource: true},
+		{Protocol: "udp", Port: 5353, Link: "pci0", To: ports("10.116.0.2:53")},
+		{Protocol: "tcp", Port: 90, Link: "pci0", To: ports("[2001:db8::7]:80"), CardSource: true},
+	}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+	o := spec.Offload.config()
+	if !o.Preserve || !o.MDNS || !slices.Equal(o.Bypass.TCP, []control.PortRange{{First: 22, Last: 22}, {First: 8000, Last: 8010}}) ||
+		!slices.Equal(o.Bypass.DSCP, []int{8, 46, 1}) || len(o.Bypass.Addresses) != 3 || len(o.Bypass.UDP) != 1 {
+		t.Errorf("offload: %+v", o)
+	}
+	// A card without root.
+	if _, err := spec.publish(Links{Exec: &exec}, map[string]string{devExec: "pci0"}); err == nil || !strings.Contains(err.Error(), "in: exec") {
+		t.Errorf("without a link into the host's network: %v", err)
+	}
+}
+
+func TestOffloadMistakes(t *testing.T) {
+	const e = "offload: {mode: endpoint}\n"
+	for _, c := range []struct{ name, text, want string }{
+		{"mode", "offload: {mode: endpiont}\n", `card.yaml:1: offload.mode: "endpiont": must be endpoint, router; did you mean "endpoint"?`},
+		{"source", "offload: {source: keep}\n", `offload.source: "keep": must be masquerade, preserve`},
+		{"key", "offload: {bypas: {}}\n", `unknown key "bypas"; did you mean "bypass"?`},
+		{"port", "offload: {bypass: {tcp: [0]}}\n", `offload.bypass.tcp[0]: "0": not a port from 1 to 65535`},
+		{"port large", "offload: {bypass: {udp: [65536]}}\n", `offload.bypass.udp[0]: "65536"`},
+		{"range", "offload: {bypass: {tcp: [9-8]}}\n", `offload.bypass.tcp[0]: "9-8"`},
+		{"range open", "offload: {bypass: {tcp: ['9-']}}\n", `offload.bypass.tcp[0]: "9-"`},
+		{"address", "offload: {bypass: {addresses: [example.org]}}\n", `offload.bypass.addresses[0]: "example.org": neither an address`},
+		{"host bits", "offload: {bypass: {addresses: [10.1.0.0/8]}}\n", `has bits beyond its prefix length; 10.0.0.0/8 has not`},
+		{"dscp", "offload: {bypass: {dscp: [64]}}\n", `offload.bypass.dscp[0]: "64": not a DSCP`},
+		{"dscp name", "offload: {bypass: {dscp: [af51]}}\n", `offload.bypass.dscp[0]: "af51"`},
+		{"too many", "offload: {bypass: {tcp: [" + strings.Repeat("1, ", 65) + "]}}\n", `offload.bypass.tcp: 65 entries: at most 64`},
+		{"mdns of a router", "offload: {mode: router, mdns: true}\n", `offload.mdns: true: only mode: endpoint`},
+		{"publish of a router", "offload: {mode: router}\npublish: [{port: 80}]\n", `publish: needs offload.mode: endpoint`},
+		{"no port", e + "publish: [{to: 80}]\n", `card.yaml:2: publish[0]: a published service needs a port`},
+		{"port range", e + "publish: [{port: 70000}]\n", `publish[0].port: 70000: between 1 and 65535`},
+		{"protocol", e + "publish: [{port: 80, protocol: sctp}]\n", `publish[0].protocol: "sctp": must be tcp, udp`},
+		{"in", e + "publish: [{port: 80, in: card}]\n", `publish[0].in: "card": must be host, exec`},
+		{"source of it", e + "publish: [{port: 80, source: host}]\n", `publish[0].source: "host": must be client, card`},
+		{"twice", e + "publish: [{port: 80}, {port: 80, to: 81}]\n", `publish[1].port: tcp port 80 is published by publish[0] already`},
+		{"the card's own", e + "publish: [{port: 22}]\n", `publish[0].port: tcp port 22 is the card's own (ssh); publish another port, with to: 22`},
+		{"no exec", e + "link: {exec: false}\npublish: [{port: 80, in: exec}]\n", `publish[0].in: exec: there is no toe exec with link.exec: false`},
+		{"loopback", e + "publish: [{port: 80, to: 127.0.0.1:80}]\n", `publish[0].to: "127.0.0.1:80": the host's kernel takes nothing for a loopback address`},
+		{"loopback 6", e + "publish: [{port: 80, to: '[::1]:80', source: card}]\n", `publish[0].to: "[::1]:80": the host's kernel`},
+		{"any", e + "publish: [{port: 80, to: 0.0.0.0:80, source: card}]\n", `publish[0].to: "0.0.0.0:80": not the address of a service`},
+		{"elsewhere", e + "publish: [{port: 80, to: 172.17.0.2:80}]\n", `publish[0].to: "172.17.0.2:80": answers from this address would not come back through the card; write to: 80 for the link's own address, or source: card`},
+		{"name", e + "publish: [{port: 80, to: localhost:80}]\n", `publish[0].to: "localhost:80": neither a port`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := Parse("card.yaml", []byte(c.text))
+			var se *SpecError
+			if !errors.As(err, &se) || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("said\n%v\nwant it to have\n%s", err, c.want)
+			}
+		})
+	}
+	// The same port of two protocols, and the link's own address, are right.
+	for _, text := range []string{
+		e + "publish: [{port: 80}, {port: 80, protocol: udp}]\n",
+		e + "link: {ipv4: 10.9.0.0/31}\npublish: [{port: 80, to: 10.9.0.0:8080}]\n",
+		"offload: {mode: router, bypass: {tcp: [22]}}\n", // ready for a change of mode
+	} {
+		if _, err := Parse("card.yaml", []byte(text)); err != nil {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+}
+
+func TestSchemaTakesNumbersAndWords(t *testing.T) {
+	data, err := Schema()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"bypass"`, `"publish"`, `"mdns"`, "[aA][fF][1-4]", "endpoint: the card ends"} {
+		if !strings.Contains(string(data), want) {
+			t.Errorf("the schema does not have %s", want)
+		}
+	}
+	p := schemaOf(reflect.TypeFor[PortRange]())
+	if got := p["type"]; !cmp.Equal(got, []string{"integer", "string"}) {
+		t.Errorf("a port range is %v", got)
+	}
+}
+
+// TestHearsNoMoreThanItCanHold: what a card says of itself is bounded.
+func TestHearsNoMoreThanItCanHold(t *testing.T) {
+	many := map[string]uint64{strings.Repeat("x", 1000): 1}
+	for i := range 1000 {
+		many[strings.Repeat("y", i%60)+string(rune('a'+i%26))] = 1
+	}
+	var st OffloadStatus
+	st.hear(&cardpb.Offload{Mode: control.ModeEndpoint, Running: true, Tcp: &cardpb.OffloadTCP{Open: 3, Drops: many}, Udp: &cardpb.OffloadUDP{Drops: map[string]uint64{"table full": 9}}})
+	if n := len(st.TCP.Drops); n > maxCauses {
+		t.Errorf("%d causes", n)
+	}
+	if d := st.Drops(); d[0] != (Drop{"udp", "table full", 9}) {
+		t.Errorf("first of all: %+v", d[0])
+	}
+	data, err := json.Marshal(OffloadStatus{Mode: control.ModeRouter})
+	if err != nil || string(data) != `{"mode":"router"}` {
+		t.Errorf("router mode shows %s, %v", data, err)
+	}
+	st = OffloadStatus{}
+	st.hear(nil)
+	if st.Running || st.TCP != nil {
+		t.Errorf("of nothing: %+v", st)
+	}
+}
