@@ -1,6 +1,7 @@
 package offload
 
 import (
+	"container/list"
 	"errors"
 	"net/netip"
 	"time"
@@ -23,6 +24,7 @@ type opening struct {
 	holds     bool
 	connected bool
 	limit     *timer
+	age       *list.Element
 }
 
 // ask is called with each first segment from the host.
@@ -57,6 +59,11 @@ func (t *tcp) begin(s segment, held uint32) {
 	}
 	o.fd = fd
 	t.opening[s.pair] = o
+	o.age = t.oldest.PushBack(o)
+	if len(t.opening) > maxOpening {
+		t.drop("gave up for a newer one")
+		t.oldest.Front().Value.(*opening).end()
+	}
 	if err := t.loop.add(fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP, o); err != nil {
 		t.drop("no memory")
 		o.end()
@@ -153,6 +160,7 @@ func (o *opening) leave() {
 	o.t.loop.cancel(o.limit)
 	if o.t.opening[o.pair] == o {
 		delete(o.t.opening, o.pair)
+		o.t.oldest.Remove(o.age)
 	}
 }
 

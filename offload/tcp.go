@@ -1,6 +1,7 @@
 package offload
 
 import (
+	"container/list"
 	"errors"
 	"fmt"
 	"maps"
@@ -10,10 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Bounds of the tables. Beyond them a first segment is dropped and counted:
-// its sender tries again.
+// Bounds of the tables. What finds no place is dropped and counted: its
+// sender tries again.
 const (
+	// maxOpening connections may wait for a remote. Beyond, the oldest makes
+	// room: a scan of silent addresses must not keep everything else waiting.
 	maxOpening = 4096
+	// maxMeeting clients of published services may wait for the host.
+	maxMeeting = 4096
 	// flowCost is what the card sets aside for a connection, in bytes: two
 	// sockets at rest, and some payload under way for those that are not.
 	flowCost = 16 << 10
@@ -29,6 +34,7 @@ type tcp struct {
 	published map[Publish][]int
 
 	opening  map[pair]*opening // asked for by the host
+	oldest   *list.List        // of *opening
 	meeting  map[*meeting]bool // asked for by the wire
 	flows    map[*flow]bool
 	maxFlows int
@@ -46,7 +52,7 @@ func newTCP(l *loop, conf Config, logf func(string, ...any)) (*tcp, error) {
 	t := &tcp{
 		loop: l, conf: conf, logf: logf,
 		published: map[Publish][]int{},
-		opening:   map[pair]*opening{}, meeting: map[*meeting]bool{}, flows: map[*flow]bool{},
+		opening:   map[pair]*opening{}, oldest: list.New(), meeting: map[*meeting]bool{}, flows: map[*flow]bool{},
 		maxFlows: max(1024, memory/flowCost),
 		pipes:    pipes{room: memory / 16},
 	}
@@ -129,8 +135,8 @@ func (t *tcp) drop(cause string) { t.count.Drops[cause]++ }
 // full says whether another connection has no place, and counts it.
 func (t *tcp) full() bool {
 	switch {
-	case len(t.opening)+len(t.meeting) >= maxOpening:
-		t.drop("too many opening")
+	case len(t.meeting) >= maxMeeting:
+		t.drop("too many clients waiting")
 	case len(t.flows) >= t.maxFlows:
 		t.drop("table full")
 	default:
