@@ -100,10 +100,11 @@ func checkTAP(name string) error {
 func (h *Host) Port(ctx context.Context, p PortSpec, mac net.HardwareAddr, kind machine.Kind) (*Attachment, error) {
 	switch p.Attach.Kind {
 	case AttachUser:
-		if kind != machine.UML && !h.card.Spec.Link.DefaultRoute {
-			return nil, nil
+		att, err := h.passt(ctx, p)
+		if errors.Is(err, errNoPasst) && kind != machine.UML && !h.card.Spec.Link.DefaultRoute {
+			return nil, nil // QEMU has something of its own
 		}
-		return h.passt(ctx, p)
+		return att, err
 	case AttachTAP:
 		return openTAP(p.Attach.Name, p.MTU, "")
 	case AttachBridge:

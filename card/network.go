@@ -52,7 +52,18 @@ type Attachment struct {
 	Dial      func(ctx context.Context, network, address string) (net.Conn, error)
 	Ping      func(ctx context.Context, card netip.Addr) error
 	Died      <-chan error // says why the other side ended; nil where that cannot happen
+	// Waits says what the other side is waiting for, "" for nothing; nil where
+	// it never does.
+	Waits func() string
 	Close     func() error // removes what was made for it; nil for nothing
+}
+
+// waits says what the other side is waiting for.
+func (a *Attachment) waits() string {
+	if a == nil || a.Waits == nil {
+		return ""
+	}
+	return a.Waits()
 }
 
 func (a *Attachment) close() error {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -29,9 +30,15 @@ const (
 // errNoPasst: the program is missing.
 var errNoPasst = errors.New("passt is not installed; `apt install passt` brings it")
 
-// passt gives a user port to a machine that has none of its own: passt(1)
-// opens the card's connections as sockets of this host, without privilege.
-// It gets one end of a stream socket, the pump has the other.
+// passt gives a user port to a card: passt(1) opens the card's connections as
+// sockets of this host, without privilege. It gets one end of a stream socket,
+// the pump has the other.
+//
+// QEMU's own user network (slirp) is only for where passt is missing: it maps
+// 10.0.2.2 to the host's loopback and cannot be told not to, and keeps QEMU in
+// the host's network. Of passt the loopback is kept off by --no-map-gw, and by
+// the pump for the versions that would connect to it by its own addresses
+// (link/loopback.go).
 func (h *Host) passt(_ context.Context, p PortSpec) (*Attachment, error) {
 	program, err := exec.LookPath("passt")
 	if err != nil {
@@ -47,7 +54,7 @@ func (h *Host) passt(_ context.Context, p PortSpec) (*Attachment, error) {
 	ours, theirs := os.NewFile(uintptr(fds[0]), "passt"), os.NewFile(uintptr(fds[1]), "passt's end")
 	run := &passtRun{program: program, port: p, around: h.card.Spec.Link.DefaultRoute, theirs: theirs, logf: h.logf, died: make(chan error, 1), quit: make(chan struct{}), done: make(chan struct{})}
 	go run.keep()
-	return &Attachment{Files: []*os.File{ours}, Stream: true, Died: run.died, Close: run.close}, nil
+	return &Attachment{Files: []*os.File{ours}, Stream: true, Died: run.died, Waits: run.waits, Close: run.close}, nil
 }
 
 // roomy gives a socket the send buffer that a stream should have. Root may go past
@@ -67,7 +74,19 @@ type passtRun struct {
 	theirs     *os.File
 	logf       func(string, ...any)
 	died       chan error
+	waiting    atomic.Bool // for a default route
 	quit, done chan struct{}
+}
+
+// noRoute is why a user port has no address, in place of what a DHCP client
+// sees of that.
+const noRoute = "the host has no default route, so there is no way out yet; the port comes up when there is one"
+
+func (r *passtRun) waits() string {
+	if r.waiting.Load() {
+		return noRoute
+	}
+	return ""
 }
 
 // routePoll is how often a host without a default route is looked at again.
@@ -79,14 +98,15 @@ func (r *passtRun) keep() {
 	defer r.theirs.Close()
 	for told := false; ; told = true {
 		via4, via6 := outgoing()
-		if via4 != "" || via6 != "" {
+		r.waiting.Store(via4 == "" && via6 == "")
+		if !r.waiting.Load() {
 			if err := r.run(via4, via6); err != nil {
 				r.died <- err
 			}
 			return
 		}
 		if !told {
-			r.logf("port %s: the host has no default route; waiting for one", r.port.Name)
+			r.logf("port %s: %s", r.port.Name, noRoute)
 		}
 		select {
 		case <-r.quit:
@@ -184,18 +204,30 @@ func (r *passtRun) run(via4, via6 string) error {
 	}
 }
 
+// maxWord is how much of a line of passt's is taken note of, in bytes.
+const maxWord = 1024
+
 // listen logs what passt says and returns its last line.
 func (r *passtRun) listen(stderr io.Reader) (last string) {
-	lines := bufio.NewScanner(stderr)
-	for lines.Scan() {
-		text := strings.TrimSpace(lines.Text())
+	// Not a Scanner: that ends at a line that is too long, and passt with it,
+	// once the pipe is full.
+	lines := bufio.NewReaderSize(stderr, maxWord)
+	for cut := false; ; {
+		line, more, err := lines.ReadLine()
+		if err != nil {
+			return last
+		}
+		rest := cut
+		if cut = more; rest {
+			continue // of a long line
+		}
+		text := strings.TrimSpace(string(line))
 		if text == "" || strings.HasPrefix(text, "Failed to send") || strings.HasPrefix(text, "Don't run as root") {
 			continue
 		}
 		last = text
 		r.logf("passt of port %s: %s", r.port.Name, text)
 	}
-	return last
 }
 
 func (r *passtRun) close() error {

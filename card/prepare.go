@@ -96,6 +96,9 @@ func (s *Supervisor) openLink(ctx context.Context, d *device) error {
 	return s.keep(d)
 }
 
+// ownNetwork is what to know of QEMU's user network.
+const ownNetwork = "QEMU's own user network, from which the card reaches services on this host's loopback (as 10.0.2.2); `apt install passt` and `toe reset` keep it from that"
+
 func (s *Supervisor) openPort(ctx context.Context, d *device) error {
 	att, err := s.parts.Network.Port(ctx, d.spec, d.MAC, s.machine.Kind())
 	if err != nil {
@@ -103,6 +106,7 @@ func (s *Supervisor) openPort(ctx context.Context, d *device) error {
 	}
 	if att == nil {
 		d.Socket = "" // the machine's own network
+		s.event("port %s: %s", d.spec.Name, ownNetwork)
 		return nil
 	}
 	s.mu.Lock()

@@ -131,12 +131,23 @@ func (s *Supervisor) state() (State, []string) {
 		return Healthy, reasons
 	}
 	for _, r := range s.reply.Reasons {
-		reasons = append(reasons, r.Component+": "+r.Detail)
+		reasons = append(reasons, r.Component+": "+s.clearer(r.Component, r.Detail))
 	}
 	if s.reply.Health == cardpb.Health_HEALTH_STARTING && len(s.troubles) == 0 {
 		return Starting, reasons
 	}
 	return Degraded, reasons
+}
+
+// clearer is a reason of the agent's, or the reason for that where the host
+// knows it. Called with mu held.
+func (s *Supervisor) clearer(component, detail string) string {
+	for _, d := range s.ports {
+		if why := d.Att.waits(); why != "" && component == "port "+d.spec.Name {
+			return why
+		}
+	}
+	return detail
 }
 
 func (s *Supervisor) linksStatus(st *Status, pumps map[*device]pumpStatus) {
@@ -177,6 +188,9 @@ func (s *Supervisor) agentStatus(st *Status) {
 		for _, r := range s.reply.Components {
 			if r.Component == "port "+p.Name {
 				p.State, p.Detail = healthWord(r.State), r.Detail
+				if r.State != cardpb.Health_HEALTH_HEALTHY {
+					p.Detail = s.clearer(r.Component, r.Detail)
+				}
 			}
 		}
 		for _, n := range s.reply.Interfaces {

@@ -99,7 +99,7 @@ func knownFault(version string) string {
 func checkPasst(_ context.Context, _ Host) Result {
 	path, err := exec.LookPath("passt")
 	if err != nil {
-		return Result{State: Warn, Detail: "passt is not installed; a uml card needs it for attach: user", Mend: "sudo apt install passt"}
+		return Result{State: Warn, Detail: "passt is not installed; a uml card needs it for attach: user, and in QEMU's own user network a card reaches services on this host's loopback", Mend: "sudo apt install passt"}
 	}
 	return Result{State: Pass, Detail: path}
 }

@@ -19,8 +19,8 @@ import (
 //	| length, BE | Ethernet frame
 //	+------------+-------------- - -
 //
-// It needs no privilege and costs two copies more than a TAP. There are no
-// offloads on it.
+// It needs no privilege and costs two copies more than a TAP towards the card,
+// and one from it. There are no offloads on it.
 //
 // A pump may be killed between any two of its instructions, and the next one
 // gets the same socket: if it began in the middle of a frame, both sides would
@@ -37,8 +37,8 @@ import (
 //     several, so it waits until the kernel says that the socket is writable,
 //     which means that at most a quarter of its room is used (unix_writable in
 //     net/unix/af_unix.c): the rest holds any frame. SIGKILL does not cut such a call
-//     short, because none of them waits. What the card could make fail halfway, its
-//     own memory, is not read by it: a long frame is copied first.
+//     short, because none of them waits; nor can the card, whose memory it does not
+//     read.
 //
 // What is only peeked at takes room in the socket, and a writer whose socket is full
 // goes on when three quarters of it are free. So the other side's send buffer must
@@ -56,7 +56,6 @@ type stream struct {
 	most  int    // how much of a frame may be left in the socket, in bytes
 	out   []byte // what the socket did not take of the last frame, as a rule all of it
 	begun bool   // or the rest of it, where the kernel ran out of memory halfway
-	size  [4]byte
 	dead  bool
 }
 
@@ -224,49 +223,28 @@ func (s *stream) end(q *queue, err error) {
 	}
 }
 
-// send writes a frame of n bytes from iov[1:]; iov[0] is free.
+// send writes a frame of n bytes from iov[1:]. It is copied first: so the card
+// can neither change what was judged nor make the call fail halfway.
 func (s *stream) send(q *queue, iov []unix.Iovec, n int) int {
 	if *q.hdr != [frame.HeaderLen]byte{} {
 		count(&q.tx.ctr.header, 1) // an offload that was never offered
 		return 0
 	}
-	if s.dead {
+	if n > maxFrame {
+		count(&q.tx.ctr.long, 1)
+		return 0
+	}
+	s.out, s.begun = binary.BigEndian.AppendUint32(s.out[:0], uint32(n)), false
+	for _, v := range iov[1:] {
+		s.out = append(s.out, unsafe.Slice(v.Base, v.Len)...)
+	}
+	if s.dead || forHost(s.out[streamHead:]) {
+		s.out = s.out[:0]
 		count(&q.tx.ctr.refused, 1)
 		return 0
 	}
-	binary.BigEndian.PutUint32(s.size[:], uint32(n))
-	iov[0] = unix.Iovec{Base: &s.size[0], Len: streamHead}
-	if n+streamHead > oneBuffer {
-		s.keep(iov, 0)
-		s.blocked(q)
-		return n
-	}
-	sent, _, e := unix.RawSyscall(unix.SYS_WRITEV, uintptr(q.fd), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)))
-	switch {
-	case e == unix.EFAULT: // the card has taken its memory away
-		count(&q.tx.ctr.refused, 1)
-		return 0
-	case e == unix.EAGAIN || e == unix.EINTR:
-		sent = 0
-	case e != 0:
-		s.end(q, streamEnded(e))
-		return 0
-	}
-	s.keep(iov, sent)
+	s.blocked(q)
 	return n
-}
-
-// keep copies a frame but for its first bytes, which have been sent.
-func (s *stream) keep(iov []unix.Iovec, sent uintptr) {
-	s.begun = sent > 0
-	for _, v := range iov {
-		if sent >= uintptr(v.Len) {
-			sent -= uintptr(v.Len)
-			continue
-		}
-		s.out = append(s.out, unsafe.Slice(v.Base, v.Len)[sent:]...)
-		sent = 0
-	}
 }
 
 // stuck says whether the socket has not taken all of the last frame.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -156,4 +157,38 @@ func TestStreamSurvivesKills(t *testing.T) {
 		}
 	}
 	t.Logf("%d frames from the card, %d to it", toHost.Load(), toCard.Load())
+}
+
+// to is an Ethernet frame for an address, with a byte for the program to know
+// it by.
+func to(address string, mark byte) []byte {
+	b := make([]byte, 14, 80)
+	if a := netip.MustParseAddr(address); a.Is4() {
+		b[12], b[13] = 0x08, 0x00
+		b = append(append(b, make([]byte, 16)...), a.AsSlice()...)
+	} else {
+		b[12], b[13] = 0x86, 0xdd
+		b = append(append(b, make([]byte, 24)...), a.AsSlice()...)
+	}
+	return append(b, mark)
+}
+
+// What passt would connect to the host's own loopback does not get to it.
+func TestStreamKeepsOffLoopback(t *testing.T) {
+	w, peer := newStreamWorld(t, fakecard.Options{})
+	for _, address := range []string{"127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3", "::1", "::", "::ffff:127.0.0.1", "::7f00:1"} {
+		if err := w.card.Send(append(make([]byte, frame.HeaderLen), to(address, 0)...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, address := range []string{"10.0.2.2", "126.255.255.255", "128.0.0.1", "255.255.255.255", "fe80::1", "ff02::1", "64:ff9b::1", "2001:db8::1"} {
+		f := to(address, byte(1+i))
+		if err := w.card.Send(append(make([]byte, frame.HeaderLen), f...)); err != nil {
+			t.Fatal(err)
+		}
+		if got := readFull(t, peer, streamHead+len(f))[streamHead:]; !bytes.Equal(got, f) {
+			t.Errorf("frame for %s: %x came out, want %x", address, got, f)
+		}
+	}
+	w.stat(t, "refused", func(s QueueStats) uint64 { return s.ToHost.Drops.Refused }, 8)
 }

@@ -2,6 +2,8 @@ package e2e
 
 import (
 	"fmt"
+	"net"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +25,63 @@ func TestUserPort(t *testing.T) {
 			for i := range 5 {
 				t.Run(fmt.Sprintf("kill the port's pump %d", i+1), h.killUserPump)
 			}
+			t.Run("the host's loopback", h.loopback)
 		})
+	}
+}
+
+// loopback wants nothing on the host's loopback to be reached, neither as QEMU's
+// user network has it nor by a card that sends what no sane kernel sends.
+func (h *host) loopback(t *testing.T) {
+	reached := make(chan string, 100)
+	var port int
+	for _, address := range []string{"127.0.0.1:0", insideAddr} {
+		if port != 0 {
+			address = net.JoinHostPort(address, strconv.Itoa(port))
+		}
+		var l net.Listener
+		if err := inNetns(h.netns, func() (err error) { l, err = net.Listen("tcp4", address); return err }); err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		port = l.Addr().(*net.TCPAddr).Port
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				reached <- l.Addr().String()
+				fmt.Fprint(c, "HTTP/1.0 200 OK\r\n\r\nhere\n")
+				c.Close()
+			}
+		}()
+	}
+	ask := func(address string, want bool) {
+		t.Helper()
+		// A route for loopback addresses out of the port, where those of the
+		// card's own are no more.
+		script := fmt.Sprintf(`echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet
+ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local
+ip route replace 127.0.0.0/8 via 10.0.2.2 src 10.0.2.15
+wget -T 3 -q -O - http://%s:%d/ && echo REACHED`, address, port)
+		r, err := h.try(quick, nil, "ssh", "--", script)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(r.out, "REACHED") != want {
+			t.Errorf("http://%s:%d/ from the card: reached is to be %v: %s", address, port, want, r)
+		}
+	}
+	ask(insideAddr, true) // else the others prove nothing
+	for _, address := range []string{"10.0.2.2", "10.0.2.3", "127.0.0.1"} {
+		ask(address, false)
+	}
+	close(reached)
+	for at := range reached {
+		if strings.HasPrefix(at, "127.") {
+			t.Error("the listener on the host's loopback was reached")
+		}
 	}
 }
 
