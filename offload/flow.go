@@ -68,24 +68,30 @@ func (s side) ready(events uint32) {
 	if events&unix.EPOLLERR != 0 && pendingError(s.fd[s.s]) != nil {
 		s.dead[s.s] = true
 	}
-	s.advance()
+	const over = unix.EPOLLERR | unix.EPOLLHUP
+	s.turn(s.s, events&(unix.EPOLLIN|unix.EPOLLRDHUP|over) != 0,
+		events&(unix.EPOLLOUT|over) != 0 && s.way[1-s.s].pipe != nil)
 }
 
-// advance moves what can be moved, both ways, and ends the flow when there
-// is nothing more to come.
-func (f *flow) advance() {
+// advance moves what can be moved, both ways.
+func (f *flow) advance() { f.turn(host, true, true) }
+
+// turn moves what can be moved away from side s, towards it, or both, and
+// ends the flow when there is nothing more to come. A socket that has data is
+// nearly always writable too: without the distinction half of all system
+// calls would be in vain.
+func (f *flow) turn(s int, away, towards bool) {
 	if f.gone {
 		return
 	}
-	f.busy = false
-	more := f.move(host)
-	if f.move(wire) {
+	more := away && f.move(s)
+	if towards && f.move(1-s) {
 		more = true
 	}
 	f.settle()
 	if more && !f.gone && !f.busy {
 		f.busy = true
-		f.t.loop.soon(f.advance)
+		f.t.loop.soon(func() { f.busy = false; f.advance() })
 	}
 }
 
