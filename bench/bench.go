@@ -52,6 +52,7 @@ type Options struct {
 	Quick    bool          // fewer packets
 	Only     []string      // parts; all of them where empty
 	Machine  string        // kind of the card, as in card.yaml
+	Cards    int           // how many at once
 	Program  string        // this program, to start pumps and cards with
 	Cache    string        // where firmware is
 	Progress *progress.Progress
@@ -68,7 +69,10 @@ func parts() []part {
 	return []part{
 		{"copy", "a cold copy of 64 KiB, the unit of the others", measureCopy},
 		{"pump", "the pump alone against bare readv and writev", measurePump},
-		{"link", "a card's traffic over its link, time to ready, memory", measureLink},
+		{"start", "time to ready beside the bare machine, memory, idle CPU", measureStart},
+		{"link", "a card's traffic over its link", measureLink},
+		{"rivals", "the same with a QEMU card, beside QEMU's tap and passt", measureRivals},
+		{"cards", "many cards at once", measureCards},
 	}
 }
 
@@ -86,6 +90,7 @@ type run struct {
 	Options
 	report Report
 	dir    string // for sockets and state, removed at the end
+	soft   spent  // softirqs, once they were looked for
 }
 
 // Run measures, in the calling process's network namespace, which has to be
@@ -101,6 +106,9 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		return r.report, err
 	}
 	defer remove()
+	if err := loopbackUp(); err != nil {
+		return r.report, err
+	}
 	var failed []error
 	for _, p := range parts() {
 		if len(o.Only) > 0 && !slices.Contains(o.Only, p.name) {
@@ -125,6 +133,9 @@ func (r *run) check() error {
 	}
 	if r.Rounds < 1 || r.Length < time.Second {
 		return fmt.Errorf("%d rounds of %s: want at least 1 of 1s", r.Rounds, r.Length)
+	}
+	if r.Cards < 1 {
+		return fmt.Errorf("%d cards at once: want at least 1", r.Cards)
 	}
 	return nil
 }
@@ -154,6 +165,13 @@ func (res *Result) compare(baseline []float64, against string, ratio float64) *R
 func (r *run) skip(name, why string) {
 	r.report.Skipped = append(r.report.Skipped, Skip{name, why})
 	r.Progress.Log("skipped %s: %s", name, why)
+}
+
+func (r *run) softirqs() spent {
+	if r.soft == nil {
+		r.soft = softirqs()
+	}
+	return r.soft
 }
 
 // find gives a figure that was measured before.

@@ -3,192 +3,87 @@ package bench
 import (
 	"context"
 	"errors"
-	"fmt"
-	"os"
 
-	"github.com/vishvananda/netlink"
+	"github.com/toe-project/toe/machine"
 )
 
-// ways are TCP's two directions as BenchServe names them.
-var ways = []struct {
-	name string
-	mode byte
-}{{"to-card", 'i'}, {"to-host", 'o'}}
+const cardName = "bench"
 
-// measureLink runs a card and its traffic: over the link as it is, and over the
-// same link held to packets of 1500 bytes.
-func measureLink(ctx context.Context, r *run) (err error) {
-	if lo, err := netlink.LinkByName("lo"); err != nil {
-		return err
-	} else if err := netlink.LinkSetUp(lo); err != nil {
-		return err
-	}
-	c, err := r.measureReady(ctx)
-	if c != nil {
-		defer func() { err = errors.Join(err, c.down()) }()
-	}
-	if err != nil {
-		return err
-	}
-	r.report.Host.Machine, r.report.Host.Card = string(c.status.Machine.Kind), c.status.Firmware.Kernel
-	r.measureMemory(c)
-	if err := c.listen(ctx); err != nil {
-		return err
-	}
-	if err := r.measureRoundTrip(ctx, c); err != nil {
-		return err
-	}
-	for _, way := range ways {
-		for _, streams := range []int{1, 4} {
-			if err := r.measureFlow(ctx, c, "link", way.name, way.mode, streams); err != nil {
-				return err
-			}
+// measureLink runs a card of the chosen kind and its traffic. Beside the link of a
+// User-Mode Linux card stands the same link held to an MTU of 1500, since there
+// is no other way to such a card; beside that of a QEMU card its rivals.
+func measureLink(ctx context.Context, r *run) error {
+	return r.withCard(ctx, r.Machine, func(c *testCard) error {
+		if machine.Kind(c.status.Machine.Kind) != machine.UML {
+			return r.againstRivals(ctx, c)
 		}
+		r.skip("uml/tap", "QEMU's tap serves no User-Mode Linux card, and the kernel's own tap driver is not in a static one; "+
+			"the link is set beside itself held to an MTU of 1500 here, and beside its rivals with a QEMU card")
+		g, err := r.linkRig(ctx, c)
+		if g != nil {
+			defer g.close()
+		}
+		if err != nil {
+			return err
+		}
+		return r.compare(ctx, machine.UML, g.held(c.status.Link.Interface))
+	})
+}
+
+// measureRivals is for a run whose card is no QEMU: one with a QEMU card beside.
+func measureRivals(ctx context.Context, r *run) error {
+	if kind := machine.Kind(r.report.Host.Machine); kind == machine.TCG || kind == machine.KVM {
+		return nil // done with the link
 	}
-	r.notMeasured()
-	return r.measureSmall(ctx, c)
+	return r.withCard(ctx, string(machine.TCG), func(c *testCard) error { return r.againstRivals(ctx, c) })
 }
 
-// notMeasured names what the aims ask for and this program cannot do yet.
-func (r *run) notMeasured() {
-	r.skip("plain1500", "packets of 1500 bytes without TSO need the offloads of both ends switched off, which this program does not do")
-	r.skip("tap", "the same card on QEMU's own tap is not started by this program")
-	r.skip("passt", "the same card on passt in vhost-user mode is not started by this program")
-	r.skip("bare-start", "the bare machine to its first user process is not timed by this program")
-	r.skip("small-packets", "the rate of 64 byte datagrams over the link is not measured; see pump/*/64 for the pump's share")
-}
-
-// measureReady starts and stops the card, and leaves it running at last.
-func (r *run) measureReady(ctx context.Context) (c *testCard, err error) {
-	stage := r.Progress.Stage("toe up, until the card is ready", int64(r.Rounds+1))
+// againstRivals sets the link of a QEMU card beside QEMU's tap and passt.
+func (r *run) againstRivals(ctx context.Context, c *testCard) (err error) {
+	kind := machine.Kind(c.status.Machine.Kind)
+	var rigs []*rig
+	defer func() { err = errors.Join(err, closeAll(rigs)) }()
+	stage := r.Progress.Stage("starting the same card on QEMU's tap and passt", int64(2+len(tapKinds)))
 	defer func() { stage.Fail(err) }()
-	var rounds, own []float64
-	for i := range r.Rounds + 1 {
-		card, took, err := r.up(ctx)
-		if err != nil {
-			return nil, errors.Join(err, card.down())
-		}
-		stage.Add(1)
-		if i > 0 { // the first may have built firmware
-			rounds = append(rounds, took.Seconds())
-			own = append(own, card.status.ReadySeconds)
-		}
-		c = card
-		if i < r.Rounds {
-			if err := card.down(); err != nil {
-				return nil, err
-			}
-		}
+	g, err := r.linkRig(ctx, c)
+	if g != nil {
+		rigs = append(rigs, g)
 	}
-	r.add("up/ready", "s", rounds).Note = "from the command to its end"
-	r.add("up/supervisor-ready", "s", own).Note = "as the supervisor counts"
-	return c, nil
-}
-
-// measureMemory reads what is resident, in MiB.
-func (r *run) measureMemory(c *testCard) {
-	for _, p := range []struct {
-		name string
-		pid  int
-	}{{"pump", c.status.Pump.PID}, {"supervisor", c.status.Supervisor.PID}, {"machine", c.status.Machine.PID}} {
-		if mib, ok := resident(p.pid); ok {
-			r.add("memory/"+p.name, "MiB", []float64{mib})
-		} else {
-			r.skip("memory/"+p.name, fmt.Sprintf("process %d does not say", p.pid))
-		}
-	}
-}
-
-func resident(pid int) (mib float64, ok bool) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
-	var size, pages int
-	if err == nil {
-		_, err = fmt.Sscan(string(b), &size, &pages)
-	}
-	return float64(pages) * float64(os.Getpagesize()) / (1 << 20), err == nil
-}
-
-func (r *run) measureRoundTrip(ctx context.Context, c *testCard) error {
-	n := 5000
-	if r.Quick {
-		n = 1000
-	}
-	stage := r.Progress.Stage("round trips", int64(r.Rounds))
-	defer stage.Done("")
-	var rounds []float64
-	for range r.Rounds {
-		v, err := c.roundTrip(ctx, n)
-		if err != nil {
-			return err
-		}
-		rounds = append(rounds, v)
-		stage.Add(1)
-	}
-	r.add("link/round-trip", "µs", rounds)
-	return nil
-}
-
-// measureFlow measures one way with a number of connections.
-func (r *run) measureFlow(ctx context.Context, c *testCard, group, way string, mode byte, streams int) error {
-	name := fmt.Sprintf("%s/%s/%d/", group, way, streams)
-	stage := r.Progress.Stage("traffic "+name, int64(r.Rounds))
-	defer stage.Done("")
-	var speed, first, pump, host []float64
-	for range r.Rounds {
-		f, err := c.traffic(ctx, mode, streams)
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		speed, first = append(speed, f.gbit()), append(first, f.firstSecond())
-		pump, host = append(pump, f.pumpPerGiB()), append(host, f.hostPerGiB())
-		stage.Add(1)
-	}
-	r.add(name+"throughput", "Gbit/s", speed)
-	r.add(name+"first-second", "Gbit/s", first)
-	res := r.add(name+"pump-cpu", "s/GiB", pump)
-	if unit, ok := r.find("copy/64KiB-cold"); ok {
-		res.lower(unit.Rounds, "cold copy of 64 KiB")
-	}
-	r.add(name+"host-cpu", "s/GiB", host)
-	return nil
-}
-
-// measureSmall holds the same link to packets of 1500 bytes on the host's
-// side, offloads on, and sets the link beside that.
-func (r *run) measureSmall(ctx context.Context, c *testCard) error {
-	const mtu = 1500
-	l, err := netlink.LinkByName(c.status.Link.Interface)
 	if err != nil {
 		return err
 	}
-	if err := netlink.LinkSetMTU(l, mtu); err != nil {
-		return err
-	}
-	for _, way := range ways {
-		if err := r.measureFlow(ctx, c, "mtu1500-tso", way.name, way.mode, 1); err != nil {
-			return err
+	stage.Add(1)
+	for _, k := range tapKinds {
+		stage.Note(k.name)
+		g, err := r.tapRig(ctx, c, k)
+		if err != nil {
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			r.skip(string(kind)+"/"+k.name, err.Error())
+			continue
 		}
-		for _, what := range []string{"throughput", "host-cpu"} {
-			r.against("link/"+way.name+"/1/"+what, "mtu1500-tso/"+way.name+"/1/"+what, what == "throughput")
-		}
+		rigs = append(rigs, g)
+		stage.Add(1)
 	}
-	return nil
+	stage.Done("")
+	return r.compare(ctx, kind, rigs)
 }
 
-// against sets one figure beside another.
-func (r *run) against(name, other string, higher bool) {
-	base, ok := r.find(other)
-	if !ok {
-		return
+// withCard runs f beside a card that is up, and takes it down.
+func (r *run) withCard(ctx context.Context, kind string, f func(*testCard) error) (err error) {
+	c, _, err := r.up(ctx, cardName, kind)
+	if err != nil {
+		return err
 	}
-	for i := range r.report.Results {
-		res := &r.report.Results[i]
-		switch {
-		case res.Name != name:
-		case higher:
-			res.higher(base.Rounds, other)
-		default:
-			res.lower(base.Rounds, other)
-		}
+	defer func() { err = errors.Join(err, c.down()) }()
+	r.saw(c)
+	return f(c)
+}
+
+// saw notes what the run's own card is.
+func (r *run) saw(c *testCard) {
+	if r.report.Host.Machine == "" {
+		r.report.Host.Machine, r.report.Host.Card = c.status.Machine.Kind, c.status.Firmware.Kernel
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,7 +15,7 @@ import (
 type flow struct {
 	bytes, first float64       // in all, and in the first second
 	seconds      float64       // how long it ran
-	pump, host   time.Duration // CPU of the pump, and of the pump and this program
+	pump, host   time.Duration // CPU of the pump, and of the host in all
 }
 
 func (f flow) gbit() float64        { return f.bytes * 8 / 1e9 / f.seconds }
@@ -26,9 +25,9 @@ func (f flow) hostPerGiB() float64  { return f.host.Seconds() / f.gib() }
 func (f flow) firstSecond() float64 { return f.first * 8 / 1e9 }
 
 // traffic runs streams TCP connections one way ('i' to the card, 'o' to the
-// host) for the length of a round. What the card has acknowledged counts, or
-// what has arrived here.
-func (c *testCard) traffic(ctx context.Context, mode byte, streams int) (flow, error) {
+// host) for length. What the card has acknowledged counts, or what has
+// arrived here.
+func (g *rig) traffic(ctx context.Context, mode byte, streams int, length time.Duration) (flow, error) {
 	conns := make([]*net.TCPConn, 0, streams)
 	defer func() {
 		for _, conn := range conns {
@@ -36,7 +35,7 @@ func (c *testCard) traffic(ctx context.Context, mode byte, streams int) (flow, e
 		}
 	}()
 	for range streams {
-		conn, err := c.dial(ctx, mode)
+		conn, err := g.dial(ctx, mode)
 		if err != nil {
 			return flow{}, err
 		}
@@ -54,14 +53,13 @@ func (c *testCard) traffic(ctx context.Context, mode byte, streams int) (flow, e
 		}
 		return sum
 	}
-	host, pump, err := c.cpu()
+	host, pump, err := g.cpu()
 	if err != nil {
 		return flow{}, err
 	}
 	start := time.Now()
-	end := start.Add(c.r.Length)
 	for _, conn := range conns {
-		conn.SetDeadline(end)
+		_ = conn.SetDeadline(start.Add(length))
 		wait.Go(func() { stream(conn, mode, &received) })
 	}
 	f := flow{}
@@ -72,7 +70,7 @@ func (c *testCard) traffic(ctx context.Context, mode byte, streams int) (flow, e
 	}
 	stop := context.AfterFunc(ctx, func() {
 		for _, conn := range conns {
-			conn.SetDeadline(time.Now())
+			_ = conn.SetDeadline(time.Now())
 		}
 	})
 	defer stop()
@@ -81,7 +79,7 @@ func (c *testCard) traffic(ctx context.Context, mode byte, streams int) (flow, e
 		return f, ctx.Err()
 	}
 	f.bytes, f.seconds = count(), time.Since(start).Seconds()
-	hostAfter, pumpAfter, err := c.cpu()
+	hostAfter, pumpAfter, err := g.cpu()
 	f.host, f.pump = hostAfter-host, pumpAfter-pump
 	if err == nil && f.bytes < 1<<20 {
 		err = fmt.Errorf("only %.0f bytes in %.1f s", f.bytes, f.seconds)
@@ -113,7 +111,7 @@ func acknowledged(conn *net.TCPConn) (n float64) {
 	if err != nil {
 		return 0
 	}
-	raw.Control(func(fd uintptr) {
+	_ = raw.Control(func(fd uintptr) {
 		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
 			n = float64(info.Bytes_acked)
 		}
@@ -121,25 +119,15 @@ func acknowledged(conn *net.TCPConn) (n float64) {
 	return n
 }
 
-// cpu is what the host has spent: pump and this program, which carry nearly
-// all of the kernel's work for them, softirqs included.
-func (c *testCard) cpu() (host, pump time.Duration, err error) {
-	if pump, err = cpuTime(c.status.Pump.PID); err != nil {
-		return 0, 0, err
-	}
-	own, err := cpuTime(os.Getpid())
-	return own + pump, pump, err
-}
-
 // roundTrip is the median time of one byte there and back, in µs.
-func (c *testCard) roundTrip(ctx context.Context, n int) (float64, error) {
-	conn, err := c.dial(ctx, 'e')
+func (g *rig) roundTrip(ctx context.Context, n int) (float64, error) {
+	conn, err := g.dial(ctx, 'e')
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	conn.SetDeadline(time.Now().Add(time.Minute))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
 	var b [1]byte
 	times := make([]float64, 0, n)
 	for range n {

@@ -23,9 +23,12 @@ import (
 // namespace of its own.
 const insideNamespace = "TOE_BENCH_INSIDE"
 
+// quickCards is how many cards --quick starts at once.
+const quickCards = 4
+
 type benchFlags struct {
 	asJSON, quick, quiet bool
-	rounds               int
+	rounds, cards        int
 	seconds              float64
 	only                 []string
 	machine, chart       string
@@ -47,8 +50,9 @@ docs/benchmarks.md says how each figure is made.`,
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print JSON")
 	c.Flags().BoolVar(&f.quick, "quick", false, "one short round of everything")
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "show no progress")
-	c.Flags().IntVar(&f.rounds, "rounds", 3, "rounds of each measurement; figures are medians")
-	c.Flags().Float64Var(&f.seconds, "seconds", 5, "length of one round of traffic")
+	c.Flags().IntVar(&f.rounds, "rounds", 5, "rounds of each measurement; figures are medians")
+	c.Flags().IntVar(&f.cards, "cards", 20, "how many cards to start at once")
+	c.Flags().Float64Var(&f.seconds, "seconds", 2, "length of one round of traffic")
 	c.Flags().StringSliceVar(&f.only, "only", nil, "measure only these: "+strings.Join(bench.Parts(), ", "))
 	c.Flags().StringVar(&f.machine, "machine", "auto", "kind of the card: auto, kvm, uml or tcg")
 	c.Flags().StringVar(&f.chart, "chart", "", "write a chart to this file (SVG)")
@@ -68,10 +72,10 @@ func runBench(cmd *cobra.Command, f benchFlags) error {
 	}
 	o := bench.Options{
 		Rounds: f.rounds, Length: time.Duration(f.seconds * float64(time.Second)), Quick: f.quick, Only: f.only,
-		Machine: f.machine, Program: "/proc/self/exe", Cache: dirs.Cache,
+		Machine: f.machine, Cards: f.cards, Program: "/proc/self/exe", Cache: dirs.Cache,
 	}
 	if f.quick {
-		o.Rounds, o.Length = 1, time.Second
+		o.Rounds, o.Length, o.Cards = 1, time.Second, min(f.cards, quickCards)
 	}
 	if !f.quiet {
 		o.Progress = progress.New(cmd.ErrOrStderr())

@@ -1,0 +1,108 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// measureCards starts many cards at once, lets each answer, sees what they
+// need together, and takes them down together.
+func measureCards(ctx context.Context, r *run) (err error) {
+	stage := r.Progress.Stage(fmt.Sprintf("%d cards at once", r.Cards), int64(3*r.Cards))
+	defer func() { stage.Fail(err) }()
+	cards := make([]*testCard, r.Cards)
+	defer func() {
+		if left := allDown(cards, func() {}); err == nil {
+			err = left
+		}
+	}()
+	stage.Note("starting")
+	start := time.Now()
+	err = atOnce(len(cards), func(i int) error {
+		c, _, err := r.up(ctx, fmt.Sprintf("%s%d", cardName, i), r.Machine)
+		cards[i] = c
+		stage.Add(1)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	ready := time.Since(start)
+	r.saw(cards[0])
+	name := fmt.Sprintf("%s/cards/%d/", cards[0].status.Machine.Kind, len(cards))
+	r.add(name+"ready", "s", []float64{ready.Seconds()}).Note = "from the first command to the end of the last"
+	stage.Note("each answering")
+	answered, err := r.answers(ctx, cards, func() { stage.Add(1) })
+	if err != nil {
+		return err
+	}
+	r.add(name+"answered", "cards", []float64{float64(answered)})
+	if err := r.cardsMemory(name, cards); err != nil {
+		return err
+	}
+	stage.Note("stopping")
+	start = time.Now()
+	if err := allDown(cards, func() { stage.Add(1) }); err != nil {
+		return err
+	}
+	r.add(name+"down", "s", []float64{time.Since(start).Seconds()})
+	return nil
+}
+
+// atOnce runs n things at once and waits for all.
+func atOnce(n int, f func(int) error) error {
+	errs := make([]error, n)
+	var wait sync.WaitGroup
+	for i := range n {
+		wait.Go(func() { errs[i] = f(i) })
+	}
+	wait.Wait()
+	return errors.Join(errs...)
+}
+
+// answers asks each card something by its own address.
+func (r *run) answers(ctx context.Context, cards []*testCard, done func()) (n int, err error) {
+	for _, c := range cards {
+		g := &rig{name: c.name, host: c.cardAddr(), card: c.card}
+		if err := g.listen(ctx, fmt.Sprintf("%s:%d", g.host, servePort), 20*time.Second); err != nil {
+			return n, err
+		}
+		_, err := g.roundTrip(ctx, 10)
+		if err := errors.Join(err, g.close()); err != nil {
+			return n, fmt.Errorf("card %s: %w", c.name, err)
+		}
+		n++
+		done()
+	}
+	return n, nil
+}
+
+func (r *run) cardsMemory(name string, cards []*testCard) error {
+	var pids []int
+	for _, c := range cards {
+		pids = append(append(pids, c.status.Pump.PID, c.status.Supervisor.PID), family(c.status.Machine.PID)...)
+	}
+	mib, err := memory(pids)
+	if err != nil {
+		return err
+	}
+	r.add(name+"memory", "MiB", []float64{mib})
+	r.add(name+"memory-each", "MiB", []float64{mib / float64(len(cards))})
+	return nil
+}
+
+// allDown takes down what is up, all at once, and forgets it.
+func allDown(cards []*testCard, done func()) error {
+	return atOnce(len(cards), func(i int) error {
+		c := cards[i]
+		if c == nil {
+			return nil
+		}
+		cards[i] = nil
+		defer done()
+		return c.down()
+	})
+}

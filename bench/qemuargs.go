@@ -1,0 +1,95 @@
+package bench
+
+import (
+	"fmt"
+	"strings"
+)
+
+// plainDevice are the properties of a virtio-net device that neither takes nor
+// gives segments larger than the MTU.
+const plainDevice = ",host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off," +
+	"guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off"
+
+// rivalArgs says what of a card's QEMU is another in a rival's.
+type rivalArgs struct {
+	kernel, initrd, console string // paths
+	chardev                 string // of the network's back end, or empty
+	netdev                  string // with the id that the card's has: net0
+	device                  string // properties to add
+}
+
+// rivalCommand makes the command line of a QEMU whose card differs from a
+// running one (args, without the program) in its network only: the same CPU,
+// memory, kernel, initramfs and devices.
+func rivalCommand(args []string, r rivalArgs) ([]string, error) {
+	var out []string
+	nets := 0
+	for i := 0; i < len(args); i++ {
+		option := args[i]
+		if !strings.HasPrefix(option, "-") {
+			return nil, fmt.Errorf("QEMU's argument %d is %q, want an option", i, option)
+		}
+		if !takesValue(option) {
+			out = append(out, option)
+			continue
+		}
+		if i++; i == len(args) {
+			return nil, fmt.Errorf("QEMU's option %s has no value", option)
+		}
+		value, keep := r.change(option, args[i])
+		if option == "-device" && strings.HasPrefix(value, "virtio-net-pci,") {
+			nets++
+		}
+		if keep {
+			out = append(out, option, value)
+		}
+	}
+	if nets != 1 {
+		return nil, fmt.Errorf("the card's QEMU has %d network devices, want 1", nets)
+	}
+	out = append(out, "-chardev", "file,id=console,path="+r.console, "-serial", "chardev:console")
+	if r.chardev != "" {
+		out = append(out, "-chardev", r.chardev)
+	}
+	return append(out, "-netdev", r.netdev), nil
+}
+
+func takesValue(option string) bool {
+	switch option {
+	case "-nodefaults", "-no-user-config", "-no-reboot", "-no-shutdown", "-nographic", "-S":
+		return false
+	}
+	return true
+}
+
+// change gives an option's value in the rival, and whether it has one at all:
+// the supervisor's sockets are not there.
+func (r rivalArgs) change(option, value string) (string, bool) {
+	switch option {
+	case "-kernel":
+		return r.kernel, true
+	case "-initrd":
+		return r.initrd, true
+	case "-chardev", "-mon", "-add-fd", "-serial", "-netdev", "-qmp":
+		return "", false
+	case "-device":
+		if strings.HasPrefix(value, "virtio-net-pci,") {
+			return netDevice(value) + r.device, true
+		}
+	}
+	return value, true
+}
+
+// netDevice leaves to QEMU what the card's device has because of vhost-user:
+// its interrupts, whose fault the rival does not have, and the MTU.
+func netDevice(value string) string {
+	var kept []string
+	for _, p := range strings.Split(value, ",") {
+		switch name, _, _ := strings.Cut(p, "="); name {
+		case "vectors", "host_mtu", "mq":
+		default:
+			kept = append(kept, p)
+		}
+	}
+	return strings.Join(kept, ",")
+}
