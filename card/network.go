@@ -55,7 +55,7 @@ type Attachment struct {
 	// Waits says what the other side is waiting for, "" for nothing; nil where
 	// it never does.
 	Waits func() string
-	Close     func() error // removes what was made for it; nil for nothing
+	Close func() error // removes what was made for it; nil for nothing
 }
 
 // waits says what the other side is waiting for.

@@ -97,7 +97,7 @@ func (s *Supervisor) openLink(ctx context.Context, d *device) error {
 }
 
 // ownNetwork is what to know of QEMU's user network.
-const ownNetwork = "QEMU's own user network, from which the card reaches services on this host's loopback (as 10.0.2.2); `apt install passt` and `toe reset` keep it from that"
+const ownNetwork = "QEMU's own user network, from which the card reaches services on this host's loopback (as 10.0.2.2); `apt install passt`, `toe down` and `toe up` keep it from that"
 
 func (s *Supervisor) openPort(ctx context.Context, d *device) error {
 	att, err := s.parts.Network.Port(ctx, d.spec, d.MAC, s.machine.Kind())
