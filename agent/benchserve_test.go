@@ -13,6 +13,8 @@ import (
 // benchFar starts BenchServe on the loopback and gives its address.
 func benchFar(t *testing.T) string {
 	t.Helper()
+	needNamespace(t)
+	loopbackUp(t)
 	probe, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

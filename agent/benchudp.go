@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"io"
 	"net"
 	"time"
@@ -59,7 +60,9 @@ func benchSend(c *net.TCPConn, port, size int) {
 	refused := 0
 	for refused < 1000 {
 		// A full queue and an ICMP answer are no reason to stop.
-		if _, err := batch.WriteBatch(messages, 0); err != nil {
+		if _, err := batch.WriteBatch(messages, 0); errors.Is(err, net.ErrClosed) {
+			return
+		} else if err != nil {
 			refused++
 			time.Sleep(time.Millisecond)
 		}
