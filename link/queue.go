@@ -26,7 +26,8 @@ const (
 // turn: it works on the first packets while we copy the next.
 const callBytes = 128 << 10
 
-// badChains in a row stop a ring: its driver will not get better.
+// badChains in a row, with no packet moved between them, stop a ring: its driver
+// will not get better.
 const badChains = 1024
 
 // maxIov is IOV_MAX: the segments that one readv or writev takes.
@@ -80,7 +81,7 @@ func newQueue(index, fd int, b *board, report func(int, error)) (*queue, error) 
 		e.kick, e.call, e.err = -1, -1, -1
 	}
 	q.rx.ctr, q.tx.ctr = &b.all[2*index], &b.all[2*index+1]
-	q.iov = make([]unix.Iovec, 1, 1+maxIov)
+	q.iov = make([]unix.Iovec, 1, maxIov) // the first is our own
 	q.win.init()
 	var err error
 	if q.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {

@@ -24,6 +24,7 @@ type window struct {
 	lo, hi  int
 	chains  []chain // FIFO, first at clo
 	clo     int
+	entries int  // of the ring, that all chains take
 	bytes   int  // in all chains
 	starved bool // the last look found less room than the largest packet needs
 }
@@ -31,6 +32,7 @@ type window struct {
 // chain is one taken head.
 type chain struct {
 	head     uint16
+	entries  uint16 // of the ring
 	segments int
 	bytes    int
 }
@@ -43,7 +45,7 @@ func (w *window) init() {
 
 // reset forgets what was taken: the ring counts it as not taken.
 func (w *window) reset() {
-	w.lo, w.hi, w.clo, w.bytes, w.starved = 1, 1, 0, 0, false
+	w.lo, w.hi, w.clo, w.entries, w.bytes, w.starved = 1, 1, 0, 0, 0, false
 	w.chains = w.chains[:0]
 }
 
@@ -64,6 +66,7 @@ func (w *window) pop() chain {
 	c := w.chains[w.clo]
 	w.clo++
 	w.lo += c.segments
+	w.entries -= int(c.entries)
 	w.bytes -= c.bytes
 	if w.clo == len(w.chains) {
 		w.lo, w.hi, w.clo, w.chains = 1, 1, 0, w.chains[:0]
@@ -73,9 +76,16 @@ func (w *window) pop() chain {
 
 func (w *window) count() int { return len(w.chains) - w.clo }
 
-// need is the room that the largest packet takes on the bus: an IP packet of
-// 65535 bytes, or on a port an Ethernet frame around one.
-const need = frame.SeamLen + frame.MaxPacket + 4
+// need is the room in bytes that the largest packet takes on the bus: an IP packet
+// of 65535 bytes behind its seam, or on a port an Ethernet frame around one, which
+// may have a VLAN tag.
+func (q *queue) need() int {
+	const vlan = 4
+	if q.seam {
+		return frame.SeamLen + frame.MaxPacket
+	}
+	return frame.SeamLen + frame.MaxPacket + vlan
+}
 
 // skip is the length of what stands before the bytes that readv and writev
 // move: the whole seam on a link, the virtio header alone on a port.
@@ -90,7 +100,7 @@ func (q *queue) skip() int {
 // whether it has. A ring that cannot hold as much when it is empty is used as
 // far as it goes: what does not fit is dropped and counted.
 func (q *queue) fill() bool {
-	w, r, blocked := &q.win, q.rx.ring, false
+	w, r, need, full := &q.win, q.rx.ring, q.need(), false
 	for w.bytes < need && w.hi-w.lo < maxIov-1 && (q.merge || w.count() == 0) {
 		n, err := r.Waiting()
 		if err == nil && n == 0 {
@@ -107,33 +117,38 @@ func (q *queue) fill() bool {
 			}
 		}
 		if err != nil {
-			if w.count() > 0 && errors.Is(err, vring.ErrChain) {
-				// Heads go back in the order they were taken, so
-				// a bad one waits for those before it; one with
-				// more segments than there is room for, too.
-				r.Untake()
-				blocked = true
+			if full = w.count() > 0 && errors.Is(err, vring.ErrSegments); full {
+				r.Untake() // it has its turn when there is room
 				break
 			}
+			q.giveBack()
 			if !q.chainError(&q.rx, 0, head, err) {
 				return false
 			}
 			continue
 		}
-		q.rx.bad = 0
-		w.chains = append(w.chains, chain{head, len(out), size})
+		w.chains = append(w.chains, chain{head, uint16(r.Entries()), len(out), size})
 		w.hi += len(out)
+		w.entries += r.Entries()
 		w.bytes += size
 	}
-	w.starved = w.bytes < need && (q.merge || w.count() == 0)
-	if !w.starved {
-		return true
+	if k := len(w.chains); k > w.clo {
+		// There is no more to wait for where the ring has no room for
+		// another chain like the last, or one call takes no more segments.
+		full = full || w.entries+int(w.chains[k-1].entries) > r.Size() || w.hi-w.lo >= maxIov-1
 	}
-	// There is no more to wait for where the driver has no more to give.
-	if w.count() > 0 && (blocked || w.count() == r.Size() || w.hi-w.lo >= maxIov-1) {
-		w.starved = false
-	}
+	w.starved = w.bytes < need && !full && (q.merge || w.count() == 0)
 	return !w.starved
+}
+
+// giveBack returns what was taken and not filled, with length 0, which a driver
+// passes over: heads go back in the order they were taken, so a bad one that
+// comes behind good ones would else keep the buffers behind it from a packet
+// that needs more than stands before it.
+func (q *queue) giveBack() {
+	for q.win.count() > 0 {
+		q.rx.ring.Complete(q.win.pop().head, 0)
+	}
 }
 
 // toCard moves packets from the host to the card until there are none, or no
@@ -197,7 +212,7 @@ func (q *queue) readPacket() (n, used int, ok bool) {
 		return 0, 0, true
 	}
 	used = n + skip
-	if used >= w.bytes && w.bytes < need {
+	if used >= w.bytes && w.bytes < q.need() {
 		// It filled all there was and may have been longer.
 		count(&q.rx.ctr.tooSmall, 1)
 		return 0, 0, true
@@ -226,6 +241,7 @@ func (q *queue) deliver(n, used int, first byte) bool {
 		frame.ToCardEthernet(&s, q.hdr, uint16(buffers))
 	}
 	w.write(0, s[:q.skip()])
+	q.rx.bad = 0
 	for left := used; buffers > 0; buffers-- {
 		c := w.pop()
 		q.rx.ring.Complete(c.head, min(left, c.bytes))

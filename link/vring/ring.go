@@ -21,12 +21,13 @@ var (
 )
 
 var (
-	errJump     = fmt.Errorf("%w: the avail index is more than the ring ahead", ErrBroken)
-	errHead     = fmt.Errorf("%w: head out of range", ErrBroken)
-	errNext     = fmt.Errorf("%w: next out of range", ErrChain)
-	errLoop     = fmt.Errorf("%w: longer than the ring", ErrChain)
-	errBytes    = fmt.Errorf("%w: more bytes than any packet needs", ErrChain)
-	errSegments = fmt.Errorf("%w: more segments than one system call takes", ErrChain)
+	errJump  = fmt.Errorf("%w: the avail index is more than the ring ahead", ErrBroken)
+	errHead  = fmt.Errorf("%w: head out of range", ErrBroken)
+	errNext  = fmt.Errorf("%w: next out of range", ErrChain)
+	errLoop  = fmt.Errorf("%w: longer than the ring", ErrChain)
+	errBytes = fmt.Errorf("%w: more bytes than any packet needs", ErrChain)
+	// ErrSegments is an ErrChain: more segments than the caller has room for.
+	ErrSegments = fmt.Errorf("%w: more segments than one system call takes", ErrChain)
 	errWay      = fmt.Errorf("%w: segment of the wrong direction", ErrChain)
 	errIndirect = fmt.Errorf("%w: bad indirect table", ErrChain)
 	errRange    = fmt.Errorf("%w: %w", ErrChain, ErrAddress)
@@ -90,6 +91,7 @@ type Ring struct {
 	done      uint16 // next used index to fill
 	shown     uint16 // used index that the driver has been shown
 	called    uint16 // used index at the last call decision
+	entries   uint16 // descriptors of the ring's own table in the last chain
 	asked     uint16 // the driver's used_event when it was called last
 	flags     uint16 // our used flags
 	seen      uint16 // avail index read last
@@ -194,6 +196,10 @@ func (r *Ring) Take(iov []unix.Iovec) (head uint16, out []unix.Iovec, size int, 
 	return head, out, size, nil
 }
 
+// Entries is how many descriptors of the ring's own table the chain has that was
+// taken last: an indirect table counts as the one that leads to it.
+func (r *Ring) Entries() int { return int(r.entries) }
+
 // Untake puts the head that was taken last back.
 func (r *Ring) Untake() { r.next-- }
 
@@ -203,7 +209,10 @@ func (r *Ring) Untake() { r.next-- }
 // the indirect one.
 func (r *Ring) chain(iov []unix.Iovec, table unsafe.Pointer, limit, i uint16, direct bool) ([]unix.Iovec, int, error) {
 	size := 0
-	for range limit {
+	for n := range limit {
+		if direct {
+			r.entries = n + 1
+		}
 		d := *(*descriptor)(unsafe.Add(table, uintptr(i)*descLen)) // one copy; only the copy is used
 		if d.flags&descIndirect != 0 {
 			if !direct || !r.cfg.Indirect || d.flags&descNext != 0 {
@@ -260,7 +269,7 @@ func (r *Ring) segment(iov []unix.Iovec, addr, size uint64) ([]unix.Iovec, error
 			return iov, errRange
 		}
 		if len(iov) == cap(iov) {
-			return iov, errSegments
+			return iov, ErrSegments
 		}
 		iov = append(iov, unix.Iovec{Base: (*byte)(p), Len: n})
 		addr, size = addr+n, size-n
