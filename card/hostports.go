@@ -25,15 +25,19 @@ const netnsDir = "/run/netns"
 // CheckPort says what is wrong with where a port shall lead.
 func (h *Host) CheckPort(p PortSpec) error {
 	a := p.Attach
-	if a.Kind == AttachUser {
+	switch a.Kind {
+	case AttachUser:
+		return nil
+	case AttachTAP:
+		if err := checkTAP(a.Name); err != nil {
+			return fmt.Errorf("attach %s: %w", a, err)
+		}
 		return nil
 	}
-	if !privileged() {
-		return fmt.Errorf("attach %s: needs root; without it there is attach: user", a)
+	if !netAdmin() {
+		return fmt.Errorf("attach %s: needs root (CAP_NET_ADMIN); without it there are attach: user, and tap:NAME with a tap that is yours (%s)", a, makeTAP("NAME"))
 	}
 	switch a.Kind {
-	case AttachTAP:
-		return checkTAP(a.Name)
 	case AttachBridge:
 		return h.checkLower(a, "bridge", "a bridge")
 	case AttachMacvtap:
@@ -77,10 +81,14 @@ func interfaces() []string {
 	return names
 }
 
-// checkTAP wants no interface of that name, or a TAP that nobody uses.
+// checkTAP wants a TAP that nobody uses and that the caller may use, or no
+// interface of that name and the right to make one.
 func checkTAP(name string) error {
 	l, err := netlink.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		if !netAdmin() {
+			return fmt.Errorf("there is no interface %s, and to make one needs root; %s makes one for you%s", name, makeTAP(name), didYouMean(name, interfaces()...))
+		}
 		return nil
 	}
 	if err != nil {
@@ -93,7 +101,40 @@ func checkTAP(name string) error {
 	if l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 && l.Attrs().OperState == netlink.OperUp {
 		return fmt.Errorf("interface %s is in use by another process", name)
 	}
+	if netAdmin() {
+		return nil
+	}
+	if l.Attrs().Flags&net.FlagUp == 0 {
+		return fmt.Errorf("interface %s is down; `sudo ip link set %s up` mends that", name, name)
+	}
+	return tryTAP(name)
+}
+
+// tryTAP finds out whether a TAP is the caller's, by opening it.
+func tryTAP(name string) error {
+	files, err := tun.Open(tun.Options{Name: name, Queues: 1, TAP: true})
+	if errors.Is(err, tun.ErrNotPermitted) {
+		return fmt.Errorf("interface %s is not yours (user %d); `sudo ip tuntap del mode tap name %s` and %s make it so", name, os.Geteuid(), name, makeTAP(name))
+	}
+	if err != nil {
+		return tunProblem(err)
+	}
+	closeAll(files)
 	return nil
+}
+
+// makeTAP is the line by which root makes a TAP for the caller.
+func makeTAP(name string) string {
+	return fmt.Sprintf("`sudo ip tuntap add mode tap user %d name %s && sudo ip link set %s up`", os.Geteuid(), name, name)
+}
+
+// netAdmin says whether this process has CAP_NET_ADMIN: as root, or as an
+// ordinary user who is in a user namespace of their own. Whether it is good for
+// the network namespace at hand shows when it is used.
+func netAdmin() bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	return unix.Capget(&hdr, &sets[0]) == nil && sets[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
 }
 
 // Port opens where a port leads.
@@ -165,6 +206,9 @@ func configureTAP(name string, mtu int, bridge string, existed bool) error {
 		if err := netlink.LinkSetMaster(l, b); err != nil {
 			return fmt.Errorf("put %s on bridge %s: %w", name, bridge, err)
 		}
+	}
+	if l.Attrs().Flags&net.FlagUp != 0 {
+		return nil // and no privilege is needed
 	}
 	if err := netlink.LinkSetUp(l); err != nil {
 		return fmt.Errorf("interface %s: up: %w", name, err)
