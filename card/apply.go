@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/toe-project/toe/control/cardpb"
@@ -47,6 +48,16 @@ func Diff(from, to Spec) (live, restart []string) {
 		add(&live, key+".dns", a.DNS, b.DNS)
 	}
 	return live, restart
+}
+
+// keysOfChanges leaves out what the values were and are.
+func keysOfChanges(changes []string) []string {
+	var keys []string
+	for _, c := range changes {
+		key, _, _ := strings.Cut(c, ": ")
+		keys = append(keys, key)
+	}
+	return keys
 }
 
 func boolPointer(v bool) *bool { return &v }
@@ -129,6 +140,6 @@ func (s *Supervisor) apply(ctx context.Context, spec Spec) ([]string, error) {
 		return nil, err
 	}
 	s.change(func() { s.card.Spec, s.config = spec, cfg })
-	s.event("configuration changed: %d keys", len(live))
+	s.event("configuration changed: %s", strings.Join(keysOfChanges(live), ", "))
 	return live, nil
 }

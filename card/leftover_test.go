@@ -157,3 +157,15 @@ func mustParse(t *testing.T, text string) Spec {
 	}
 	return s
 }
+
+// A list that somebody has emptied stays empty when the file is read again.
+func TestEmptyListsAreKept(t *testing.T) {
+	c := testCard(t, "ports: [{name: wan, addresses: []}]\n")
+	again, err := c.dirs.Open(c.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := again.Spec.Ports[0].Addresses; len(got) != 0 {
+		t.Errorf("addresses %v, want none", got)
+	}
+}

@@ -62,7 +62,7 @@ type LinkSpec struct {
 type PortSpec struct {
 	Name      string       `yaml:"name" required:"true" doc:"the interface's name on the card, such as wan"`
 	Attach    Attach       `yaml:"attach" doc:"user | tap:NAME | bridge:NAME | macvtap:DEV | netns:NAME/DEV" default:"user"`
-	Addresses []PortAddr   `yaml:"addresses,omitempty" doc:"dhcp, ra (IPv6 router advertisements), or addresses with prefix length such as 192.0.2.7/24" default:"[dhcp, ra]"`
+	Addresses []PortAddr   `yaml:"addresses" doc:"dhcp, ra (IPv6 router advertisements), or addresses with prefix length such as 192.0.2.7/24" default:"[dhcp, ra]"`
 	Gateway   []netip.Addr `yaml:"gateway,omitempty" doc:"default gateways of static addresses"`
 	DNS       []netip.Addr `yaml:"dns,omitempty" doc:"resolvers reached through this port"`
 	MTU       int          `yaml:"mtu,omitempty" min:"1280" max:"65535" doc:"MTU of the port in bytes" default:"1500"`

@@ -28,7 +28,7 @@ func applyCmd() *cobra.Command {
 		Long: `Apply checks the file, shows what differs, and changes the running card. What
 needs the card to be started again is only done with --restart; without it
 nothing at all is changed then.`,
-		Args:              cobra.MaximumNArgs(1),
+		Args:              atMostOneName,
 		ValidArgsFunction: completeCards,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if file == "" {

@@ -89,10 +89,27 @@ func completeCards(_ *cobra.Command, args []string, _ string) ([]string, cobra.S
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
 
+// oneName is for a command that must be told which card.
+func oneName(_ *cobra.Command, args []string) error {
+	if len(args) != 1 {
+		return fmt.Errorf("which card? one NAME, not %d", len(args))
+	}
+	return nil
+}
+
+// atMostOneName is for a command that knows which card is meant when nothing
+// is said.
+func atMostOneName(_ *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return fmt.Errorf("which card? one NAME at most, not %q", args)
+	}
+	return nil
+}
+
 // cardVerb is a command that takes the name of one card.
 func cardVerb(use, short string, run func(cmd *cobra.Command, c *card.Card) error) *cobra.Command {
 	return &cobra.Command{
-		Use: use + " [NAME]", Short: short, Args: cobra.MaximumNArgs(1), ValidArgsFunction: completeCards,
+		Use: use + " [NAME]", Short: short, Args: atMostOneName, ValidArgsFunction: completeCards,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := openCard(args)
 			if err != nil {

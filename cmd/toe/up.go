@@ -33,7 +33,7 @@ func upCmd() *cobra.Command {
 none, starts it in the background, and returns when it is healthy. For a card
 that is up already it does nothing.`,
 		Example:           "  toe up\n  toe up edge -f card.yaml",
-		Args:              cobra.MaximumNArgs(1),
+		Args:              atMostOneName,
 		ValidArgsFunction: completeCards,
 		RunE:              func(cmd *cobra.Command, args []string) error { return up(cmd, args, o) },
 	}

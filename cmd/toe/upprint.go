@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"os"
+	"os/exec"
 	"strings"
 
 	"github.com/toe-project/toe/card"
@@ -18,11 +20,12 @@ func printUp(w io.Writer, c *card.Card, st card.Status) {
 		arg = " " + c.Name
 	}
 	fmt.Fprintln(w, "\nNext:")
+	toe := program()
 	tips := [][2]string{
-		{"toe ssh" + arg + " -- uname -a", "run a command on the card, or log in without one"},
-		{"toe exec" + arg + " -- CMD", "run CMD here with the card as its only network"},
-		{"toe status" + arg + ", logs -f" + arg + ", console" + arg, "watch it"},
-		{"toe down" + arg, "take it down"},
+		{toe + " ssh" + arg + " -- uname -a", "run a command on the card, or log in without one"},
+		{toe + " exec" + arg + " -- CMD", "run CMD here with the card as its only network"},
+		{toe + " status" + arg + ", logs -f" + arg + ", console" + arg, "watch it"},
+		{toe + " down" + arg, "take it down"},
 	}
 	if st.Exec == nil {
 		tips = append(tips[:1], tips[2:]...)
@@ -35,9 +38,24 @@ func printUp(w io.Writer, c *card.Card, st card.Status) {
 		fmt.Fprintf(w, "  %-*s  %s\n", width, t[0], t[1])
 	}
 	if st.Machine.Kind == string(machine.TCG) && !umlBuilt(c.Paths.Cache) {
-		fmt.Fprintln(w, "\nThis card runs under emulation. `make native`, or `toe firmware build --machine uml`,\n"+
+		fmt.Fprintln(w, "\nThis card runs under emulation. `make native`, or `"+toe+" firmware build --machine uml`,\n"+
 			"builds a User-Mode Linux kernel in a few minutes; cards started after that take it and are several times faster.")
 	}
+}
+
+// program is what to type for this program: its name, where a shell would find
+// it by that.
+func program() string {
+	self, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return "toe"
+	}
+	if path, err := exec.LookPath("toe"); err == nil {
+		if found, err := os.Stat(path); err == nil && os.SameFile(found, self) {
+			return "toe"
+		}
+	}
+	return os.Args[0]
 }
 
 func printStatus(w io.Writer, st card.Status) {

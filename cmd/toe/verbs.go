@@ -120,6 +120,8 @@ func rmCmd() *cobra.Command {
 		}
 		return outcome{c.Name, "", "is deleted"}.print(cmd, asJSON)
 	})
+	// What cannot be undone is not done to a card that nobody has named.
+	cmd.Use, cmd.Args = "rm NAME", oneName
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "take it down first if it is running")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

@@ -94,7 +94,11 @@ func (r *Root) Archives() string { return filepath.Join(r.o.Dir, "archives") }
 
 // write makes the directories and files of the root.
 func (r *Root) write(sources, settings []string) error {
-	for _, dir := range []string{"archives/partial", "lists/partial", "state", "cache"} {
+	dirs := []string{
+		"archives/partial", "lists/partial", "state", "cache",
+		"etc/apt/apt.conf.d", "etc/apt/preferences.d", // empty; apt complains where they are missing
+	}
+	for _, dir := range dirs {
 		if err := os.MkdirAll(filepath.Join(r.o.Dir, dir), 0o755); err != nil {
 			return fmt.Errorf("private apt root: %w", err)
 		}

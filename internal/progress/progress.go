@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/toe-project/toe/internal/tail"
 )
 
 const (
@@ -95,8 +97,10 @@ func (p *Progress) begin(s *Stage) *Stage {
 	return s
 }
 
-// line writes text on a line of its own. Called with mu held.
+// line writes text on a line of its own; a card or a file may have had a hand
+// in it. Called with mu held.
 func (p *Progress) line(text string) {
+	text = tail.Visible(text, "\n\t")
 	if p.width != nil {
 		text = "\r\x1b[K" + text
 	}
@@ -108,7 +112,7 @@ func (p *Progress) draw() {
 	if p.width == nil || p.current == nil {
 		return
 	}
-	text := []rune(p.current.bar(time.Now()))
+	text := []rune(tail.Visible(p.current.bar(time.Now()), ""))
 	if most := p.width() - 1; len(text) > most {
 		text = text[:most]
 	}

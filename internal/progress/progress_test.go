@@ -2,7 +2,9 @@ package progress
 
 import (
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"os"
 	"strings"
 	"sync"
@@ -131,5 +133,24 @@ func TestDumbTerminalIsPlain(t *testing.T) {
 	t.Setenv("TERM", "dumb")
 	if p := New(os.Stderr); p.width != nil {
 		t.Error("bar on a dumb terminal")
+	}
+}
+
+// What a card or a mirror says in an error does not act on the terminal, and
+// an interrupt is not a failure.
+func TestEndsThatArePrinted(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{errors.New("no \x1b[2Jroom\nmore"), "x: failed: no ?[2Jroom ("},
+		{fmt.Errorf("apt-get update: %w", context.Canceled), "x: interrupted ("},
+		{nil, "x ("},
+	} {
+		var b bytes.Buffer
+		New(&b).Stage("x", 0).Fail(c.err)
+		if !strings.HasPrefix(b.String(), c.want) {
+			t.Errorf("%v: %q, want %q", c.err, b.String(), c.want)
+		}
 	}
 }

@@ -1,6 +1,8 @@
 package progress
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -38,10 +40,15 @@ func (s *Stage) Note(text string) { s.change(func() { s.note = text }) }
 // Done ends the stage well; detail, when not empty, stands behind its name.
 func (s *Stage) Done(detail string) { s.end("", detail) }
 
-// Fail ends the stage with the reason. A nil err means it was done.
+// Fail ends the stage with the reason. A nil err means it was done, and
+// context.Canceled that somebody did not want to wait.
 func (s *Stage) Fail(err error) {
-	if err == nil {
+	switch {
+	case err == nil:
 		s.end("", "")
+		return
+	case errors.Is(err, context.Canceled):
+		s.end("", "interrupted")
 		return
 	}
 	reason, _, _ := strings.Cut(err.Error(), "\n") // the caller shows all of it

@@ -272,7 +272,8 @@ func (j *journey) down(t *testing.T) {
 		t.Errorf("status after down: %+v", st)
 	}
 	j.run(t, quick, 0, "down") // once more is harmless
-	j.run(t, quick, 0, "rm")
+	j.run(t, quick, 2, "rm")
+	j.run(t, quick, 0, "rm", "card0")
 	if _, err := os.Stat(filepath.Join(j.dir, "state", "card0")); err == nil {
 		t.Error("rm leaves the card's state")
 	}
