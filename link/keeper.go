@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/toe-project/toe/link/tun"
 	"github.com/toe-project/toe/link/vhostuser"
 )
@@ -27,7 +29,8 @@ type Options struct {
 	// Launch starts a pump with the given SOCK_SEQPACKET socket as the
 	// channel for its orders; LaunchProcess by default.
 	Launch func(orders *os.File) (Process, error)
-	// Event is called for each event, from any goroutine; it must not block.
+	// Event is called for each event, one after the other and with nothing
+	// held: it may take its time. Close waits for the last one.
 	Event func(Event)
 }
 
@@ -38,6 +41,7 @@ type Keeper struct {
 	opts     Options
 	accepted tun.Offload
 	board    *board
+	events   *events
 	pid      atomic.Int64 // of the pump, for those who cannot wait for mu
 	listener *net.UnixListener
 
@@ -59,13 +63,30 @@ type Keeper struct {
 type wish struct {
 	features uint64
 	table    []vhostuser.Region
-	rings    map[int]vhostuser.Ring
+	rings    map[int]wishedRing
+}
+
+// wishedRing is a ring that the front end has started.
+type wishedRing struct {
+	vhostuser.Ring
+	taken bool // a pump has had it: where it is stands in the card's memory, not in Base
+	lost  bool // the pump of now did not take it
+}
+
+// base is where a pump that has not had the ring has to go on: -1 says that the
+// card's memory knows.
+func (r wishedRing) base() int {
+	if r.taken {
+		return -1
+	}
+	return int(r.Base)
 }
 
 // NewKeeper makes the socket and the first pump. Serve accepts front ends.
 // The device's files are the keeper's, also when it returns an error.
 func NewKeeper(dev Device, opts Options) (k *Keeper, err error) {
-	k = &Keeper{dev: dev, opts: opts, wish: wish{rings: map[int]vhostuser.Ring{}}, quit: make(chan struct{})}
+	k = &Keeper{dev: dev, opts: opts, wish: wish{rings: map[int]wishedRing{}}, quit: make(chan struct{})}
+	k.events = newEvents(opts.Event)
 	defer func() {
 		if err != nil {
 			k.Close()
@@ -99,16 +120,40 @@ func NewKeeper(dev Device, opts Options) (k *Keeper, err error) {
 func (k *Keeper) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { k.Close() })
 	defer stop()
-	for {
+	for pause := time.Duration(0); ; {
 		c, err := k.listener.AcceptUnix()
-		if err != nil {
-			if k.isClosed() {
-				return nil
-			}
+		if err == nil {
+			pause = 0
+			k.Converse(c)
+			continue
+		}
+		if k.isClosed() {
+			return nil
+		}
+		if !passes(err) {
 			return fmt.Errorf("device %s: %w", k.dev.Name, err)
 		}
-		k.Converse(c)
+		if pause == 0 {
+			k.event("no front end can come in for now: %v", err)
+		}
+		pause = min(max(2*pause, 10*time.Millisecond), time.Second)
+		select {
+		case <-time.After(pause):
+		case <-k.quit:
+			return nil
+		}
 	}
+}
+
+// passes says whether an error of accept is of the moment: the one front end has
+// gone again, or this process or this host has too much open.
+func passes(err error) bool {
+	for _, e := range []error{unix.ECONNABORTED, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EINTR} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // Converse speaks with one front end until it hangs up.
@@ -181,6 +226,7 @@ func (k *Keeper) Close() error {
 	}
 	k.done.Wait()
 	closeAll(k.dev.Files)
+	k.events.end()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.board != nil {
@@ -196,9 +242,7 @@ func (k *Keeper) isClosed() bool {
 }
 
 func (k *Keeper) event(format string, args ...any) {
-	if k.opts.Event != nil {
-		k.opts.Event(Event{Device: k.dev.Name, Time: time.Now(), Text: fmt.Sprintf(format, args...)})
-	}
+	k.events.add(Event{Device: k.dev.Name, Time: time.Now(), Text: fmt.Sprintf(format, args...)})
 }
 
 // errNoPump says that no pump could be told. What was to be told stands in the
@@ -221,18 +265,26 @@ func (k *Keeper) launch() error {
 		_, err = r.tell(order{Op: opOffer, Features: k.wish.features})
 	}
 	if err == nil && len(k.wish.table) > 0 {
-		err = tellMemory(r, k.wish.table)
+		if err = tellMemory(r, k.wish.table); isRefusal(err) {
+			// The next pump would refuse it too: it is for the front end
+			// to begin anew.
+			k.event("front end left out: its memory: %v", err)
+			k.giveUp()
+			return nil
+		}
 	}
 	for i, ring := range k.wish.rings {
 		if err != nil {
 			break
 		}
-		if err = tellStart(r, i, ring, -1); isRefusal(err) {
+		err = tellStart(r, i, ring.Ring, ring.base())
+		if ring.lost = isRefusal(err); ring.lost {
 			// Its memory does not hold it: the others go on.
 			k.event("ring %d: %v", i, err)
-			delete(k.wish.rings, i)
 			err = nil
 		}
+		ring.taken = ring.taken || !ring.lost
+		k.wish.rings[i] = ring
 	}
 	if err != nil {
 		k.setPump(nil)
@@ -241,6 +293,15 @@ func (k *Keeper) launch() error {
 		return fmt.Errorf("device %s: pump: %w", k.dev.Name, err)
 	}
 	return nil
+}
+
+// giveUp ends the conversation, and forgets what the front end wants. k.mu is
+// held.
+func (k *Keeper) giveUp() {
+	k.wish = wish{rings: map[int]wishedRing{}}
+	if k.conn != nil {
+		k.conn.Close()
+	}
 }
 
 // watch waits for the end of a pump and puts another in its place.

@@ -20,6 +20,20 @@ import (
 // puppet is a pump that does nothing but answer, until do says to end. It takes
 // no ring of the number that it refuses.
 func puppet(orders *os.File, refused int, do func(fd int, o order) bool) (Process, error) {
+	return actor(orders, func(fd int, o order) (string, bool) {
+		if !do(fd, o) {
+			return "", false
+		}
+		if o.Op == opStart && o.Index == refused {
+			return "not in the memory", true
+		}
+		return "", true
+	})
+}
+
+// actor is a pump that answers each order with what do says: an error's text or
+// none, and false to end.
+func actor(orders *os.File, do func(fd int, o order) (refusal string, stay bool)) (Process, error) {
 	fd, err := unix.FcntlInt(orders.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
@@ -33,13 +47,11 @@ func puppet(orders *os.File, refused int, do func(fd int, o order) bool) (Proces
 			fds, err := receivePacket(fd, &o)
 			closeFDs(fds)
 			a := answer{Seq: o.Seq}
-			if err != nil || !do(fd, o) {
+			if err != nil {
 				return
 			}
-			if o.Op == opStart && o.Index == refused {
-				a.Error = "not in the memory"
-			}
-			if sendPacket(fd, a, nil) != nil {
+			stay := false
+			if a.Error, stay = do(fd, o); !stay || sendPacket(fd, a, nil) != nil {
 				return
 			}
 		}

@@ -61,15 +61,20 @@ func (d *device) StartRing(i int, r vhostuser.Ring) error {
 	k := (*Keeper)(d)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.wish.rings[i] = r
+	was := k.wish.rings[i]
+	now := wishedRing{Ring: r, taken: was.taken}
+	k.wish.rings[i] = now
 	k.steer(i, r.Enabled)
 	if k.pump == nil {
 		return nil
 	}
-	if err := tellStart(k.pump, i, r, int(r.Base)); k.refused(err) {
+	err := tellStart(k.pump, i, r, now.base())
+	if k.refused(err) {
 		delete(k.wish.rings, i)
 		return err
 	}
+	now.taken = now.taken || err == nil
+	k.wish.rings[i] = now
 	return nil
 }
 
@@ -79,17 +84,18 @@ func (d *device) StopRing(i int) (uint16, error) {
 	k := (*Keeper)(d)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if _, ok := k.wish.rings[i]; !ok {
-		// Any number would be a lie; the front end finds the truth in the
-		// used index when the conversation ends.
-		return 0, fmt.Errorf("device %s: ring %d was lost with its pump", k.dev.Name, i)
-	}
 	var err error
 	for range 3 {
 		if k.pump == nil {
 			if err = k.relaunch(); err != nil {
 				break
 			}
+		}
+		if r, ok := k.wish.rings[i]; !ok || r.lost {
+			// Any number would be a lie; the front end finds the truth
+			// in the used index when the conversation ends.
+			delete(k.wish.rings, i)
+			return 0, fmt.Errorf("device %s: ring %d was lost with its pump", k.dev.Name, i)
 		}
 		var a answer
 		if a, err = k.pump.tell(order{Op: opStop, Index: i}); err == nil {
@@ -142,7 +148,7 @@ func (d *device) Reset() {
 	for i := range k.wish.rings {
 		k.tell(order{Op: opStop, Index: i})
 	}
-	k.wish = wish{rings: map[int]vhostuser.Ring{}}
+	k.wish = wish{rings: map[int]wishedRing{}}
 	if k.pump != nil {
 		tellMemory(k.pump, nil)
 	}

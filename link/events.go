@@ -1,0 +1,64 @@
+package link
+
+import "sync"
+
+// mostEvents is how many events may wait to be told; a card that makes more is
+// told of in part.
+const mostEvents = 256
+
+// events tells events in their order from a goroutine of its own: whoever makes
+// one may hold locks, and whoever is told may write files.
+type events struct {
+	tell func(Event) // nil for nobody
+
+	mu      sync.Mutex // guards waiting and ended
+	waiting []Event
+	ended   bool
+	more    sync.Cond
+	done    chan struct{}
+}
+
+func newEvents(tell func(Event)) *events {
+	e := &events{tell: tell, done: make(chan struct{})}
+	e.more.L = &e.mu
+	go e.run()
+	return e
+}
+
+func (e *events) add(v Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.tell == nil || e.ended || len(e.waiting) >= mostEvents {
+		return
+	}
+	e.waiting = append(e.waiting, v)
+	e.more.Signal()
+}
+
+func (e *events) run() {
+	defer close(e.done)
+	for {
+		e.mu.Lock()
+		for len(e.waiting) == 0 && !e.ended {
+			e.more.Wait()
+		}
+		now := e.waiting
+		e.waiting = nil
+		e.mu.Unlock()
+		if len(now) == 0 {
+			return
+		}
+		for _, v := range now {
+			e.tell(v)
+		}
+	}
+}
+
+// end waits until all has been told.
+func (e *events) end() {
+	e.mu.Lock()
+	e.ended = true
+	e.more.Signal()
+	e.mu.Unlock()
+	<-e.done
+}
