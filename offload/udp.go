@@ -1,9 +1,262 @@
 package offload
 
-// udp is endpoint mode for datagrams.
-type udp struct{}
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"time"
 
-func newUDP(l *loop, conf Config, logf func(string, ...any)) (*udp, error) { return &udp{}, nil }
-func (u *udp) configure(conf Config) error                                 { return nil }
-func (u *udp) stats() UDPStats                                             { return UDPStats{} }
-func (u *udp) close()                                                      {}
+	"golang.org/x/sys/unix"
+)
+
+// turnBatches is how many batches a socket may move before the others have
+// their turn.
+const turnBatches = 4
+
+// Causes of drops.
+const (
+	dropFull      = "table full"
+	dropEvicted   = "flow evicted, table full" // flows, not datagrams
+	dropNoSocket  = "no socket"
+	dropNoPlace   = "address that nothing is sent to"
+	dropStranger  = "not asked for"
+	dropBuffer    = "no buffer space"
+	dropSlow      = "receive buffer full"
+	dropSize      = "too big"
+	dropRoute     = "no route"
+	dropHost      = "host refused"
+	dropMulticast = "multicast DNS too fast"
+)
+
+// udp is endpoint mode for datagrams. The life of one from the host:
+//
+//	host ── nf_tables ─┬─ no socket yet: tproxy ─▶ udpListener ─▶ talk is made
+//	                   └─ socket transparent ────▶ talk ─▶ outlet ─▶ wire
+//
+// and of an answer: wire ─▶ outlet ─▶ talk ─▶ host. An endpoint of the host
+// has one outlet; with each remote it has a talk (docs call it a flow).
+//
+// Datagrams of one flow and one size travel in trains that the kernel puts
+// together (UDP_GRO) and takes apart again (UDP_SEGMENT): as many packets go
+// through one system call and one pass of the network stack.
+type udp struct {
+	loop      *loop
+	conf      Config
+	logf      func(string, ...any)
+	in        *inbox
+	out       *outbox
+	d         datagram // the one under way
+	listeners []int
+	talks     talks
+	young     []*talk // made, and not yet in the loop
+	outlets   map[peer]*outlet
+	services  map[Publish]*service
+	icmp      *icmp
+	sockets   int
+	links     []int // interfaces that lead to the host
+	limit     int
+	closed    bool
+	count     UDPStats
+}
+
+func newUDP(l *loop, conf Config, logf func(string, ...any)) (*udp, error) {
+	return openUDP(l, conf, logf, []netip.AddrPort{
+		netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), proxyPort),
+		netip.AddrPortFrom(netip.IPv6Loopback(), proxyPort),
+	})
+}
+
+func openUDP(l *loop, conf Config, logf func(string, ...any), listen []netip.AddrPort) (*udp, error) {
+	u := &udp{
+		loop: l, logf: logf, in: newInbox(), out: newOutbox(),
+		talks: newTalks(), outlets: map[peer]*outlet{}, services: map[Publish]*service{},
+		limit: socketLimit(),
+	}
+	u.count.Drops = map[string]uint64{}
+	if err := u.open(conf, listen); err != nil {
+		u.close()
+		return nil, err
+	}
+	l.every(time.Second, u.tick)
+	return u, nil
+}
+
+func (u *udp) open(conf Config, listen []netip.AddrPort) (err error) {
+	if u.icmp, err = newICMP(); err != nil {
+		return err
+	}
+	for _, at := range listen {
+		fd, err := listenerSocket(peerOf(at))
+		if at.Addr().Is6() && errors.Is(err, unix.EAFNOSUPPORT) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("listener: %w", err)
+		}
+		u.listeners = append(u.listeners, fd)
+		if err := u.loop.add(fd, unix.EPOLLIN, udpListener{u, fd}); err != nil {
+			return err
+		}
+	}
+	return u.configure(conf)
+}
+
+// configure takes a configuration over: what is published, and how endpoints
+// to come look on the wire. Those that are there stay as they are.
+func (u *udp) configure(conf Config) error {
+	if err := u.configureServices(conf); err != nil {
+		return err
+	}
+	u.conf = conf
+	u.findLinks(conf.Links)
+	return nil
+}
+
+func (u *udp) stats() UDPStats {
+	s := u.count
+	s.Flows = uint64(len(u.talks.all))
+	s.Drops = maps.Clone(u.count.Drops)
+	return s
+}
+
+func (u *udp) drop(cause string, datagrams uint64) { u.count.Drops[cause] += datagrams }
+
+func (u *udp) close() {
+	if u.closed {
+		return
+	}
+	u.closed = true
+	for _, t := range u.talks.all {
+		u.endTalk(t)
+	}
+	for _, s := range u.services {
+		u.endService(s)
+	}
+	for _, fd := range u.listeners {
+		u.loop.drop(fd)
+	}
+	u.icmp.close()
+}
+
+func (u *udp) tick() {
+	if u.closed {
+		return
+	}
+	u.icmp.tokens = wireErrors
+	if len(u.services) > 0 {
+		u.findLinks(u.conf.Links)
+	}
+	u.expire()
+}
+
+// expire ends flows that have rested for too long. Many may have begun in one
+// moment: they end over several turns.
+func (u *udp) expire() {
+	for range 256 {
+		t := u.talks.expired(u.loop.now)
+		if t == nil || u.closed {
+			return
+		}
+		u.endTalk(t)
+	}
+	u.loop.soon(u.expire)
+}
+
+// room makes place for a flow and its outlet. Who knocks at a service can
+// push away others of its kind only, and never has more than a quarter of
+// the table: the wire cannot end what the host has begun.
+func (u *udp) room(foreign bool) bool {
+	for u.sockets+2 > u.limit || foreign && 4*u.talks.foreign >= u.limit {
+		t := u.talks.idlest(knocked)
+		if t == nil && foreign {
+			t = u.talks.idlest(served)
+		}
+		if !foreign {
+			t = u.talks.idlest(asked, lookup, stream, knocked, served)
+		}
+		if t == nil {
+			return false
+		}
+		u.drop(dropEvicted, 1)
+		u.endTalk(t)
+	}
+	return true
+}
+
+// udpListener gets the first datagrams of flows.
+type udpListener struct {
+	u  *udp
+	fd int
+}
+
+func (l udpListener) ready(uint32) {
+	u := l.u
+	if u.closed {
+		return
+	}
+	for range turnBatches {
+		n, _ := u.in.receive(l.fd)
+		for i := range n {
+			u.in.get(i, &u.d)
+			u.fromHost(&u.d)
+		}
+		if n < batchSize {
+			u.watchYoung()
+			return
+		}
+	}
+	u.watchYoung()
+	u.loop.soon(func() { l.ready(0) })
+}
+
+// watchYoung puts new flows into the loop: only now, so that datagrams which
+// came to the listener before the flow had its socket go out first.
+func (u *udp) watchYoung() {
+	for i, t := range u.young {
+		u.young[i] = nil
+		if t.closed {
+			continue
+		}
+		if err := u.loop.add(t.fd, unix.EPOLLIN, t); err != nil {
+			u.endTalk(t)
+		}
+	}
+	u.young = u.young[:0]
+}
+
+// fromHost sends a datagram on whose flow may have to be made.
+func (u *udp) fromHost(d *datagram) {
+	if !d.from.talksTo() || !d.to.talksTo() {
+		u.drop(dropNoPlace, d.count())
+		return
+	}
+	t := u.talks.all[talkKey{host: d.from, remote: d.to}]
+	if t == nil {
+		if t = u.begin(d); t == nil {
+			return
+		}
+	}
+	u.talks.touch(t, true, u.loop.now)
+	t.send(d)
+	u.out.flush(t.wire.fd, t.wire)
+}
+
+func (u *udp) begin(d *datagram) *talk {
+	if !u.room(false) {
+		u.drop(dropFull, d.count())
+		return nil
+	}
+	o, err := u.outletOf(d.from)
+	if err != nil {
+		u.drop(dropNoSocket, d.count())
+		return nil
+	}
+	t, err := u.talkOver(o, talkKey{host: d.from, remote: d.to}, asked)
+	if err != nil {
+		u.drop(dropNoSocket, d.count())
+		return nil
+	}
+	u.young = append(u.young, t)
+	return t
+}

@@ -1,0 +1,187 @@
+package offload
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Types and codes of ICMP errors.
+const (
+	unreachable4 = 3 // RFC 792, RFC 1812 section 5.2.7.1
+	fragments4   = 4
+	exceeded4    = 11
+	parameter4   = 12
+	unreachable6 = 1 // RFC 4443, section 3
+	exceeded6    = 3
+	parameter6   = 4
+)
+
+// reported is what the kernel says about an ICMP error that it received:
+// struct sock_extended_err of linux/errqueue.h, and the offender behind it.
+//
+//	 0      4       5     6     7   8     12    16
+//	┌──────┬───────┬─────┬─────┬───┬─────┬─────┬────────────────────────────┐
+//	│errno │origin │type │code │0  │info │data │socket address of who says so│
+//	└──────┴───────┴─────┴─────┴───┴─────┴─────┴────────────────────────────┘
+type reported struct {
+	kind, code uint8
+	offender   peer
+}
+
+// parseReported finds an ICMP error in control messages.
+func parseReported(control []byte) (r reported, ok bool) {
+	for len(control) >= unix.SizeofCmsghdr {
+		h, data, rest, err := unix.ParseOneSocketControlMessage(control)
+		if err != nil {
+			return reported{}, false
+		}
+		control = rest
+		four := h.Level == unix.SOL_IP && h.Type == unix.IP_RECVERR
+		six := h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_RECVERR
+		if !four && !six || len(data) < 16 {
+			continue
+		}
+		if origin := data[4]; origin != unix.SO_EE_ORIGIN_ICMP && origin != unix.SO_EE_ORIGIN_ICMP6 {
+			return reported{}, false
+		}
+		return reported{kind: data[5], code: data[6], offender: peerFrom(data[16:])}, true
+	}
+	return reported{}, false
+}
+
+// forHost tells errors that the host should know. That a datagram was too
+// big for a wire is not one of them: the card sends fragments next time.
+func (r reported) forHost(four bool) bool {
+	if four {
+		return r.kind == unreachable4 && r.code != fragments4 || r.kind == exceeded4 || r.kind == parameter4
+	}
+	return r.kind == unreachable6 || r.kind == exceeded6 || r.kind == parameter6
+}
+
+// readErrors empties the socket's error queue and tells the host. The kernel
+// has matched each error with the socket by the ports that it quotes; that
+// the remote is one that the host talks to is seen here.
+func (o *outlet) readErrors() (n int) {
+	var room [64]uint64
+	control := bytesOf(&room)
+	quoted := make([]byte, 1280)
+	for range 64 {
+		size, controlSize, _, about, err := unix.Recvmsg(o.fd, quoted, control, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		if err != nil {
+			return n
+		}
+		n++
+		r, ok := parseReported(control[:controlSize])
+		target := peerOf(addrPort(about))
+		if !ok || !r.forHost(target.is4()) {
+			continue
+		}
+		if t := o.u.talks.all[talkKey{host: o.host, remote: target}]; t != nil {
+			t.tellHost(r, quoted[:size])
+		}
+	}
+	return n
+}
+
+// tellHost gives the host an ICMP error about a datagram of a flow, so that
+// its socket learns of it as without the card.
+func (t *talk) tellHost(r reported, quoted []byte) {
+	if t.key.ours {
+		return // the host does not know this remote
+	}
+	if r.offender != (peer{}) && isOwn(r.offender) {
+		r.offender = peer{} // the card itself: with the address that the host knows
+	}
+	if t.u.icmp.send(&icmpError{
+		kind: r.kind, code: r.code, to: t.key.host, from: r.offender,
+		source: t.key.host, target: t.key.remote, quoted: quoted,
+	}) {
+		t.u.count.Errors++
+	}
+}
+
+// refused: a soft error may be an ICMP error about an earlier datagram, which
+// the kernel reports when it can. Only the second time is it about this one.
+func (o *outlet) refused(r refusal) bool {
+	u := o.u
+	switch r.err {
+	case unix.EAGAIN, unix.ENOBUFS, unix.ENOMEM:
+		u.drop(dropBuffer, r.count)
+		return false
+	}
+	if o.readErrors() > 0 || r.attempt == 0 {
+		return true
+	}
+	if r.err == unix.EMSGSIZE {
+		u.drop(dropSize, r.count)
+		return false
+	}
+	u.drop(dropRoute, r.count)
+	e, ok := noRoute(r.err, r.to.is4())
+	if t := u.talks.all[talkKey{host: o.host, remote: *r.to}]; ok && t != nil {
+		t.tellHost(e, nil)
+	}
+	return false
+}
+
+// routeCodes are the ICMP codes for what the card's own routes and rules say,
+// in IPv4 and IPv6.
+var routeCodes = map[unix.Errno][2]uint8{
+	unix.ENETUNREACH:  {0, 0},
+	unix.EHOSTUNREACH: {1, 3},
+	unix.EACCES:       {13, 1}, // a route of type prohibit
+	unix.EPERM:        {13, 1}, // a rule of the card's firewall
+}
+
+func noRoute(err unix.Errno, four bool) (reported, bool) {
+	codes, ok := routeCodes[err]
+	if four {
+		return reported{kind: unreachable4, code: codes[0]}, ok
+	}
+	return reported{kind: unreachable6, code: codes[1]}, ok
+}
+
+// refused: the host's program has closed its socket, or is slow.
+func (t *talk) refused(r refusal) bool {
+	u := t.u
+	switch {
+	case t.closed:
+		u.drop(dropHost, r.count)
+	case r.err == unix.ECONNREFUSED:
+		u.drop(dropHost, r.count)
+		t.unheard()
+	case r.err == unix.EAGAIN, r.err == unix.ENOBUFS, r.err == unix.ENOMEM:
+		u.drop(dropBuffer, r.count)
+	case r.err == unix.EMSGSIZE:
+		u.drop(dropSize, r.count)
+	default:
+		u.drop(dropRoute, r.count)
+	}
+	return false
+}
+
+// unheard ends a flow whose socket on the host is closed: the host has
+// answered with port unreachable. With the outlet's last flow the outlet
+// closes, and the card's kernel answers the wire likewise. The outlet of a service
+// stays, so the client is told here.
+func (t *talk) unheard() {
+	u := t.u
+	if s := t.wire.service; s != nil && t.local != (peer{}) && u.icmp.tokens > 0 {
+		u.icmp.tokens--
+		at := t.local
+		binary.BigEndian.PutUint16(at[16:], s.publish.Port)
+		kind, code := uint8(unreachable4), uint8(3)
+		if !at.is4() {
+			kind, code = unreachable6, 4
+		}
+		u.icmp.send(&icmpError{kind: kind, code: code, to: t.key.remote, from: at, source: t.key.remote, target: at})
+	}
+	u.endTalk(t)
+}
+
+// bytesOf is memory that is aligned for struct cmsghdr.
+func bytesOf[T any](room *T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(room)), unsafe.Sizeof(*room))
+}

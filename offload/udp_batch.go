@@ -1,0 +1,140 @@
+package offload
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// batchSize is how many receives one system call stands for. Each may
+	// bring a train of datagrams, so more gains nothing.
+	batchSize = 32
+	// bufferSize is the most that one receive brings, in bytes: a train that
+	// the kernel put together is a packet of at most 65535.
+	bufferSize = 1 << 16
+	// controlSize holds every control message that our sockets ask for: the
+	// train's segment size, the traffic class, the local address, losses.
+	controlSize = 192
+)
+
+// mmsghdr is struct mmsghdr of recvmmsg(2).
+type mmsghdr struct {
+	msg unix.Msghdr
+	n   uint32
+}
+
+// inbox is where datagrams are received. All its memory is there from the
+// beginning; pages that were never used cost nothing.
+type inbox struct {
+	headers  [batchSize]mmsghdr
+	vectors  [batchSize]unix.Iovec
+	names    [batchSize]rawName
+	controls [batchSize][controlSize / 8]uint64 // aligned for struct cmsghdr
+	data     []byte
+}
+
+func newInbox() *inbox {
+	b := &inbox{data: make([]byte, batchSize*bufferSize)}
+	for i := range b.headers {
+		b.vectors[i].Base = &b.data[i*bufferSize]
+		b.vectors[i].SetLen(bufferSize)
+		b.headers[i].msg.Iov = &b.vectors[i]
+		b.headers[i].msg.SetIovlen(1)
+		b.headers[i].msg.Name = &b.names[i][0]
+		b.headers[i].msg.Control = (*byte)(unsafe.Pointer(&b.controls[i]))
+	}
+	return b
+}
+
+// receive takes what is there, up to batchSize; fewer than that means that
+// there was no more. EAGAIN is none and no error.
+func (b *inbox) receive(fd int) (int, unix.Errno) {
+	for i := range b.headers {
+		b.headers[i].msg.Namelen = uint32(len(b.names[i]))
+		b.headers[i].msg.SetControllen(controlSize)
+	}
+	for {
+		n, _, err := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.headers)),
+			batchSize, unix.MSG_DONTWAIT, 0, 0)
+		switch err {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		case unix.EAGAIN:
+			return 0, 0
+		default:
+			return 0, err
+		}
+	}
+}
+
+// datagram is one that was received, or a train of them.
+type datagram struct {
+	data []byte
+	from peer
+	// segment is the size of each datagram of a train but the last, in
+	// bytes; 0: data is one datagram.
+	segment int
+	class   uint8 // traffic class, the TOS byte
+	// to is where it was sent to. Of the sockets of services it is the
+	// address alone, and port is the interface that it came in by.
+	to    peer
+	index int
+	lost  uint32 // what this socket lost for want of room, since it was made
+}
+
+// count is the number of datagrams.
+func (d *datagram) count() uint64 {
+	if d.segment == 0 {
+		return 1
+	}
+	return uint64((len(d.data) + d.segment - 1) / d.segment)
+}
+
+// get decodes the receive i of the last call. data is valid until the next.
+func (b *inbox) get(i int, d *datagram) {
+	h := &b.headers[i]
+	at := i * bufferSize
+	*d = datagram{
+		data: b.data[at : at+int(h.n) : at+bufferSize],
+		from: peerFrom(b.names[i][:min(int(h.msg.Namelen), len(b.names[i]))]),
+	}
+	control := unsafe.Slice((*byte)(unsafe.Pointer(&b.controls[i])), min(int(h.msg.Controllen), controlSize))
+	d.decode(control)
+}
+
+// decode reads control messages. What it does not know it passes over.
+func (d *datagram) decode(control []byte) {
+	for len(control) >= unix.SizeofCmsghdr {
+		h, data, rest, err := unix.ParseOneSocketControlMessage(control)
+		if err != nil {
+			return
+		}
+		control = rest
+		switch {
+		case h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && len(data) >= 4:
+			// A "train" of one datagram is one.
+			if n := int(int32(binary.NativeEndian.Uint32(data))); n > 0 && n < len(d.data) {
+				d.segment = n
+			}
+		case h.Level == unix.SOL_IP && h.Type == unix.IP_TOS && len(data) >= 1:
+			d.class = data[0]
+		case h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_TCLASS && len(data) >= 4:
+			d.class = uint8(binary.NativeEndian.Uint32(data))
+		case h.Level == unix.SOL_IP && h.Type == unix.IP_ORIGDSTADDR,
+			h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_ORIGDSTADDR:
+			d.to = peerFrom(data)
+		case h.Level == unix.SOL_IP && h.Type == unix.IP_PKTINFO && len(data) >= unix.SizeofInet4Pktinfo:
+			d.index = int(int32(binary.NativeEndian.Uint32(data)))
+			copy(d.to[:], mapped[:])
+			copy(d.to[12:16], data[8:12]) // ipi_addr: the header's destination
+		case h.Level == unix.SOL_IPV6 && h.Type == unix.IPV6_PKTINFO && len(data) >= unix.SizeofInet6Pktinfo:
+			copy(d.to[:16], data)
+			d.index = int(int32(binary.NativeEndian.Uint32(data[16:])))
+		case h.Level == unix.SOL_SOCKET && h.Type == unix.SO_RXQ_OVFL && len(data) >= 4:
+			d.lost = binary.NativeEndian.Uint32(data)
+		}
+	}
+}

@@ -1,0 +1,135 @@
+package offload
+
+import "golang.org/x/sys/unix"
+
+// outlet is a socket towards the wire: one for each endpoint of the host,
+// whatever it talks to (endpoint-independent mapping, RFC 4787, section 4.1).
+// Remotes that the endpoint has not spoken to are not heard (section 5), but
+// by the outlets of services.
+type outlet struct {
+	u       *udp
+	fd      int
+	host    peer
+	service *service // nil: made because the host spoke
+	ours    bool     // the host is shown the card's address
+	talks   int      // that need it
+	last    *talk    // of the newest datagram: they come in runs
+	lost    uint32   // what the socket had lost when last heard of
+	closed  bool
+	turn    func()
+}
+
+// outletOf finds or makes the outlet of an endpoint of the host.
+func (u *udp) outletOf(host peer) (*outlet, error) {
+	if o := u.outlets[host]; o != nil {
+		return o, nil
+	}
+	fd, err := wireSocket(host, u.conf.Preserve)
+	o, err := u.watchOutlet(fd, err, host, nil)
+	if err == nil {
+		u.outlets[host] = o
+	}
+	return o, err
+}
+
+// watchOutlet passes an error on, or makes an outlet of a socket.
+func (u *udp) watchOutlet(fd int, err error, host peer, s *service) (*outlet, error) {
+	if err != nil {
+		return nil, err
+	}
+	o := &outlet{u: u, fd: fd, host: host, service: s}
+	o.turn = o.receive
+	if err := u.loop.add(fd, unix.EPOLLIN, o); err != nil {
+		_ = unix.Close(fd)
+		return nil, err
+	}
+	u.sockets++
+	return o, nil
+}
+
+// release closes an outlet that nothing needs any more. What still comes for
+// it is answered by the card's kernel, with port unreachable.
+func (u *udp) release(o *outlet) {
+	if o.talks > 0 || o.service != nil || o.closed {
+		return
+	}
+	o.closed = true
+	if u.outlets[o.host] == o {
+		delete(u.outlets, o.host)
+	}
+	u.loop.drop(o.fd)
+	u.sockets--
+}
+
+func (o *outlet) ready(events uint32) {
+	if events&unix.EPOLLERR != 0 {
+		o.readErrors()
+	}
+	o.receive()
+}
+
+// receive takes what the wire sends to the host.
+func (o *outlet) receive() {
+	u := o.u
+	for range turnBatches {
+		if o.closed {
+			return
+		}
+		n, err := u.in.receive(o.fd)
+		if err != 0 {
+			// An ICMP error that came meanwhile; it is taken by reporting it.
+			o.readErrors()
+			continue
+		}
+		o.deliver(n)
+		if n < batchSize {
+			return
+		}
+	}
+	u.loop.soon(o.turn)
+}
+
+// deliver sends n datagrams of the inbox to the host, those of one flow together.
+func (o *outlet) deliver(n int) {
+	u := o.u
+	var now *talk
+	flush := func() {
+		if now != nil {
+			u.out.flush(now.fd, now)
+		}
+	}
+	for i := range n {
+		d := &u.d
+		u.in.get(i, d)
+		if d.lost != o.lost {
+			u.drop(dropSlow, uint64(d.lost-o.lost))
+			o.lost = d.lost
+		}
+		t := o.last
+		if t == nil || t.key.remote != d.from || t.local != d.to {
+			flush() // what was collected, before anything that ends flows
+			now = nil
+			t = o.find(d)
+		} else if t != now {
+			flush()
+		}
+		if t == nil {
+			u.drop(dropStranger, d.count())
+			continue
+		}
+		now, o.last = t, t
+		u.talks.touch(t, false, u.loop.now)
+		u.count.ToHost += d.count()
+		u.count.ToHostBytes += uint64(len(d.data))
+		u.out.add(d, nil, nil, !t.key.host.is4())
+	}
+	flush()
+}
+
+// find returns the flow that a datagram of the wire belongs to, or nil.
+func (o *outlet) find(d *datagram) *talk {
+	if o.service != nil {
+		return o.service.find(o, d)
+	}
+	return o.u.talks.all[talkKey{host: o.host, remote: d.from}]
+}

@@ -1,0 +1,177 @@
+package offload
+
+import (
+	"encoding/binary"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// sink is what an outbox sends to.
+type sink interface {
+	// refused is told that the kernel did not send something, and why. When
+	// it returns true that is tried again.
+	refused(refusal) (again bool)
+}
+
+// refusal is a datagram or a train that the kernel did not send.
+type refusal struct {
+	to      *peer // nil: whom the socket is connected to
+	err     unix.Errno
+	attempt int // 0 is the first
+	count   uint64
+}
+
+// outbox collects datagrams for one socket and sends them in one call.
+type outbox struct {
+	headers  [batchSize]mmsghdr
+	vectors  [batchSize]unix.Iovec
+	names    [batchSize]rawName
+	peers    [batchSize]peer
+	segments [batchSize]int
+	controls [batchSize][controlSize / 8]uint64
+	n        int
+}
+
+func newOutbox() *outbox {
+	b := new(outbox)
+	for i := range b.headers {
+		b.headers[i].msg.Iov = &b.vectors[i]
+		b.headers[i].msg.SetIovlen(1)
+	}
+	return b
+}
+
+// add puts a datagram, or a train, behind the others: at most batchSize
+// between two flushes. Its data is read when it is flushed. to is nil on a
+// connected socket; local, where not nil, is the address to send from. six
+// tells an IPv6 socket.
+func (b *outbox) add(d *datagram, to, local *peer, six bool) {
+	i := b.n
+	b.n++
+	b.vectors[i].SetLen(len(d.data))
+	b.vectors[i].Base = unsafe.SliceData(d.data)
+	m := &b.headers[i].msg
+	m.Name, m.Namelen = nil, 0
+	if to != nil {
+		b.peers[i] = *to
+		m.Name, m.Namelen = &b.names[i][0], uint32(b.names[i].put(to))
+	}
+	b.segments[i] = d.segment
+	b.control(i, d.class, d.segment, six, local)
+}
+
+// control writes the control messages of a datagram. The segment's comes
+// last: split takes it off.
+func (b *outbox) control(i int, class uint8, segment int, six bool, local *peer) {
+	c := controls{buf: unsafe.Slice((*byte)(unsafe.Pointer(&b.controls[i])), controlSize)}
+	if class != 0 && six {
+		binary.NativeEndian.PutUint32(c.add(unix.SOL_IPV6, unix.IPV6_TCLASS, 4), uint32(class))
+	} else if class != 0 {
+		binary.NativeEndian.PutUint32(c.add(unix.SOL_IP, unix.IP_TOS, 4), uint32(class))
+	}
+	if local != nil {
+		c.source(local)
+	}
+	if segment != 0 {
+		binary.NativeEndian.PutUint16(c.add(unix.SOL_UDP, unix.UDP_SEGMENT, 2), uint16(segment))
+	}
+	m := &b.headers[i].msg
+	m.Control = nil
+	if c.n > 0 {
+		m.Control = &c.buf[0]
+	}
+	m.SetControllen(c.n)
+}
+
+// controls are control messages (cmsg(3)) under construction.
+type controls struct {
+	buf []byte
+	n   int
+}
+
+// add returns the room for the message's data, zeroed.
+func (c *controls) add(level, kind int32, size int) []byte {
+	h := (*unix.Cmsghdr)(unsafe.Pointer(&c.buf[c.n]))
+	h.Level, h.Type = level, kind
+	h.SetLen(unix.CmsgLen(size))
+	data := c.buf[c.n+unix.CmsgLen(0) : c.n+unix.CmsgSpace(size)]
+	clear(data)
+	c.n += unix.CmsgSpace(size)
+	return data
+}
+
+// source says which address to send from; the interface is the route's.
+func (c *controls) source(local *peer) {
+	if local.is4() {
+		copy(c.add(unix.SOL_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)[4:8], local[12:16]) // ipi_spec_dst
+	} else {
+		copy(c.add(unix.SOL_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo), local[:16])
+	}
+}
+
+// flush sends what was added.
+func (b *outbox) flush(fd int, s sink) {
+	n := b.n
+	b.n = 0
+	for i := 0; i < n; {
+		sent, err := sendmmsg(fd, b.headers[i:n])
+		switch {
+		case err == 0:
+			i += sent
+		case b.segments[i] != 0 && (err == unix.EMSGSIZE || err == unix.EINVAL || err == unix.EIO):
+			// Datagrams that need fragments, or a device or a policy that
+			// trains are not for.
+			b.split(fd, i, s)
+			i++
+		default:
+			b.retry(fd, i, s, err)
+			i++
+		}
+	}
+}
+
+// retry sends again what was refused, as long as the sink says so, but not
+// for ever.
+func (b *outbox) retry(fd, i int, s sink, err unix.Errno) {
+	r := refusal{err: err, count: 1}
+	if b.headers[i].msg.Name != nil {
+		r.to = &b.peers[i]
+	}
+	if size := b.segments[i]; size != 0 {
+		r.count = uint64((int(b.vectors[i].Len) + size - 1) / size)
+	}
+	for ; r.attempt < 4 && s.refused(r); r.attempt++ {
+		if _, r.err = sendmmsg(fd, b.headers[i:i+1]); r.err == 0 {
+			return
+		}
+	}
+}
+
+// split sends the datagrams of a train one by one.
+func (b *outbox) split(fd, i int, s sink) {
+	v, m := &b.vectors[i], &b.headers[i].msg
+	train, size := unsafe.Slice(v.Base, int(v.Len)), b.segments[i]
+	b.segments[i] = 0
+	m.SetControllen(int(m.Controllen) - unix.CmsgSpace(2))
+	for len(train) > 0 {
+		n := min(size, len(train))
+		v.Base = &train[0]
+		v.SetLen(n)
+		train = train[n:]
+		if _, err := sendmmsg(fd, b.headers[i:i+1]); err != 0 {
+			b.retry(fd, i, s, err)
+		}
+	}
+}
+
+// sendmmsg returns how many were sent, or why the first was not.
+func sendmmsg(fd int, headers []mmsghdr) (int, unix.Errno) {
+	for {
+		n, _, err := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&headers[0])),
+			uintptr(len(headers)), unix.MSG_DONTWAIT, 0, 0)
+		if err != unix.EINTR {
+			return int(n), err
+		}
+	}
+}

@@ -1,0 +1,181 @@
+package offload
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// service is a published port: an outlet of each family, which hears
+// everybody. Where the host sees the clients' addresses, it is also the outlet
+// of what the service itself sends first, so that its peers always see the
+// published port.
+type service struct {
+	u       *udp
+	publish Publish
+	outlets []*outlet
+}
+
+// configureServices closes what is not published any more and opens what is
+// newly so.
+func (u *udp) configureServices(conf Config) error {
+	want := map[Publish]bool{}
+	for _, p := range conf.Publish {
+		if p.Protocol == "udp" {
+			want[p] = true
+		}
+	}
+	for p, s := range u.services {
+		if !want[p] {
+			u.endService(s)
+			delete(u.services, p)
+		}
+	}
+	for p := range want {
+		if u.services[p] != nil {
+			continue
+		}
+		s := &service{u: u, publish: p}
+		u.services[p] = s
+		if err := s.open(); err != nil {
+			u.endService(s)
+			delete(u.services, p)
+			return fmt.Errorf("publish UDP port %d: %w", p.Port, err)
+		}
+	}
+	return nil
+}
+
+func (s *service) open() error {
+	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+		to, keep := s.publish.target(any)
+		fd, err := s.u.servicePort(familyOf(any), s.publish.Port)
+		if any.Is6() && errors.Is(err, unix.EAFNOSUPPORT) {
+			continue
+		}
+		o, err := s.u.watchOutlet(fd, err, peerOf(to), s)
+		if err != nil {
+			return err
+		}
+		o.ours = !keep
+		s.outlets = append(s.outlets, o)
+		if keep && s.u.outlets[o.host] == nil {
+			s.u.outlets[o.host] = o
+		}
+	}
+	return nil
+}
+
+// servicePort takes the port from an endpoint of the host that happens to
+// have it.
+func (u *udp) servicePort(family int, port uint16) (int, error) {
+	fd, err := serviceSocket(family, port)
+	if !errors.Is(err, unix.EADDRINUSE) {
+		return fd, err
+	}
+	for _, o := range u.outlets {
+		if o.service == nil && localPort(o.fd) == port {
+			u.endOutlet(o)
+		}
+	}
+	return serviceSocket(family, port)
+}
+
+func localPort(fd int) uint16 {
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		return 0
+	}
+	return addrPort(sa).Port()
+}
+
+func (u *udp) endService(s *service) {
+	for _, o := range s.outlets {
+		o.service = nil
+		u.endOutlet(o)
+	}
+}
+
+// endOutlet ends an outlet and every flow over it.
+func (u *udp) endOutlet(o *outlet) {
+	for _, t := range u.talks.all {
+		if t.wire == o {
+			u.endTalk(t)
+		}
+	}
+	u.release(o)
+}
+
+// find returns the flow of a client, which may be new.
+func (s *service) find(o *outlet, d *datagram) *talk {
+	u := s.u
+	if !d.from.talksTo() {
+		return nil
+	}
+	key := talkKey{host: o.host, remote: d.from, ours: o.ours || u.onLink(d.index)}
+	t := u.talks.all[key]
+	if t == nil {
+		if t = s.begin(o, key); t == nil {
+			return nil
+		}
+	}
+	// The client may have used another of the card's addresses, or ports,
+	// than before: what it spoke to last is what answers.
+	t.local = d.to
+	if t.wire != o {
+		old := t.wire
+		old.talks--
+		o.talks++
+		t.wire = o
+		if old.last == t {
+			old.last = nil
+		}
+		u.release(old)
+	}
+	return t
+}
+
+func (s *service) begin(o *outlet, key talkKey) *talk {
+	u := s.u
+	if !u.room(true) {
+		return nil
+	}
+	t, err := u.talkOver(o, key, knocked)
+	if err != nil {
+		return nil
+	}
+	if err := u.loop.add(t.fd, unix.EPOLLIN, t); err != nil {
+		u.endTalk(t)
+		return nil
+	}
+	return t
+}
+
+// onLink tells an interface that leads to the host. What the host itself
+// sends to a published port cannot come back to it from its own address.
+func (u *udp) onLink(index int) bool { return slices.Contains(u.links, index) }
+
+// findLinks: an interface may come later than the configuration that names it.
+func (u *udp) findLinks(names []string) {
+	u.links = u.links[:0]
+	for _, name := range names {
+		if index, err := interfaceIndex(u.listeners[0], name); err == nil {
+			u.links = append(u.links, index)
+		}
+	}
+}
+
+// interfaceIndex asks through any socket.
+func interfaceIndex(fd int, name string) (int, error) {
+	r, err := unix.NewIfreq(name)
+	if err != nil {
+		return 0, err
+	}
+	if err := unix.IoctlIfreq(fd, unix.SIOCGIFINDEX, r); err != nil {
+		return 0, err
+	}
+	return int(r.Uint32()), nil
+}

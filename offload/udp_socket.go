@@ -1,0 +1,172 @@
+package offload
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// socketBuffer is room for a few of the largest datagrams and for a burst of
+// small ones, in bytes each way. The kernel's default holds one or two of
+// 65507. All of UDP together is bounded by net.ipv4.udp_mem.
+const socketBuffer = 1 << 20
+
+// udpSocket makes a socket with what all sockets for datagrams have: room,
+// trains (UDP_GRO), the traffic class, and the count of what was lost. The
+// kernel makes fragments where a datagram needs them, by the path's MTU as
+// far as it knows it, and never sets DF.
+func udpSocket(family int, more ...option) (int, error) {
+	options := []option{
+		{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer},
+		{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer},
+		{unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1},
+		{unix.SOL_UDP, unix.UDP_GRO, 1},
+	}
+	if family == unix.AF_INET6 {
+		options = append(options,
+			option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1},
+			option{unix.SOL_IPV6, unix.IPV6_RECVTCLASS, 1},
+			option{unix.SOL_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_WANT},
+			option{unix.SOL_IPV6, unix.IPV6_DONTFRAG, 0})
+	} else {
+		options = append(options,
+			option{unix.SOL_IP, unix.IP_RECVTOS, 1},
+			option{unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT})
+	}
+	return newSocket(family, unix.SOCK_DGRAM, append(options, more...)...)
+}
+
+// tellErrors puts ICMP errors into the socket's error queue.
+func tellErrors(family int) option {
+	if family == unix.AF_INET6 {
+		return option{unix.SOL_IPV6, unix.IPV6_RECVERR, 1}
+	}
+	return option{unix.SOL_IP, unix.IP_RECVERR, 1}
+}
+
+// tellTarget says with a datagram where it was sent to before it was
+// redirected here.
+func tellTarget(family int) option {
+	if family == unix.AF_INET6 {
+		return option{unix.SOL_IPV6, unix.IPV6_RECVORIGDSTADDR, 1}
+	}
+	return option{unix.SOL_IP, unix.IP_RECVORIGDSTADDR, 1}
+}
+
+// tellLocal says with a datagram which address of the card it was sent to,
+// and the interface.
+func tellLocal(family int) option {
+	if family == unix.AF_INET6 {
+		return option{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1}
+	}
+	return option{unix.SOL_IP, unix.IP_PKTINFO, 1}
+}
+
+var sharable = option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}
+
+// listenerSocket is where nf_tables hands datagrams that no flow is there for.
+func listenerSocket(at peer) (int, error) {
+	family := at.family()
+	fd, err := udpSocket(family, transparent(family), tellTarget(family), towardsHost)
+	return boundTo(fd, err, &at)
+}
+
+// hostSocket is the remote, as the host sees it: what it sends comes from
+// the remote's address, and only what the host sends to it arrives.
+//
+// It is not bound to a link: the way back is what the card's routes say, as
+// it is for a packet that is forwarded, and links keep strict reverse path
+// filtering, so nobody on another link can speak for this host.
+func hostSocket(remote, host peer) (int, error) {
+	family := host.family()
+	fd, err := udpSocket(family, transparent(family), sharable, towardsHost)
+	fd, err = boundTo(fd, err, &remote)
+	return connectedTo(fd, err, &host)
+}
+
+// cardSocket speaks to the host with the card's own address.
+func cardSocket(host peer) (int, error) {
+	fd, err := udpSocket(host.family(), towardsHost)
+	return connectedTo(fd, err, &host)
+}
+
+// wireSocket is the host's endpoint on the wire: with the host's port number
+// where that is free (RFC 4787, sections 4.2.1 and 4.2.2), and in preserve
+// mode with its address too.
+func wireSocket(host peer, preserve bool) (int, error) {
+	family := host.family()
+	if preserve {
+		fd, err := udpSocket(family, tellErrors(family), transparent(family))
+		return boundTo(fd, err, &host)
+	}
+	if keepsPort(host.port()) {
+		at := anyAddress(family, host.port())
+		fd, err := udpSocket(family, tellErrors(family))
+		if fd, err = boundTo(fd, err, &at); err == nil {
+			return fd, nil
+		}
+	}
+	at := anyAddress(family, 0)
+	fd, err := udpSocket(family, tellErrors(family))
+	return boundTo(fd, err, &at)
+}
+
+// serviceSocket faces the wire for a published port.
+func serviceSocket(family int, port uint16) (int, error) {
+	at := anyAddress(family, port)
+	fd, err := udpSocket(family, tellErrors(family), tellLocal(family))
+	return boundTo(fd, err, &at)
+}
+
+// keepsPort leaves alone what programs on the card bind when they start: a
+// name server, DHCP clients and servers, multicast DNS.
+func keepsPort(port uint16) bool {
+	switch port {
+	case 53, 67, 68, 546, 547, 5353, proxyPort:
+		return false
+	}
+	return true
+}
+
+func anyAddress(family int, port uint16) (p peer) {
+	if family == unix.AF_INET {
+		copy(p[:], mapped[:])
+	}
+	p[16], p[17] = byte(port>>8), byte(port)
+	return p
+}
+
+// boundTo and connectedTo pass an error on, or close what they return one for.
+func boundTo(fd int, err error, at *peer) (int, error) {
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Bind(fd, sockaddr(at.addrPort())); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("bind %s: %w", at, err)
+	}
+	return fd, nil
+}
+
+func connectedTo(fd int, err error, to *peer) (int, error) {
+	if err != nil {
+		return -1, err
+	}
+	if err := unix.Connect(fd, sockaddr(to.addrPort())); err != nil {
+		_ = unix.Close(fd)
+		return -1, fmt.Errorf("connect %s: %w", to, err)
+	}
+	return fd, nil
+}
+
+// isOwn tells an address of the card. The kernel knows best: it lets nobody
+// else have one.
+func isOwn(p peer) bool {
+	p[16], p[17] = 0, 0
+	fd, err := unix.Socket(p.family(), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	defer unix.Close(fd)
+	return unix.Bind(fd, sockaddr(p.addrPort())) == nil
+}
