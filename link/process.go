@@ -2,9 +2,11 @@ package link
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -168,7 +170,10 @@ func LaunchProcess(orders *os.File) (Process, error) {
 		// thread stays for as long as the pump.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := cmd.Start()
+		err := keepToOurselves()
+		if err == nil {
+			err = cmd.Start()
+		}
 		started <- err
 		if err == nil {
 			cmd.Wait()
@@ -179,6 +184,27 @@ func LaunchProcess(orders *os.File) (Process, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// keepToOurselves marks every descriptor but the three standard ones to be closed
+// when a program is started: what somebody passed to this process, or left open
+// when they started it, is nothing for a pump. What is passed on purpose is
+// passed all the same.
+func keepToOurselves() error {
+	err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
+	if err != unix.ENOSYS && err != unix.EINVAL { // before Linux 5.11
+		return err
+	}
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return fmt.Errorf("open descriptors: %w", err)
+	}
+	for _, e := range all {
+		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
+			unix.CloseOnExec(fd)
+		}
+	}
+	return nil
 }
 
 type process struct {

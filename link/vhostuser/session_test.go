@@ -450,6 +450,9 @@ func TestMalformed(t *testing.T) {
 		"call, flag and descriptor": func(k *talk) error {
 			return k.Tell(vhostuser.SetVringCall, 0, u64(0x100), k.event)
 		},
+		"kick of a file":   func(k *talk) error { return k.Tell(vhostuser.SetVringKick, 0, u64(0), k.mem) },
+		"call of a file":   func(k *talk) error { return k.Tell(vhostuser.SetVringCall, 0, u64(0), k.mem) },
+		"error of a file":  func(k *talk) error { return k.Tell(vhostuser.SetVringErr, 0, u64(0), k.mem) },
 		"kick of ring 255": func(k *talk) error { return k.Tell(vhostuser.SetVringKick, 0, u64(0xff), k.event) },
 		"start without size or address": func(k *talk) error {
 			return k.Tell(vhostuser.SetVringKick, 0, u64(0), k.event)
