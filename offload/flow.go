@@ -36,6 +36,8 @@ type way struct {
 	pipe *pipe // nil when nothing is under way
 	end  bool  // the reader has met the end
 	done bool  // and the end has been passed on
+
+	urgent bool // urgent data has been announced
 }
 
 // drainLimit is how long payload that was there before an error may take to
@@ -48,7 +50,7 @@ func (t *tcp) join(hostFD, wireFD int) {
 	f := &flow{t: t, fd: [2]int{hostFD, wireFD}}
 	t.flows[f] = true
 	for s, fd := range f.fd {
-		if err := t.loop.watch(fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP, side{f, s}); err != nil {
+		if err := t.loop.watch(fd, flowEvents, side{f, s}); err != nil {
 			t.drop("no memory")
 			f.reset()
 			return
@@ -56,6 +58,9 @@ func (t *tcp) join(hostFD, wireFD int) {
 	}
 	f.advance()
 }
+
+// flowEvents are what a flow is told of its sockets.
+const flowEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLPRI | unix.EPOLLRDHUP
 
 // side is one socket of a flow in the loop.
 type side struct {
@@ -67,6 +72,9 @@ type side struct {
 func (s side) ready(events uint32) {
 	if events&unix.EPOLLERR != 0 && pendingError(s.fd[s.s]) != nil {
 		s.dead[s.s] = true
+	}
+	if events&unix.EPOLLPRI != 0 {
+		s.way[s.s].urgent = true
 	}
 	const over = unix.EPOLLERR | unix.EPOLLHUP
 	s.turn(s.s, events&(unix.EPOLLIN|unix.EPOLLRDHUP|over) != 0,
@@ -135,6 +143,11 @@ func (f *flow) fill(s int) bool {
 			t.pipes.filled(p, n)
 			w.pipe = p
 			return true
+		case (err == nil || w.urgent && errors.Is(err, unix.EAGAIN)) && f.passUrgent(s, p):
+			if w.pipe != nil {
+				return true
+			}
+			continue
 		case err == nil:
 			w.end = true
 		case errors.Is(err, unix.EINTR):
@@ -150,6 +163,34 @@ func (f *flow) fill(s int) bool {
 	}
 }
 
+// passUrgent carries one urgent byte. Before it splice(2) stops as if there
+// were nothing more, or the end; it is the byte that is read next, because the
+// socket has SO_OOBINLINE. When there is no room for it as what it is, it goes
+// on as an ordinary one (RFC 6093 advises that much to programs).
+func (f *flow) passUrgent(s int, p *pipe) bool {
+	if at, err := unix.IoctlGetInt(f.fd[s], siocAtMark); err != nil || at == 0 {
+		return false
+	}
+	var b [1]byte
+	if n, err := unix.Read(f.fd[s], b[:]); err != nil || n != 1 {
+		return false // it is announced, and not here yet
+	}
+	f.way[s].urgent = false
+	err := unix.Sendto(f.fd[1-s], b[:], unix.MSG_OOB|unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
+	if err == nil {
+		f.t.moved(s, 1)
+		return true
+	}
+	if n, err := unix.Write(p.w, b[:]); err == nil && n == 1 {
+		f.t.pipes.filled(p, 1)
+		f.way[s].pipe = p
+	}
+	return true
+}
+
+// siocAtMark is SIOCATMARK of linux/sockios.h: the next byte is urgent.
+const siocAtMark = 0x8905
+
 // drain gives payload to the other side. It returns how much was taken; 0
 // when there is no room, or no reader any more.
 func (f *flow) drain(s int) int {
@@ -159,11 +200,7 @@ func (f *flow) drain(s int) int {
 		switch {
 		case n > 0:
 			t.pipes.drained(w.pipe, n)
-			if s == host {
-				t.count.FromHost += uint64(n)
-			} else {
-				t.count.ToHost += uint64(n)
-			}
+			t.moved(s, n)
 			if w.pipe.n == 0 {
 				t.pipes.put(w.pipe)
 				w.pipe = nil
@@ -177,6 +214,15 @@ func (f *flow) drain(s int) int {
 			f.dead[1-s] = true
 		}
 		return 0
+	}
+}
+
+// moved counts payload that came from side s.
+func (t *tcp) moved(s, n int) {
+	if s == host {
+		t.count.FromHost += uint64(n)
+	} else {
+		t.count.ToHost += uint64(n)
 	}
 }
 

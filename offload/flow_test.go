@@ -84,6 +84,11 @@ func connected(t *testing.T) (*net.TCPConn, int) {
 	if err := errors.Join(linger(fd, true), unix.SetNonblock(fd, true)); err != nil {
 		t.Fatal(err)
 	}
+	for _, o := range connection {
+		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
+			t.Fatal(err)
+		}
+	}
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	return c, fd
 }
@@ -362,4 +367,47 @@ func BenchmarkFlow(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// TestFlowUrgent sends an urgent byte in the middle: splice(2) stops before it
+// as if the stream had ended.
+func TestFlowUrgent(t *testing.T) {
+	for _, inLine := range []bool{false, true} {
+		j := newFlow(t)
+		raw, err := j.wire.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "beforeafter"
+		if inLine {
+			want = "before!after"
+			_ = raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) })
+		}
+		if err == nil {
+			_, err = j.host.Write([]byte("before"))
+		}
+		if err == nil {
+			err = sendUrgent(j.host, '!')
+		}
+		if err == nil {
+			_, err = j.host.Write([]byte("after"))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		j.host.CloseWrite()
+		if got, err := io.ReadAll(j.wire); string(got) != want || err != nil {
+			t.Errorf("in line %t: got %q and %v, want %q", inLine, got, err, want)
+		}
+	}
+}
+
+func sendUrgent(c *net.TCPConn, b byte) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = unix.Sendto(int(fd), []byte{b}, unix.MSG_OOB, nil) })
+	return errors.Join(err, failed)
 }

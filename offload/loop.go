@@ -74,14 +74,18 @@ func (l *loop) add(fd int, events uint32, h handler) error {
 	return nil
 }
 
-// watch is add for a descriptor that may be in the loop already, with the
-// same events: its handler changes.
+// watch is add for a descriptor that may be in the loop already: its handler
+// changes, and hears of everything that is there.
 func (l *loop) watch(fd int, events uint32, h handler) error {
-	if fd < len(l.slots) && l.slots[fd].h != nil {
-		l.slots[fd].h = h
-		return nil
+	if fd >= len(l.slots) || l.slots[fd].h == nil {
+		return l.add(fd, events, h)
 	}
-	return l.add(fd, events, h)
+	l.slots[fd].h = h
+	ev := unix.EpollEvent{Events: events | unix.EPOLLET, Fd: int32(fd), Pad: int32(l.slots[fd].generation)}
+	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_MOD, fd, &ev); err != nil {
+		return fmt.Errorf("epoll_ctl: %w", err)
+	}
+	return nil
 }
 
 // drop closes a descriptor of the loop.

@@ -76,6 +76,7 @@ var connection = []option{
 	{unix.SOL_TCP, unix.TCP_KEEPIDLE, 120},
 	{unix.SOL_TCP, unix.TCP_KEEPINTVL, 15},
 	{unix.SOL_TCP, unix.TCP_KEEPCNT, 8},
+	{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1}, // see passUrgent
 }
 
 // linger makes close(2) reset a connection, or end it in order.
