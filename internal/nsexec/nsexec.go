@@ -49,6 +49,7 @@ type plan struct {
 	path      *byte
 	argv, env []*byte
 	report    uintptr
+	parent    uintptr             // whoever forks
 	ignored   [maxSignal + 1]bool // stay ignored, as under nohup(1)
 }
 
@@ -85,7 +86,7 @@ func Start(c Command) (*Process, error) {
 		return nil, err
 	}
 	defer r.Close()
-	pl.report = w.Fd()
+	pl.report, pl.parent = w.Fd(), uintptr(os.Getpid())
 	p := &Process{done: make(chan struct{})}
 	forked := make(chan error)
 	go p.run(pl, forked)
@@ -221,6 +222,11 @@ func fork(pl *plan, old *unix.Sigset_t) (pid uintptr, errno unix.Errno) {
 	}
 	step = 6
 	if _, _, e = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0); e != 0 {
+		goto failed
+	}
+	// A caller that was killed before that sends no death signal any more.
+	if parent, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); parent != pl.parent {
+		e = unix.ESRCH
 		goto failed
 	}
 	// Go's handlers must not run here: the default for every signal, before

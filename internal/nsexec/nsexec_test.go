@@ -139,3 +139,36 @@ func TestErrorsNameTheStep(t *testing.T) {
 		t.Errorf("not a program: %v", err)
 	}
 }
+
+// A caller that was killed before the child could ask for its death signal is
+// noticed: the program is not run.
+func TestCallerThatIsGone(t *testing.T) {
+	c := command(t, home(t), "touch", filepath.Join(t.TempDir(), "ran"))
+	pl, err := c.plan()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	pl.report, pl.parent = w.Fd(), 1 // the child is this process's
+	p := &Process{done: make(chan struct{})}
+	forked := make(chan error)
+	go p.run(pl, forked)
+	err = <-forked
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := readReport(r, c); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("%v, want %v", err, unix.ESRCH)
+	}
+	if _, err := p.Wait(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(c.Argv[1]); err == nil {
+		t.Error("the program was run")
+	}
+}
