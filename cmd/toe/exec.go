@@ -146,15 +146,23 @@ func namespaceCommand(info card.ExecInfo) (nsexec.Command, func(), error) {
 			return c, nil, err
 		}
 	}
-	c.Binds = binds(info.ResolvConf)
+	c.Binds = binds(info.ResolvConf, resolvConf)
 	return c, func() { c.Net.Close(); c.User.Close() }, nil
 }
+
+const resolvConf = "/etc/resolv.conf"
 
 // binds make names resolve by way of the card: its resolv.conf over the
 // host's, and nothing where the host's resolver daemons would be asked, which
 // would answer from the host's network.
-func binds(resolv string) []nsexec.Bind {
-	list := []nsexec.Bind{{Source: resolv, Target: "/etc/resolv.conf"}}
+func binds(resolv, host string) []nsexec.Bind {
+	var list []nsexec.Bind
+	if _, err := os.Stat(host); err == nil {
+		list = append(list, nsexec.Bind{Source: resolv, Target: host})
+	} else {
+		// There is nothing to lay it over, and the host's files are not ours to make.
+		fmt.Fprintf(os.Stderr, "toe: exec: %v: names will not resolve; `sudo touch %s` mends that\n", err, host)
+	}
 	for _, socket := range []string{"/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/var/run/nscd/socket"} {
 		if _, err := os.Stat(socket); err == nil {
 			list = append(list, nsexec.Bind{Source: "/dev/null", Target: socket})

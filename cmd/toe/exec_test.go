@@ -1,0 +1,33 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/toe-project/toe/internal/nsexec"
+)
+
+// A host without /etc/resolv.conf runs the command all the same: there is
+// nothing that the card's could be laid over.
+func TestBindsWithoutResolvConf(t *testing.T) {
+	dir := t.TempDir()
+	there, missing := filepath.Join(dir, "there"), filepath.Join(dir, "missing")
+	if err := os.WriteFile(there, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	has := func(list []nsexec.Bind) bool {
+		for _, b := range list {
+			if b.Source == "/card/resolv.conf" {
+				return true
+			}
+		}
+		return false
+	}
+	if !has(binds("/card/resolv.conf", there)) {
+		t.Error("the card's resolv.conf is not laid over the host's")
+	}
+	if has(binds("/card/resolv.conf", missing)) {
+		t.Error("something is to be laid over a file that is not there")
+	}
+}
