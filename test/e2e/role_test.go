@@ -13,8 +13,13 @@ import (
 const roleVariable = "TOE_E2E_ROLE"
 
 func play(role string, args []string) int {
-	if role != "get" || len(args) != 1 {
-		fmt.Fprintf(os.Stderr, "role %q with %d arguments: there is get URL\n", role, len(args))
+	switch {
+	case role == "tune" && len(args) > 0:
+		return told(playTune(args))
+	case role == "send" && len(args) == 2:
+		return told(playSend(args[0], args[1]))
+	case role != "get" || len(args) != 1:
+		fmt.Fprintf(os.Stderr, "role %q with %d arguments: there are get URL, tune WHAT…, send FILE ADDRESS\n", role, len(args))
 		return 2
 	}
 	client := http.Client{Timeout: 15 * time.Second}
@@ -25,6 +30,14 @@ func play(role string, args []string) int {
 	}
 	defer reply.Body.Close()
 	if _, err := io.Copy(os.Stdout, reply.Body); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return 0
+}
+
+func told(err error) int {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
