@@ -48,7 +48,7 @@ type udp struct {
 	out       *outbox
 	d         datagram // the one under way
 	listeners []int
-	talks     talks
+	talks     *talks
 	young     []*talk // made, and not yet in the loop
 	outlets   map[peer]*outlet
 	services  map[Publish]*service

@@ -42,8 +42,8 @@ type talks struct {
 	foreign int // those that somebody on the wire began
 }
 
-func newTalks() talks {
-	f := talks{all: make(map[talkKey]*talk)}
+func newTalks() *talks {
+	f := &talks{all: make(map[talkKey]*talk)}
 	for i := range f.rested {
 		f.rested[i].init()
 	}
