@@ -140,6 +140,7 @@ func (s *Supervisor) apply(ctx context.Context, spec Spec) ([]string, error) {
 		return nil, err
 	}
 	s.change(func() { s.card.Spec, s.config = spec, cfg })
+	s.steer(ctx)
 	s.event("configuration changed: %s", strings.Join(keysOfChanges(live), ", "))
 	return live, nil
 }

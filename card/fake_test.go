@@ -82,6 +82,8 @@ func (w *world) attach(ctx context.Context, name, iface string) (*Attachment, er
 			return nil, errors.New("nobody there")
 		},
 		Ping:  func(ctx context.Context, _ netip.Addr) error { return w.step(ctx, "ping") },
+		Lock:  func(ctx context.Context, on bool) error { return w.step(ctx, fmt.Sprintf("lock %s %v", name, on)) },
+		Abort: func(ctx context.Context) error { return w.step(ctx, "abort "+name) },
 		Close: func() error { w.opened(name, -1); return nil },
 	}, nil
 }
@@ -113,6 +115,14 @@ func (w *world) DefaultRoute(ctx context.Context, _ string, _ LinkAddrs) (func()
 	}
 	w.route = true
 	return func() error { w.route = false; return nil }, nil
+}
+
+func (w *world) ReturnRoute(string, LinkAddrs) (func() error, error) {
+	if err := w.step(context.Background(), "return"); err != nil {
+		return nil, err
+	}
+	w.opened("return", 1)
+	return func() error { w.opened("return", -1); return nil }, nil
 }
 
 // fakeKeeper has counters that stand still.

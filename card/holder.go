@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -34,7 +35,8 @@ const holderPatience = 10 * time.Second
 const execInterface = "toe0"
 
 type holderOrder struct {
-	Op      string        `json:"op"` // link, dial, ping
+	Op      string        `json:"op"` // link, dial, ping, lock, abort
+	On      bool          `json:"on,omitempty"`
 	Queues  int           `json:"queues,omitempty"`
 	Addrs   LinkAddrs     `json:"addrs"`
 	Network string        `json:"network,omitempty"`
@@ -70,6 +72,14 @@ func (h *Host) Exec(ctx context.Context, want LinkWant) (*Attachment, error) {
 		Dial:      n.dial,
 		Ping: func(ctx context.Context, card netip.Addr) error {
 			_, err := n.ask(ctx, holderOrder{Op: "ping", Address: card.String()})
+			return err
+		},
+		Lock: func(ctx context.Context, on bool) error {
+			_, err := n.ask(ctx, holderOrder{Op: "lock", On: on, Addrs: want.Addrs})
+			return err
+		},
+		Abort: func(ctx context.Context) error {
+			_, err := n.ask(ctx, holderOrder{Op: "abort", Addrs: want.Addrs})
 			return err
 		},
 		Died: n.died, Close: n.close,
@@ -238,7 +248,9 @@ func (n *nsHolder) close() error {
 // holderOrders is the descriptor that a holder is told by what to do.
 const holderOrders = 3
 
-// HolderMain is the holder. It ends when its supervisor hangs up.
+// HolderMain is the holder. It ends when its supervisor hangs up; connections
+// through an endpoint then end with it, for the namespace may live on in the
+// programs that are in it.
 func HolderMain() error {
 	orders := os.NewFile(holderOrders, "orders")
 	if orders == nil {
@@ -247,6 +259,12 @@ func HolderMain() error {
 	if err := sandbox.CloseInherited(holderOrders); err != nil {
 		return err
 	}
+	var endpoint atomic.Pointer[LinkAddrs] // of the link, while it leads to one
+	defer func() {
+		if a := endpoint.Load(); a != nil {
+			_ = abortConnections(*a)
+		}
+	}()
 	for {
 		buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
 		k, oobn, _, _, err := unix.Recvmsg(int(orders.Fd()), buf, oob, unix.MSG_CMSG_CLOEXEC)
@@ -265,6 +283,12 @@ func HolderMain() error {
 		if err := json.Unmarshal(buf[:k], &o); err != nil {
 			closeAll(files)
 			continue
+		}
+		if o.Op == "lock" {
+			endpoint.Store(nil)
+			if o.On {
+				endpoint.Store(&o.Addrs)
+			}
 		}
 		go func() {
 			defer files[0].Close()
@@ -299,6 +323,10 @@ func (o holderOrder) obey() ([]*os.File, error) {
 		return makeExecLink(o)
 	case "dial":
 		return dialFile(ctx, o.Network, o.Address)
+	case "lock":
+		return nil, lockMTU(execInterface, o.Addrs, o.On)
+	case "abort":
+		return nil, abortConnections(o.Addrs)
 	case "ping":
 		card, err := netip.ParseAddr(o.Address)
 		if err != nil {
@@ -352,7 +380,8 @@ func makeExecLink(o holderOrder) ([]*os.File, error) {
 		if err != nil {
 			break
 		}
-		err = netlink.RouteAdd(&netlink.Route{LinkIndex: l.Attrs().Index, Gw: card.AsSlice(), Dst: toIPNet(netip.PrefixFrom(zero(card), 0))})
+		way := wayVia(l.Attrs().Index, card, unix.RT_TABLE_MAIN)
+		err = netlink.RouteAdd(&way)
 		if card.Is6() && !hasIPv6() {
 			err = nil
 		}

@@ -53,7 +53,11 @@ func (h *Host) Link(_ context.Context, want LinkWant) (*Attachment, error) {
 		return nil, err
 	}
 	d := net.Dialer{}
-	return &Attachment{Interface: name, Files: files, Seam: true, Dial: d.DialContext, Ping: pingFull}, nil
+	return &Attachment{
+		Interface: name, Files: files, Seam: true, Dial: d.DialContext, Ping: pingFull,
+		Lock:  func(_ context.Context, on bool) error { return lockMTU(name, want.Addrs, on) },
+		Abort: func(context.Context) error { return abortConnections(want.Addrs) },
+	}, nil
 }
 
 // tunProblem adds what to do about a device that cannot be opened.

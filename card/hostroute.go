@@ -44,7 +44,8 @@ func (h *Host) DefaultRoute(ctx context.Context, iface string, a LinkAddrs) (fun
 				}
 				return undo, fmt.Errorf("route %s via %s: %w", half, card, err)
 			}
-			made = append(made, r)
+			// Not by its gateway: lockMTU changes that.
+			made = append(made, &netlink.Route{LinkIndex: r.LinkIndex, Dst: r.Dst})
 		}
 	}
 	return undo, h.takeDNS(ctx, iface, a.CardAddrs())

@@ -12,8 +12,9 @@ import (
 // entry is written before the change is made, so that whoever comes next can
 // undo it, however the supervisor ended.
 type Journal struct {
-	ResolvConf *SavedFile `json:"resolv_conf,omitempty"`
-	Interfaces []string   `json:"interfaces,omitempty"` // persistent ones that we made
+	ResolvConf  *SavedFile   `json:"resolv_conf,omitempty"`
+	Interfaces  []string     `json:"interfaces,omitempty"` // persistent ones that we made
+	ReturnRules []ReturnRule `json:"return_rules,omitempty"`
 }
 
 // addInterface is for each start of a port, and there once all the same.
@@ -78,7 +79,7 @@ func (c *Card) Clean() error {
 	}
 	removeUnfinished(c.Paths.State)
 	removeUnfinished(c.Paths.Keys())
-	errs := []error{removeInterfaces(j.Interfaces), restoreFile(j.ResolvConf)}
+	errs := []error{removeInterfaces(j.Interfaces), removeReturnRules(j.ReturnRules), restoreFile(j.ResolvConf)}
 	if err := errors.Join(errs...); err != nil {
 		return err // the journal stays, for the next try
 	}

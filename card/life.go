@@ -34,6 +34,7 @@ func (s *Supervisor) life(ctx context.Context) (reached bool, exit machine.Exit,
 		if stop := s.powerOff(ctx, inst, reached); stop != nil && err == nil {
 			err = stop
 		}
+		s.abort()
 		s.change(func() { s.instance = nil })
 	}()
 	if err := s.awaitReady(ctx, inst); err != nil {
@@ -269,6 +270,7 @@ func (s *Supervisor) setReady() {
 			s.trouble("default route", err.Error())
 		}
 	}
+	s.steer(context.Background())
 	first := false
 	s.change(func() {
 		s.phase, s.stage = Healthy, ""

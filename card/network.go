@@ -32,6 +32,9 @@ type Network interface {
 	// DefaultRoute sends the host's traffic through the link, and its name
 	// resolution, and returns what undoes both.
 	DefaultRoute(ctx context.Context, iface string, a LinkAddrs) (undo func() error, err error)
+	// ReturnRoute makes what the host sends from its addresses of the link go
+	// through the link, wherever it is for, and returns what undoes that.
+	ReturnRoute(iface string, a LinkAddrs) (undo func() error, err error)
 }
 
 // LinkWant is an interface to make.
@@ -51,7 +54,11 @@ type Attachment struct {
 	Namespace *Namespace // not nil for toe exec's
 	Dial      func(ctx context.Context, network, address string) (net.Conn, error)
 	Ping      func(ctx context.Context, card netip.Addr) error
-	Died      <-chan error // says why the other side ended; nil where that cannot happen
+	// Lock locks the path MTU of a link's routes (lockMTU), Abort ends the TCP
+	// connections over it (abortConnections); nil for a port.
+	Lock  func(ctx context.Context, on bool) error
+	Abort func(ctx context.Context) error
+	Died  <-chan error // says why the other side ended; nil where that cannot happen
 	// Waits says what the other side is waiting for, "" for nothing; nil where
 	// it never does.
 	Waits func() string

@@ -91,6 +91,8 @@ type Supervisor struct {
 	image    Image
 	config   *control.Config
 	undo     func() error // of the default route
+	steering sync.Mutex   // held while the host's routes are made to fit the mode
+	goBack   func() error // undoes the way back of published services; guarded by steering
 	applying sync.Mutex   // held while the specification changes
 	agent    cardpb.CardClient
 	hangUp   func()
@@ -331,6 +333,9 @@ func (s *Supervisor) takeDown() error {
 	var errs []error
 	if s.undo != nil {
 		errs = append(errs, s.undo())
+	}
+	if s.goBack != nil {
+		errs = append(errs, s.goBack())
 	}
 	if s.hangUp != nil {
 		s.hangUp()
