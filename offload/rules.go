@@ -107,6 +107,11 @@ func (r ruler) host() {
 	c.add(tcp, opens(), skip("fresh"))
 	c.add(tcp, socketOfOurs(), untrack, setMark(markLocal), accept)
 	c.add(udp, socketOfOurs(), untrack, setMark(markLocal), accept)
+	// ICMP errors of the host, by the packet that they quote: that its
+	// program has closed a UDP socket is an error of ours.
+	for _, p := range []byte{unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6} {
+		c.add(protocol(p), socketOfOurs(), untrack, setMark(markLocal), accept)
+	}
 	c.add(skip("fresh"))
 }
 

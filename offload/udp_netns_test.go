@@ -245,8 +245,8 @@ table inet toe-offload {
 		type filter hook prerouting priority raw
 		%s
 		iifname != "pci0" return
+		meta l4proto {udp, icmp, icmpv6} socket transparent 1 notrack meta mark set $local accept
 		meta l4proto != udp return
-		socket transparent 1 notrack meta mark set $local accept
 		ip daddr {10.9.0.0/30, 192.0.2.2, 224.0.0.0/3} return
 		ip6 daddr {fd09::/126, 2001:db8::2, fe80::/10, ff00::/8} return
 		ip frag-off & 0x4000 != 0 return

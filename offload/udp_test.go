@@ -91,6 +91,8 @@ func hearAll(t *testing.T, c *net.UDPConn) {
 // TestUDPErrorsReachTheSocket: what connect(2)ed sockets learn.
 func TestUDPErrorsReachTheSocket(t *testing.T) {
 	r := newTrial(t, Config{})
+	r.card.set("ipv4/neigh/wan/mcast_solicit", "1")
+	r.card.set("ipv6/neigh/wan/mcast_solicit", "1")
 	r.card.ip("route add unreachable 198.51.100.1")
 	r.card.ip("route add prohibit 198.51.100.2")
 	r.world.ip("addr add 203.0.113.1/24 dev lo")
@@ -162,5 +164,153 @@ func TestUDPKeepsOrder(t *testing.T) {
 				t.Fatalf("got %q, %v, want %q", buf[:n], err, want)
 			}
 		}
+	}
+}
+
+// TestUDPClosedOnTheHost: the remote learns that nobody listens any more.
+func TestUDPClosedOnTheHost(t *testing.T) {
+	r := newTrial(t, Config{})
+	world := r.world.listen(at(worldAddr4, 9))
+	host := r.host.dial(at(worldAddr4, 9))
+	_, _ = host.Write([]byte("x"))
+	_, from, err := world.ReadFromUDPAddrPort(make([]byte, 10))
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.Close()
+	hearAll(t, world)
+	_, _ = world.WriteToUDPAddrPort([]byte("y"), from)
+	until(t, "the flow's end", func() bool { return r.stats().Flows == 0 })
+	_, _ = world.WriteToUDPAddrPort([]byte("y"), from)
+	if _, _, err := world.ReadFromUDPAddrPort(make([]byte, 10)); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("the remote gets %v, want %v", err, unix.ECONNREFUSED)
+	}
+	var left int
+	r.loop.do(func() { left = r.udp.sockets + len(r.udp.outlets) })
+	if left != 0 {
+		t.Errorf("%d sockets left", left)
+	}
+}
+
+func TestUDPTrafficClass(t *testing.T) {
+	r := newTrial(t, Config{})
+	const class = 0xb8 | 1 // EF, ECT(1)
+	for _, remote := range []string{worldAddr4, worldAddr6} {
+		world := r.world.listen(at(remote, 9))
+		host := r.host.dial(at(remote, 9))
+		setClass(t, host, class)
+		setClass(t, world, class)
+		var answer netip.AddrPort
+		for range 3 {
+			_, _ = host.Write([]byte("x"))
+			got, from := readClass(t, world)
+			if got != class {
+				t.Errorf("%s: class %#x arrives at the world, want %#x", remote, got, class)
+			}
+			answer = from
+		}
+		_, _ = world.WriteToUDPAddrPort([]byte("y"), answer)
+		if got, _ := readClass(t, host); got != class {
+			t.Errorf("%s: class %#x arrives at the host, want %#x", remote, got, class)
+		}
+	}
+}
+
+func setClass(t *testing.T, c *net.UDPConn, class int) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = raw.Control(func(fd uintptr) {
+		for _, o := range []option{
+			{unix.SOL_IP, unix.IP_TOS, class}, {unix.SOL_IP, unix.IP_RECVTOS, 1},
+			{unix.SOL_IPV6, unix.IPV6_TCLASS, class}, {unix.SOL_IPV6, unix.IPV6_RECVTCLASS, 1},
+		} {
+			_ = unix.SetsockoptInt(int(fd), o.level, o.name, o.value)
+		}
+	})
+}
+
+func readClass(t *testing.T, c *net.UDPConn) (uint8, netip.AddrPort) {
+	t.Helper()
+	control := make([]byte, 128)
+	_, n, _, from, err := c.ReadMsgUDPAddrPort(make([]byte, 10), control)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d datagram
+	d.decode(control[:n])
+	return d.class, from
+}
+
+// TestUDPManyFlows: the table is bounded, and what has rested longest goes.
+func TestUDPManyFlows(t *testing.T) {
+	r := newTrial(t, Config{})
+	r.world.echo(7)
+	r.loop.do(func() { r.udp.limit = 256 })
+	first := r.host.dial(at(worldAddr4, 7))
+	exchange(t, first, 10)
+	for range 200 {
+		exchange(t, r.host.dial(at(worldAddr4, 7)), 10)
+	}
+	s := r.stats()
+	if s.Flows != 128 || s.Drops[dropEvicted] != 201-128 {
+		t.Errorf("flows %d, drops %v; want 128 flows of 2 sockets, the rest evicted", s.Flows, s.Drops)
+	}
+	exchange(t, first, 10) // gets a flow again
+}
+
+// TestUDPOneEndpointManyRemotes: one socket on the wire, whoever it talks to.
+func TestUDPOneEndpointManyRemotes(t *testing.T) {
+	r := newTrial(t, Config{})
+	host := r.host.listen(at(hostAddr4, 5000))
+	buf := make([]byte, 10)
+	for i := range 50 {
+		world := r.world.listen(at(worldAddr4, 6000+i))
+		to := netip.MustParseAddrPort(at(worldAddr4, 6000+i))
+		_, _ = host.WriteToUDPAddrPort([]byte("x"), to)
+		_, from, err := world.ReadFromUDPAddrPort(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if from.String() != at(cardAddr4, 5000) {
+			t.Fatalf("remote %d sees %s, want the card with the host's port", i, from)
+		}
+		_, _ = world.WriteToUDPAddrPort([]byte("y"), from)
+		if _, from, err = host.ReadFromUDPAddrPort(buf); err != nil || from.Port() != to.Port() {
+			t.Fatalf("answer from %v, %v, want %v", from, err, to)
+		}
+	}
+	if s := r.stats(); s.Flows != 50 {
+		t.Errorf("%d flows, want 50", s.Flows)
+	}
+}
+
+// TestUDPPreserve: the wire sees the host.
+func TestUDPPreserve(t *testing.T) {
+	r := newTrial(t, Config{Preserve: true})
+	r.world.ip("route add 10.9.0.0/30 via " + cardAddr4)
+	r.world.ip("route add fd09::/126 via " + cardAddr6)
+	for _, c := range []struct{ host, remote string }{{hostAddr4, worldAddr4}, {hostAddr6, worldAddr6}} {
+		host, world := r.host.listen(at(c.host, 5000)), r.world.listen(at(c.remote, 9))
+		for range 2 {
+			_, _ = host.WriteToUDPAddrPort([]byte("x"), netip.MustParseAddrPort(at(c.remote, 9)))
+			buf := make([]byte, 1<<16)
+			_, from, err := world.ReadFromUDPAddrPort(buf)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if from.String() != at(c.host, 5000) {
+				t.Errorf("the world sees %s, want %s", from, at(c.host, 5000))
+			}
+			_, _ = world.WriteToUDPAddrPort(pattern(60000), from)
+			if n, _, err := host.ReadFromUDPAddrPort(buf); err != nil || !bytes.Equal(buf[:n], pattern(60000)) {
+				t.Errorf("%d bytes, %v", n, err)
+			}
+		}
+	}
+	if n := r.host.snmp("Ip", "ReasmReqds"); n != 0 {
+		t.Errorf("ReasmReqds of the host is %d", n)
 	}
 }
