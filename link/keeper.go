@@ -49,6 +49,7 @@ type Keeper struct {
 	// orders reach it one at a time and in the order of the conversation.
 	mu        sync.Mutex
 	wish      wish
+	detached  []bool // queue pairs that the host's kernel hands nothing to
 	pump      *running
 	conn      *net.UnixConn
 	closed    bool
@@ -113,6 +114,8 @@ func NewKeeper(dev Device, opts Options) (k *Keeper, err error) {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	k.detached = make([]bool, len(dev.Files))
+	k.steer()
 	return k, k.launch()
 }
 

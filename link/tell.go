@@ -64,7 +64,7 @@ func (d *device) StartRing(i int, r vhostuser.Ring) error {
 	was := k.wish.rings[i]
 	now := wishedRing{Ring: r, taken: was.taken}
 	k.wish.rings[i] = now
-	k.steer(i, r.Enabled)
+	defer k.steer()
 	if k.pump == nil {
 		return nil
 	}
@@ -84,6 +84,7 @@ func (d *device) StopRing(i int) (uint16, error) {
 	k := (*Keeper)(d)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	defer k.steer()
 	var err error
 	for range 3 {
 		if k.pump == nil {
@@ -135,7 +136,7 @@ func (d *device) EnableRing(i int, on bool) error {
 	}
 	r.Enabled = on
 	k.wish.rings[i] = r
-	k.steer(i, on)
+	k.steer()
 	_, err := k.tell(order{Op: opEnable, Index: i, On: on})
 	return err
 }
@@ -152,17 +153,38 @@ func (d *device) Reset() {
 	if k.pump != nil {
 		tellMemory(k.pump, nil)
 	}
+	k.steer()
 }
 
-// steer keeps the host's kernel from steering packets to a pair whose ring
-// towards the card is off. k.mu is held.
-func (k *Keeper) steer(i int, on bool) {
-	if i%2 != 0 || len(k.dev.Files) < 2 {
+// steer has the host's kernel hand packets to those pairs alone whose ring towards
+// the card runs and is on, so that none waits where nobody looks. Where there is
+// no such pair they wait for the first one. k.mu is held.
+func (k *Keeper) steer() {
+	if len(k.dev.Files) < 2 || k.closed {
 		return
 	}
-	if err := tun.SetQueue(int(k.dev.Files[i/2].Fd()), on); err != nil {
-		k.event("queue pair %d: %v", i/2, err)
+	none := true
+	for i := range k.dev.Files {
+		none = none && !k.serves(i)
 	}
+	// Attach first: a packet for an interface without any queue is dropped.
+	for _, on := range []bool{true, false} {
+		for i, f := range k.dev.Files {
+			if (k.serves(i) || i == 0 && none) != on || k.detached[i] != on {
+				continue
+			}
+			if err := tun.SetQueue(int(f.Fd()), on); err != nil {
+				k.event("queue pair %d: %v", i, err)
+			}
+			k.detached[i] = !on
+		}
+	}
+}
+
+// serves says whether the card takes packets on a queue pair. k.mu is held.
+func (k *Keeper) serves(pair int) bool {
+	r, ok := k.wish.rings[2*pair]
+	return ok && r.Enabled
 }
 
 // tell gives an order to the pump, if there is one. k.mu is held.

@@ -3,6 +3,7 @@ package vhostuser
 import (
 	"encoding/binary"
 	"fmt"
+	"os"
 )
 
 // A region in SET_MEM_TABLE, ADD_MEM_REG and REM_MEM_REG:
@@ -48,10 +49,15 @@ func (s *session) setMemTable(m *message) error {
 	return nil
 }
 
-// addMemReg adds one region (after 8 bytes of padding).
+// addMemReg adds one region (after 8 bytes of padding). QEMU 7.2 adds each one
+// once more for every further queue pair, and takes it away as often.
 func (s *session) addMemReg(m *message) error {
 	if len(m.payload) < 8+regionLen || len(m.files) != 1 {
 		return fmt.Errorf("%w: ADD_MEM_REG of %d bytes with %d descriptors", ErrMessage, len(m.payload), len(m.files))
+	}
+	if i := s.find(region(m.payload[8:])); i >= 0 && sameFile(s.table[i].File, m.files[0]) {
+		s.table[i].again++
+		return nil
 	}
 	if len(s.table) >= maxMemSlots {
 		return fmt.Errorf("ADD_MEM_REG: all %d slots are taken", maxMemSlots)
@@ -74,17 +80,39 @@ func (s *session) remMemReg(m *message) error {
 		return fmt.Errorf("%w: REM_MEM_REG of %d bytes", ErrMessage, len(m.payload))
 	}
 	gone := region(m.payload[8:])
-	for i, r := range s.table {
-		if r.Guest != gone.Guest || r.User != gone.User || r.Size != gone.Size {
-			continue
-		}
-		table := append(append([]Region(nil), s.table[:i]...), s.table[i+1:]...)
-		if err := s.dev.SetMemory(table); err != nil {
-			return err
-		}
-		r.File.Close()
-		s.table = table
+	i := s.find(gone)
+	if i < 0 {
+		return fmt.Errorf("REM_MEM_REG: no region of %d bytes at %#x", gone.Size, gone.Guest)
+	}
+	if s.table[i].again > 0 {
+		s.table[i].again--
 		return nil
 	}
-	return fmt.Errorf("REM_MEM_REG: no region of %d bytes at %#x", gone.Size, gone.Guest)
+	table := append(append([]Region(nil), s.table[:i]...), s.table[i+1:]...)
+	if err := s.dev.SetMemory(table); err != nil {
+		return err
+	}
+	s.table[i].File.Close()
+	s.table = table
+	return nil
+}
+
+// find is the place of a region in the table, -1 if it is not there. REM_MEM_REG
+// need not name the offset.
+func (s *session) find(r Region) int {
+	for i, have := range s.table {
+		if have.Guest == r.Guest && have.User == r.User && have.Size == r.Size {
+			return i
+		}
+	}
+	return -1
+}
+
+func sameFile(a, b *os.File) bool {
+	x, err := a.Stat()
+	if err != nil {
+		return false
+	}
+	y, err := b.Stat()
+	return err == nil && os.SameFile(x, y)
 }

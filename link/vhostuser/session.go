@@ -15,6 +15,7 @@ import (
 type Region struct {
 	Guest, User, Size, Offset uint64
 	File                      *os.File // owned by the session; valid until it is taken out of the table
+	again                     int      // times that it was added once more
 }
 
 // Ring is a ring that can start: where it is and whom to tell.

@@ -400,6 +400,35 @@ func TestUnknown(t *testing.T) {
 
 // A message that breaks the protocol ends the conversation with an error, and
 // whatever descriptors came with it are closed.
+// QEMU 7.2 adds and removes a slot once for each queue pair.
+func TestSlotOncePerPair(t *testing.T) {
+	k := newTalk(t, &device{})
+	k.acks()
+	for range 3 {
+		k.ok(k.Do(vhostuser.AddMemReg, slot(0, 0x1000), k.mem))
+	}
+	for range 3 {
+		k.ok(k.Do(vhostuser.RemMemReg, slot(0, 0x1000), k.mem))
+	}
+	if err := k.Do(vhostuser.RemMemReg, slot(0, 0x1000), k.mem); err == nil {
+		t.Error("a slot was removed once more than it was added")
+	}
+	k.want("memory 0x0+0x1000", "memory")
+	k.ok(k.Do(vhostuser.AddMemReg, slot(0, 0x1000), k.mem))
+	other, err := os.CreateTemp(t.TempDir(), "other")
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.dev.refusing("memory") // two files at one address are not one slot
+	if err := k.Do(vhostuser.AddMemReg, slot(0, 0x1000), other); err == nil {
+		t.Error("another file at the same address was taken for the same slot")
+	}
+	other.Close()
+	if err := k.end(); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestMalformed(t *testing.T) {
 	u32, u64 := fakecard.U32, fakecard.U64
 	many := func(k *talk, n int) (f []*os.File) {
