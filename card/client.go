@@ -91,12 +91,21 @@ func (cl *Client) send(ctx context.Context, method, path string, body []byte) (*
 	resp, err := cl.http.Do(req)
 	var ue *url.Error
 	if errors.As(err, &ue) {
-		return nil, ue.Err
+		err = ue.Err
+	}
+	if hungUp(err) {
+		return nil, fmt.Errorf("card %s: its supervisor hung up: %w; `toe status %s` tells why", cl.card.Name, ErrNotRunning, cl.card.Name)
 	}
 	if err != nil {
 		return nil, err
 	}
 	return resp, cl.refusal(resp)
+}
+
+// hungUp says whether the other end died before it answered: a process that is
+// killed may take a connection still, and resets it.
+func hungUp(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF)
 }
 
 // refusal is the error in an answer, whose body it then closes.

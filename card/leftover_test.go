@@ -1,6 +1,7 @@
 package card
 
 import (
+	"errors"
 	"net"
 	"os"
 	"os/exec"
@@ -167,5 +168,41 @@ func TestEmptyListsAreKept(t *testing.T) {
 	}
 	if got := again.Spec.Ports[0].Addresses; len(got) != 0 {
 		t.Errorf("addresses %v, want none", got)
+	}
+}
+
+// A supervisor that is being killed resets the connections that it had no time
+// to take: it does not run.
+func TestSupervisorThatDiesDoesNotRun(t *testing.T) {
+	c := testCard(t, "")
+	if err := c.Paths.MakeRuntime(); err != nil {
+		t.Fatal(err)
+	}
+	for name, die := range map[string]func(net.Conn){
+		"at once":    func(conn net.Conn) { conn.Close() },
+		"when asked": func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1)); conn.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := listenUnix(c.Paths.Socket())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			go func() {
+				for {
+					conn, err := l.Accept()
+					if err != nil {
+						return
+					}
+					die(conn)
+				}
+			}()
+			if err := c.Client().Reset(t.Context()); !errors.Is(err, ErrNotRunning) {
+				t.Errorf("reset: %v, want ErrNotRunning", err)
+			}
+			if st, err := c.Status(t.Context()); err != nil || st.State != Stopped {
+				t.Errorf("status: %s, %v", st.State, err)
+			}
+		})
 	}
 }
