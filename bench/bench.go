@@ -41,6 +41,9 @@ type Skip struct {
 type Report struct {
 	Host    Host      `json:"host"`
 	Time    time.Time `json:"time"`
+	Rounds  int       `json:"rounds"`
+	Seconds float64   `json:"seconds"` // of one round of traffic
+	Took    float64   `json:"took_seconds"`
 	Results []Result  `json:"results"`
 	Skipped []Skip    `json:"skipped"`
 }
@@ -55,6 +58,7 @@ type Options struct {
 	Cards    int           // how many at once
 	Program  string        // this program, to start pumps and cards with
 	Cache    string        // where firmware is
+	NoPasst  error         // why Fetch failed, if it did
 	Progress *progress.Progress
 }
 
@@ -74,6 +78,11 @@ func parts() []part {
 		{"rivals", "the same with a QEMU card, beside QEMU's tap and passt", measureRivals},
 		{"cards", "many cards at once", measureCards},
 	}
+}
+
+// NeedsNetwork says whether Fetch should come before a run of these parts.
+func NeedsNetwork(only []string) bool {
+	return len(only) == 0 || slices.Contains(only, "rivals") || slices.Contains(only, "link")
 }
 
 // Parts names what Options.Only can choose.
@@ -97,7 +106,9 @@ type run struct {
 // one made for it. What was measured before an error or an interrupt is in
 // the report.
 func Run(ctx context.Context, o Options) (Report, error) {
-	r := &run{Options: o, report: Report{Host: thisHost(), Time: time.Now().UTC(), Results: []Result{}, Skipped: []Skip{}}}
+	r := &run{Options: o, report: Report{
+		Host: thisHost(), Time: time.Now().UTC(), Rounds: o.Rounds, Seconds: o.Length.Seconds(), Results: []Result{}, Skipped: []Skip{},
+	}}
 	if err := r.check(); err != nil {
 		return r.report, err
 	}
@@ -122,6 +133,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 		}
 	}
 	r.judge()
+	r.report.Took = time.Since(r.report.Time).Seconds()
 	return r.report, errors.Join(failed...)
 }
 

@@ -2,8 +2,10 @@ package bench
 
 import (
 	"bytes"
+	"encoding/json"
 	"encoding/xml"
 	"io"
+	"reflect"
 	"testing"
 )
 
@@ -61,19 +63,26 @@ func TestRatiosAndAims(t *testing.T) {
 }
 
 func TestChartIsXML(t *testing.T) {
-	r := &run{}
-	r.add("a<b&c", "s", []float64{1}).lower([]float64{2}, "")
-	r.add("zero", "µs", []float64{0})
+	rep := figures()
+	rep.Host.Kernel = "a<b&c"
 	var b bytes.Buffer
-	if err := r.report.Chart(&b); err != nil {
+	if err := rep.Chart(&b); err != nil {
 		t.Fatal(err)
 	}
+	bars := 0
 	for d := xml.NewDecoder(&b); ; {
-		if _, err := d.Token(); err == io.EOF {
-			return
+		token, err := d.Token()
+		if err == io.EOF {
+			break
 		} else if err != nil {
 			t.Fatal(err)
 		}
+		if e, ok := token.(xml.StartElement); ok && e.Name.Local == "rect" {
+			bars++
+		}
+	}
+	if want := 1 + 3 + 3; bars != want { // the ground, the link and two rivals, the pump and two baselines
+		t.Errorf("%d rectangles, want %d", bars, want)
 	}
 }
 
@@ -87,5 +96,83 @@ func TestPacketHasARightChecksum(t *testing.T) {
 	}
 	if sum != 0xffff {
 		t.Errorf("the header adds up to %#x, want 0xffff", sum)
+	}
+}
+
+// figures is a report with a comparison in which one aim is met and one not.
+func figures() Report {
+	r := &run{report: Report{Rounds: 3, Seconds: 2}}
+	r.add("pump/to-host/64/cpu", "ns/packet", []float64{200}).lower([]float64{150}, "bare")
+	r.add("pump/to-host/64/cpu/same-layout", "ns/packet", []float64{200}).lower([]float64{250}, "bare")
+	r.add("tcg/link/to-card/1/throughput", "Gbit/s", []float64{2, 3, 1})
+	r.add("tcg/link/to-card/1/throughput/vs/tap-65521", "Gbit/s", []float64{2, 3, 1}).higher([]float64{4}, "tap-65521")
+	r.add("tcg/link/to-card/1/throughput/vs/passt", "Gbit/s", []float64{2, 3, 1}).higher([]float64{1}, "passt")
+	r.skip("a<b", "why & what")
+	r.judge()
+	return r.report
+}
+
+func TestPivot(t *testing.T) {
+	all := figures().pivots()
+	if len(all) != 1 || len(all[0].rows) != 1 {
+		t.Fatalf("%d pivots", len(all))
+	}
+	got := all[0].cells()
+	want := [][]string{
+		{"tcg card", "link", "unit", "tap-65521", "passt"},
+		{"to-card/1/throughput", "2.00", "Gbit/s", "4.00 (0.50!)", "1.00 (2.00+)"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+func TestSums(t *testing.T) {
+	got := figures().sums()[1:]
+	want := [][]string{
+		{"pump at 64 bytes 0.7 of bare calls, one hot buffer", "pump/to-*/64/cpu", "0.75", "met"},
+		{"the same, buffers like the card's", "pump/to-*/64/cpu/same-layout", "1.25", "met"},
+		{"throughput never below QEMU's tap", "*/link/to-*/*/throughput/vs/tap-*", "0.50", "not met"},
+		{"throughput never below passt", "*/link/to-*/*/throughput/vs/passt", "2.00", "met"},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// What is read back is what was printed, and a document gets it once.
+func TestReportSurvives(t *testing.T) {
+	var b bytes.Buffer
+	if err := json.NewEncoder(&b).Encode(figures()); err != nil {
+		t.Fatal(err)
+	}
+	rep, err := ReadReport(&b)
+	if err != nil || !reflect.DeepEqual(rep, figures()) {
+		t.Errorf("%v\n%+v\nwant\n%+v", err, rep, figures())
+	}
+	doc := []byte("before\n" + figuresBegin + "old\n" + figuresEnd + "\nafter\n")
+	once, err := rep.Into(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	twice, err := rep.Into(once)
+	if err != nil || !bytes.Equal(once, twice) {
+		t.Errorf("a second time the document changes, %v", err)
+	}
+	for _, text := range []string{"before\n", "to-card/1/throughput", "not measured: a<b: why & what", "\nafter\n"} {
+		if !bytes.Contains(once, []byte(text)) {
+			t.Errorf("the document lacks %q:\n%s", text, once)
+		}
+	}
+	if bytes.Contains(once, []byte("old")) {
+		t.Error("the old figures are still there")
+	}
+	if _, err := rep.Into([]byte("no marks")); err == nil {
+		t.Error("a document without marks was taken")
+	}
+	for _, bad := range []string{"", "[]", "{}", `{"results":[]}`} {
+		if _, err := ReadReport(bytes.NewReader([]byte(bad))); err == nil {
+			t.Errorf("%q was taken for a report", bad)
+		}
 	}
 }

@@ -4,36 +4,108 @@ import (
 	"fmt"
 	"html"
 	"io"
+	"strings"
 )
 
 // Sizes of the chart in pixels.
 const (
 	chartWidth = 760
-	barHeight  = 16
-	barStep    = 20
-	labelWidth = 250
-	barMost    = 400
+	barHeight  = 14
+	barStep    = 18
+	labelWidth = 170
+	barMost    = 470
 )
 
-// Chart draws the figures as bars, a group for each unit, as SVG.
+// bar is one figure of a group.
+type bar struct {
+	label  string
+	value  float64
+	colour string
+}
+
+// group is what stands beside each other, on one scale.
+type group struct {
+	title string
+	bars  []bar
+}
+
+const (
+	ownColour, lowColour, otherColour = "#5a9e6f", "#c77d4f", "#9fb3c8"
+)
+
+// Chart draws the comparisons as groups of bars, as SVG: the link beside its
+// rivals, the pump beside bare system calls.
 func (rep Report) Chart(w io.Writer) error {
-	groups, units := map[string][]Result{}, []string{}
-	for _, res := range rep.Results {
-		if groups[res.Unit] == nil {
-			units = append(units, res.Unit)
-		}
-		groups[res.Unit] = append(groups[res.Unit], res)
+	groups := append(rep.linkGroups(), rep.pumpGroups()...)
+	height := 50
+	for _, g := range groups {
+		height += (2 + len(g.bars)) * barStep
 	}
-	height := 40 + len(units)*2*barStep + len(rep.Results)*barStep
 	c := &canvas{w: w, y: 24}
 	c.printf(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n", chartWidth, height)
 	c.printf(`<rect width="100%%" height="100%%" fill="#fff"/>` + "\n")
-	c.text(10, fmt.Sprintf("toe bench: %s, %d CPUs; medians, a line marks the baseline", rep.Host.Kernel, rep.Host.CPUs), "bold")
-	for _, u := range units {
-		c.group(u, groups[u])
+	c.text(10, fmt.Sprintf("toe bench: %s, %d CPUs; medians of %d rounds; orange: worse than the best beside it",
+		rep.Host.Kernel, rep.Host.CPUs, rep.Rounds), "bold")
+	for _, g := range groups {
+		c.group(g)
 	}
 	c.printf("</svg>\n")
 	return c.err
+}
+
+// linkGroups are the comparisons that say most: one stream's CPU is like four's.
+func (rep Report) linkGroups() []group {
+	var all []group
+	for _, p := range rep.pivots() {
+		for _, r := range p.rows {
+			if strings.HasSuffix(r.measure, "pump-cpu") || strings.HasSuffix(r.measure, "4/host-cpu") {
+				continue
+			}
+			g := group{title: fmt.Sprintf("%s card, %s, %s", p.kind, r.measure, r.unit)}
+			worst := 1.0
+			for _, rival := range p.rivals {
+				if res, ok := r.others[rival]; ok {
+					g.bars = append(g.bars, bar{rival, *res.Baseline, otherColour})
+					worst = min(worst, *res.Ratio)
+				}
+			}
+			g.bars = append([]bar{{"link", r.own, colourOf(worst)}}, g.bars...)
+			all = append(all, g)
+		}
+	}
+	return all
+}
+
+// pumpGroups have the pump between its two baselines, each in ns a packet.
+func (rep Report) pumpGroups() []group {
+	var all []group
+	const same = "/same-layout"
+	for _, res := range rep.Results {
+		rest, ok := strings.CutPrefix(res.Name, "pump/")
+		if !ok || !strings.HasSuffix(rest, "/cpu") || res.Baseline == nil {
+			continue
+		}
+		g := group{title: fmt.Sprintf("pump alone, %s bytes, %s", strings.TrimSuffix(rest, "/cpu"), res.Unit)}
+		best := *res.Ratio
+		g.bars = []bar{{"bare, one hot buffer", *res.Baseline, otherColour}}
+		for _, other := range rep.Results {
+			if other.Name == res.Name+same && other.Baseline != nil {
+				g.bars = append(g.bars, bar{"bare, the card's buffers", *other.Baseline, otherColour})
+				best = max(best, *other.Ratio)
+			}
+		}
+		g.bars = append([]bar{{"pump", res.Value, colourOf(best)}}, g.bars...)
+		all = append(all, g)
+	}
+	return all
+}
+
+// colourOf tells figures that are better than what they stand beside.
+func colourOf(ratio float64) string {
+	if ratio >= 1 {
+		return ownColour
+	}
+	return lowColour
 }
 
 type canvas struct {
@@ -52,47 +124,21 @@ func (c *canvas) text(x int, s, weight string) {
 	c.printf(`<text x="%d" y="%d" font-weight="%s">%s</text>`+"\n", x, c.y, weight, html.EscapeString(s))
 }
 
-// group draws the figures of one unit on one scale.
-func (c *canvas) group(unit string, results []Result) {
+func (c *canvas) group(g group) {
 	most := 0.0
-	for _, res := range results {
-		most = max(most, res.Value)
-		if res.Baseline != nil {
-			most = max(most, *res.Baseline)
-		}
+	for _, b := range g.bars {
+		most = max(most, b.value)
 	}
 	c.y += 2 * barStep
-	c.text(10, unit, "bold")
-	for _, res := range results {
+	c.text(10, g.title, "bold")
+	for _, b := range g.bars {
 		c.y += barStep
-		c.text(10, res.Name, "normal")
-		c.bar(res, most)
-	}
-}
-
-func (c *canvas) bar(res Result, most float64) {
-	scale := func(v float64) int {
-		if most <= 0 {
-			return 0
+		c.text(20, b.label, "normal")
+		width := 0
+		if most > 0 {
+			width = int(b.value / most * barMost)
 		}
-		return int(v / most * barMost)
+		c.printf(`<rect x="%d" y="%d" width="%d" height="%d" fill="%s"/>`+"\n", labelWidth, c.y-barHeight+3, width, barHeight, b.colour)
+		c.text(labelWidth+width+6, number(b.value), "normal")
 	}
-	top := c.y - barHeight + 4
-	c.printf(`<rect x="%d" y="%d" width="%d" height="%d" fill="%s"/>`+"\n", labelWidth, top, scale(res.Value), barHeight, colour(res))
-	if res.Baseline != nil {
-		x := labelWidth + scale(*res.Baseline)
-		c.printf(`<line x1="%d" y1="%d" x2="%d" y2="%d" stroke="#000" stroke-width="2"/>`+"\n", x, top, x, top+barHeight)
-	}
-	c.text(labelWidth+barMost+10, number(res.Value), "normal")
-}
-
-// colour tells figures with an aim, met or not, from those without.
-func colour(res Result) string {
-	switch {
-	case res.Met == nil:
-		return "#6b8fb5"
-	case *res.Met:
-		return "#5a9e6f"
-	}
-	return "#c77d4f"
 }

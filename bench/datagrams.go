@@ -13,8 +13,10 @@ import (
 )
 
 const (
-	// udpPort is where datagrams go, on the card and here.
-	udpPort = 5301
+	// Where datagrams go, on the card and here. They differ, since passt
+	// listens here in the card's stead.
+	cardUDP = 5301
+	hostUDP = 5302
 	// udpSize makes IPv4 packets of 64 bytes.
 	udpSize = 64 - 20 - 8
 	// udpBatch is how many datagrams one system call moves.
@@ -32,7 +34,7 @@ func udpMessages() []ipv4.Message {
 // smallToCard sends datagrams as fast as this host can for length, and gives
 // how many a second a program on the card got.
 func (g *rig) smallToCard(ctx context.Context, length time.Duration) (float64, error) {
-	order, err := g.dial(ctx, 'c', udpPort, udpSize)
+	order, err := g.dial(ctx, 'c', cardUDP, udpSize)
 	if err != nil {
 		return 0, err
 	}
@@ -44,7 +46,7 @@ func (g *rig) smallToCard(ctx context.Context, length time.Duration) (float64, e
 	}
 	var u *net.UDPConn
 	err = g.ns.do(func() (err error) {
-		u, err = net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(g.host, udpPort)))
+		u, err = net.DialUDP("udp4", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(g.host, cardUDP)))
 		return err
 	})
 	if err != nil {
@@ -72,7 +74,7 @@ func (g *rig) smallToCard(ctx context.Context, length time.Duration) (float64, e
 func (g *rig) smallToHost(ctx context.Context, length time.Duration) (float64, error) {
 	var u *net.UDPConn
 	err := g.ns.do(func() (err error) {
-		u, err = net.ListenUDP("udp4", &net.UDPAddr{Port: udpPort})
+		u, err = net.ListenUDP("udp4", &net.UDPAddr{Port: hostUDP})
 		return err
 	})
 	if err != nil {
@@ -80,7 +82,7 @@ func (g *rig) smallToHost(ctx context.Context, length time.Duration) (float64, e
 	}
 	defer u.Close()
 	_ = u.SetReadBuffer(4 << 20)
-	order, err := g.dial(ctx, 'u', udpPort, udpSize)
+	order, err := g.dial(ctx, 'u', hostUDP, udpSize)
 	if err != nil {
 		return 0, err
 	}

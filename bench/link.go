@@ -43,7 +43,7 @@ func (r *run) againstRivals(ctx context.Context, c *testCard) (err error) {
 	kind := machine.Kind(c.status.Machine.Kind)
 	var rigs []*rig
 	defer func() { err = errors.Join(err, closeAll(rigs)) }()
-	stage := r.Progress.Stage("starting the same card on QEMU's tap and passt", int64(2+len(tapKinds)))
+	stage := r.Progress.Stage("starting the same card on QEMU's tap and passt", int64(1+len(rivals())))
 	defer func() { stage.Fail(err) }()
 	g, err := r.linkRig(ctx, c)
 	if g != nil {
@@ -53,14 +53,14 @@ func (r *run) againstRivals(ctx context.Context, c *testCard) (err error) {
 		return err
 	}
 	stage.Add(1)
-	for _, k := range tapKinds {
-		stage.Note(k.name)
-		g, err := r.tapRig(ctx, c, k)
+	for _, rival := range rivals() {
+		stage.Note(rival.name)
+		g, err := rival.start(ctx, r, c)
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			r.skip(string(kind)+"/"+k.name, err.Error())
+			r.skip(string(kind)+"/"+rival.name, err.Error())
 			continue
 		}
 		rigs = append(rigs, g)
@@ -68,6 +68,20 @@ func (r *run) againstRivals(ctx context.Context, c *testCard) (err error) {
 	}
 	stage.Done("")
 	return r.compare(ctx, kind, rigs)
+}
+
+// rival is a way between host and card that the link is set beside.
+type rival struct {
+	name  string
+	start func(context.Context, *run, *testCard) (*rig, error)
+}
+
+func rivals() []rival {
+	var all []rival
+	for _, k := range tapKinds {
+		all = append(all, rival{k.name, func(ctx context.Context, r *run, c *testCard) (*rig, error) { return r.tapRig(ctx, c, k) }})
+	}
+	return append(all, rival{"passt", func(ctx context.Context, r *run, c *testCard) (*rig, error) { return r.passtRig(ctx, c) }})
 }
 
 // withCard runs f beside a card that is up, and takes it down.

@@ -6,36 +6,56 @@ import (
 	"strings"
 )
 
-// Print writes the report as a table for people.
+// Print writes the report as tables for people.
 func (rep Report) Print(w io.Writer) {
 	h := rep.Host
 	fmt.Fprintf(w, "%s, %d CPUs (%s, %s), load %.2f before", h.Kernel, h.CPUs, h.Model, h.Arch, h.Load)
 	if h.Machine != "" {
 		fmt.Fprintf(w, "; card: %s, %s", h.Machine, h.Card)
 	}
-	fmt.Fprint(w, "\n\n")
+	fmt.Fprintf(w, "\n%d rounds, traffic of %g s each; %.0f s in all\n", rep.Rounds, rep.Seconds, rep.Took)
+	for _, p := range rep.pivots() {
+		fmt.Fprintf(w, "\nIn brackets how many times better the link is; + meets its aim, ! does not.\n\n")
+		table(w, p.cells(), func(i int) bool { return i == 0 || i == 2 })
+	}
 	rows := [][]string{{"", "median", "unit", "min … max", "baseline", "ratio", "aim", ""}}
 	for _, res := range rep.Results {
-		rows = append(rows, row(res))
+		if !strings.Contains(res.Name, "/link/") || !strings.Contains(res.Name, versus) {
+			rows = append(rows, row(res))
+		}
 	}
-	table(w, rows)
+	if len(rows) > 1 {
+		fmt.Fprintln(w)
+		table(w, rows, func(i int) bool { return i == 0 || i == 2 || i > 5 })
+	}
 	for _, s := range rep.Skipped {
 		fmt.Fprintf(w, "\nnot measured: %s: %s", s.Name, s.Why)
 	}
 	if len(rep.Skipped) > 0 {
 		fmt.Fprintln(w)
 	}
+	if sums := rep.sums(); len(sums) > 1 {
+		fmt.Fprintln(w)
+		table(w, sums, func(int) bool { return true })
+	}
 }
 
 func row(res Result) []string {
 	cells := []string{res.Name, number(res.Value), res.Unit, spread(res.Rounds), "", "", res.Aim, ""}
-	if res.Baseline != nil {
+	if res.Baseline != nil && res.Ratio != nil {
 		cells[4], cells[5] = number(*res.Baseline), fmt.Sprintf("%.2f", *res.Ratio)
 	}
 	if res.Met != nil {
-		cells[7] = map[bool]string{true: "met", false: "not met"}[*res.Met]
+		cells[7] = verdict(*res.Met)
 	}
 	return cells
+}
+
+func verdict(met bool) string {
+	if met {
+		return "met"
+	}
+	return "not met"
 }
 
 func spread(rounds []float64) string {
@@ -68,8 +88,8 @@ func number(v float64) string {
 	return fmt.Sprintf("%.4f", v)
 }
 
-// table writes rows in columns: the first to the left, figures to the right.
-func table(w io.Writer, rows [][]string) {
+// table writes rows in columns; left says which are not figures.
+func table(w io.Writer, rows [][]string, left func(column int) bool) {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, cell := range row {
@@ -80,7 +100,7 @@ func table(w io.Writer, rows [][]string) {
 		var b strings.Builder
 		for i, cell := range row {
 			pad := strings.Repeat(" ", widths[i]-len([]rune(cell)))
-			if left := i == 0 || i == 2 || i > 5; left {
+			if left(i) {
 				b.WriteString(cell + pad + "  ")
 			} else {
 				b.WriteString(pad + cell + "  ")

@@ -16,6 +16,7 @@ type rivalArgs struct {
 	chardev                 string // of the network's back end, or empty
 	netdev                  string // with the id that the card's has: net0
 	device                  string // properties to add
+	vhost                   bool   // the back end speaks vhost-user, as the card's
 }
 
 // rivalCommand makes the command line of a QEMU whose card differs from a
@@ -74,19 +75,23 @@ func (r rivalArgs) change(option, value string) (string, bool) {
 		return "", false
 	case "-device":
 		if strings.HasPrefix(value, "virtio-net-pci,") {
-			return netDevice(value) + r.device, true
+			return r.netDevice(value) + r.device, true
 		}
 	}
 	return value, true
 }
 
-// netDevice leaves to QEMU what the card's device has because of vhost-user:
-// its interrupts, whose fault the rival does not have, and the MTU.
-func netDevice(value string) string {
+// netDevice leaves to QEMU what the card's device has because of vhost-user
+// (interrupts, whose fault a tap does not have) and because of the link's MTU.
+func (r rivalArgs) netDevice(value string) string {
 	var kept []string
 	for _, p := range strings.Split(value, ",") {
 		switch name, _, _ := strings.Cut(p, "="); name {
-		case "vectors", "host_mtu", "mq":
+		case "host_mtu", "mq":
+		case "vectors":
+			if r.vhost {
+				kept = append(kept, p)
+			}
 		default:
 			kept = append(kept, p)
 		}

@@ -93,20 +93,20 @@ func (g *rig) ask(ctx context.Context, n int, mode byte, numbers ...uint16) ([]b
 
 // listen starts the traffic program on the card, as soon as the card answers.
 func (g *rig) listen(ctx context.Context, address string, limit time.Duration) error {
-	deadline := time.Now().Add(limit)
-	for {
+	for deadline := time.Now().Add(limit); ; {
 		// A card that still boots may lose a SYN: ask anew, rather than wait
-		// for TCP's second try.
+		// for TCP's second try. passt takes connections before its card does.
 		conn, err := g.connect(ctx, 22, time.Second)
 		if err == nil {
 			g.login, err = serve(ctx, conn, g.card, address)
-			return err
 		}
-		if ctx.Err() != nil {
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
 			return ctx.Err()
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("%s: the card does not answer ssh within %s: %w", g.name, limit, err)
+		case time.Now().After(deadline):
+			return fmt.Errorf("%s: no traffic program on the card within %s: %w", g.name, limit, err)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}

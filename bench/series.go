@@ -97,14 +97,16 @@ func (r *run) compare(ctx context.Context, kind machine.Kind, rigs []*rig) error
 	stage := r.Progress.Stage(fmt.Sprintf("traffic of a %s card", kind), int64(r.Rounds*len(rigs)))
 	defer stage.Done("")
 	s, broken := &series{}, map[string]bool{}
-	for range r.Rounds {
-		for i, g := range rigs {
+	for round := range r.Rounds {
+		for i := range rigs {
+			// Nobody is always the first after somebody else's.
+			g := rigs[(round+i)%len(rigs)]
 			if !broken[g.name] {
 				if err := s.round(ctx, r, g, stage.Note); err != nil {
 					if ctx.Err() != nil {
 						return ctx.Err()
 					}
-					if i == 0 {
+					if g == rigs[0] {
 						return fmt.Errorf("%s: %w", g.name, err)
 					}
 					broken[g.name] = true

@@ -23,6 +23,9 @@ import (
 // namespace of its own.
 const insideNamespace = "TOE_BENCH_INSIDE"
 
+// noPasst tells that process why there is no passt to measure.
+const noPasst = "TOE_BENCH_NO_PASST"
+
 // quickCards is how many cards --quick starts at once.
 const quickCards = 4
 
@@ -40,10 +43,11 @@ func benchCmd() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure the link beside what it competes with, in one run",
 		Long: `Bench measures the pump alone and a card of its own over its link, beside bare
-system calls and QEMU's own network. It works in a network namespace that it
-makes, beside the cards that run, and leaves nothing behind. Root only.
+system calls, and the same card on QEMU's own tap and on passt. It works in
+network namespaces that it makes, beside the cards that run, and leaves nothing
+behind. Root only. All of it takes about ten minutes, with --quick two.
 docs/benchmarks.md says how each figure is made.`,
-		Example: "  toe bench\n  toe bench --only pump --rounds 5\n  toe bench --json --chart bench.svg",
+		Example: "  toe bench\n  toe bench --only pump --rounds 5\n  toe bench --json > bench.json\n  toe bench report bench.json --chart bench.svg",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return runBench(cmd, f) },
 	}
@@ -55,6 +59,7 @@ docs/benchmarks.md says how each figure is made.`,
 	c.Flags().Float64Var(&f.seconds, "seconds", 2, "length of one round of traffic")
 	c.Flags().StringSliceVar(&f.only, "only", nil, "measure only these: "+strings.Join(bench.Parts(), ", "))
 	c.Flags().StringVar(&f.machine, "machine", "auto", "kind of the card: auto, kvm, uml or tcg")
+	c.AddCommand(benchReportCmd())
 	c.Flags().StringVar(&f.chart, "chart", "", "write a chart to this file (SVG)")
 	return c
 }
@@ -63,16 +68,19 @@ func runBench(cmd *cobra.Command, f benchFlags) error {
 	if os.Getuid() != 0 {
 		return errors.New("bench makes network interfaces and namespaces: run it as root")
 	}
-	if os.Getenv(insideNamespace) == "" {
-		return benchInside(cmd)
-	}
 	dirs, err := card.DefaultDirs()
 	if err != nil {
 		return err
 	}
+	if os.Getenv(insideNamespace) == "" {
+		return benchInside(cmd, fetchRivals(cmd, f, dirs.Cache))
+	}
 	o := bench.Options{
 		Rounds: f.rounds, Length: time.Duration(f.seconds * float64(time.Second)), Quick: f.quick, Only: f.only,
 		Machine: f.machine, Cards: f.cards, Program: "/proc/self/exe", Cache: dirs.Cache,
+	}
+	if why := os.Getenv(noPasst); why != "" {
+		o.NoPasst = errors.New(why)
 	}
 	if f.quick {
 		o.Rounds, o.Length, o.Cards = 1, time.Second, min(f.cards, quickCards)
@@ -102,12 +110,34 @@ func showBench(cmd *cobra.Command, f benchFlags, rep bench.Report) error {
 	return nil
 }
 
+// fetchRivals brings what is measured beside the link and is not installed;
+// why it could not is told in the report.
+func fetchRivals(cmd *cobra.Command, f benchFlags, cache string) error {
+	if !bench.NeedsNetwork(f.only) {
+		return nil
+	}
+	var p *progress.Progress
+	if !f.quiet {
+		p = progress.New(cmd.ErrOrStderr())
+	}
+	stage := p.Stage("looking for a passt with a vhost-user mode", 0)
+	err := bench.Fetch(cmd.Context(), cache)
+	stage.Fail(err)
+	return err
+}
+
 // benchInside runs this command again in a network namespace of its own,
 // which goes away with it, and all interfaces in it.
-func benchInside(cmd *cobra.Command) error {
+func benchInside(cmd *cobra.Command, why error) error {
+	if err := cmd.Context().Err(); err != nil {
+		return err
+	}
 	child := exec.Command("/proc/self/exe", os.Args[1:]...)
 	child.Args[0] = "toe"
 	child.Env = append(os.Environ(), insideNamespace+"=1")
+	if why != nil {
+		child.Env = append(child.Env, noPasst+"="+why.Error())
+	}
 	child.Stdin, child.Stdout, child.Stderr = os.Stdin, os.Stdout, os.Stderr
 	// A group of its own: a terminal's Ctrl-C reaches it through us, once.
 	child.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET, Setpgid: true, Pdeathsig: syscall.SIGTERM}
@@ -128,12 +158,4 @@ func benchInside(cmd *cobra.Command) error {
 		return fmt.Errorf("the measuring process ended: %s", exit.ProcessState)
 	}
 	return err
-}
-
-func writeChart(path string, rep bench.Report) error {
-	w, err := os.Create(path)
-	if err != nil {
-		return fmt.Errorf("chart: %w", err)
-	}
-	return errors.Join(rep.Chart(w), w.Close())
 }
