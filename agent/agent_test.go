@@ -15,6 +15,7 @@ import (
 
 	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
+	"github.com/toe-project/toe/offload"
 )
 
 // fakeFirewall refuses what a test wants refused.
@@ -46,6 +47,7 @@ type card struct {
 	resolv     string
 	done       chan Action
 	stop       context.CancelFunc
+	begin      func(offload.Config) (endpoint, error) // of endpoint mode
 }
 
 const spareMAC = "02:00:00:00:01:02"
@@ -93,6 +95,9 @@ func startCard(t *testing.T, change ...func(*card)) *card {
 		t.Fatal(err)
 	}
 	c.Agent.fire = c.fire
+	if c.begin != nil {
+		c.Agent.offload.start = c.begin
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	c.stop = cancel
 	go func() {

@@ -5,8 +5,6 @@ import (
 	"reflect"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
 	"github.com/toe-project/toe/offload"
@@ -20,36 +18,20 @@ type endpoint interface {
 }
 
 // startOffload is offload.Start with what only endpoint mode needs of the
-// system before it: modules and open files.
+// system before it: modules, open files and the kernel's bounds.
 func startOffload(o Options) func(offload.Config) (endpoint, error) {
 	return func(conf offload.Config) (endpoint, error) {
 		if o.Modules != "" {
 			loadModules(o.Log, o.Modules, endpointList)
 		}
-		allowFiles(o.Log)
+		sys := sysctls{o.Sysctl, o.Log}
+		sys.allowFiles()
+		sys.endpoint(memory().total)
 		e, err := offload.Start(conf, o.Log.Sayf)
 		if err != nil {
 			return nil, err
 		}
 		return e, nil
-	}
-}
-
-// maxFiles is how many descriptors the agent may have. A connection has two
-// sockets, and pipes while something is on its way: room for 40,000.
-const maxFiles = 262144
-
-// allowFiles raises the limits on open files. The kernel gives process 1
-// 4096 of them; and all processes together a tenth of the memory in KiB, 25,000
-// on a card of 256 MiB, which binds programs without privilege beside us.
-func allowFiles(log *Log) {
-	want := unix.Rlimit{Cur: maxFiles, Max: maxFiles}
-	var have unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &have); err == nil && have.Cur >= maxFiles {
-		return
-	}
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &want); err != nil {
-		log.Sayf("limit of open files: %v; connections are limited to what there is", err)
 	}
 }
 
@@ -103,6 +85,9 @@ func (a *Agent) setOffload(c *control.Config) error {
 	a.mu.Lock()
 	e := a.offload.now
 	a.mu.Unlock()
+	if c.Endpoint() {
+		a.sys.reservePorts(c) // before something else takes one
+	}
 	var err error
 	switch {
 	case !c.Endpoint():

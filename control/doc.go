@@ -8,6 +8,9 @@ package control
 const (
 	// APIPort is the TCP port of the API on a card's link addresses.
 	APIPort = 7464
+	// ProxyPort is where a card in endpoint mode takes the host's traffic
+	// over, on its loopback addresses (package offload's proxyPort).
+	ProxyPort = 7465
 	// ServerName is the name in every card's certificate. A card's address
 	// changes; its key does not.
 	ServerName = "card.toe"

@@ -144,8 +144,8 @@ func (v *validator) publish(field string, index int, p *Publish, links []Link, s
 // of them.
 func CardService(protocol string, port uint16) string {
 	return map[string]map[uint16]string{
-		TCP: {22: "ssh", 53: "DNS", APIPort: "control API", 7465: "endpoint mode"},
-		UDP: {53: "DNS", 68: "DHCP client", 7465: "endpoint mode"},
+		TCP: {22: "ssh", 53: "DNS", APIPort: "control API", ProxyPort: "endpoint mode"},
+		UDP: {53: "DNS", 68: "DHCP client", ProxyPort: "endpoint mode"},
 	}[protocol][port]
 }
 
