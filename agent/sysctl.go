@@ -65,6 +65,13 @@ func (s sysctls) late(memory uint64) {
 	// Link and ports share the one CPU that a card usually has: more packets
 	// a turn before the queue is handed to a thread that must be scheduled.
 	s.set("net/core/netdev_budget", "600")
+	// By itself the kernel tracks 2048 connections on a card of 256 MiB, those
+	// that ended two minutes ago among them, and drops what is new beyond
+	// that, from the host's control API too. An entry takes some 320 bytes: a
+	// full table a twelfth of the memory.
+	tracked := trackedMost(memory)
+	s.set("net/netfilter/nf_conntrack_max", strconv.FormatUint(tracked, 10))
+	s.set("net/netfilter/nf_conntrack_buckets", strconv.FormatUint(tracked/4, 10))
 
 	// On a port any address of the card could be asked for by ARP, the
 	// link's too. The wire is told only of the port's own.
@@ -89,6 +96,9 @@ func bufferSizes(memory uint64) (top, middle uint64) {
 	const mib = 1 << 20
 	return max(min(32*mib, memory/16), mib), max(min(4*mib, memory/256), mib/2)
 }
+
+// trackedMost is how many connections are tracked: 65,536 on 256 MiB.
+func trackedMost(memory uint64) uint64 { return max(memory/4096, 4096) }
 
 // link settings: a wire of two ends, where nobody else can be.
 func (s sysctls) forLink(name string) {
