@@ -47,10 +47,13 @@ completion: build
 
 install: build man completion
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/lib/systemd/system
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+	install -d $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	install -m 0755 bin/toe bin/toe-agent $(DESTDIR)$(PREFIX)/bin/
 	install -m 0644 dist/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 0644 dist/completion/toe $(DESTDIR)$(PREFIX)/share/bash-completion/completions/toe
+	install -m 0644 dist/completion/_toe $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_toe
+	install -m 0644 dist/completion/toe.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/toe.fish
 	sed 's|@bindir@|$(PREFIX)/bin|' packaging/toe@.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/toe@.service
 
 clean:
