@@ -22,7 +22,7 @@ func doctorCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			results := doctor.Run(cmd.Context(), doctor.Host{Dirs: dirs, Machines: machines(dirs.Cache).Machines})
+			results := doctor.Run(cmd.Context(), doctor.Host{Dirs: dirs, Machines: machines(dirs.Cache, "").Machines})
 			if asJSON {
 				err = printJSON(cmd.OutOrStdout(), map[string]any{"checks": results, "ok": !doctor.Failed(results)})
 			} else {

@@ -6,19 +6,26 @@ import (
 
 	"github.com/toe-project/toe/card"
 	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/internal/sandbox"
 	"github.com/toe-project/toe/machine"
 	"github.com/toe-project/toe/machine/qemu"
 	"github.com/toe-project/toe/machine/uml"
 )
 
-// machines are the kinds that this host may have, best first.
-func machines(cache string) card.Kinds {
+// machines are the kinds that this host may have, best first, as a card of that
+// name runs them: with a user of its own where that can be. Without a name they
+// are for trying out only.
+func machines(cache, name string) card.Kinds {
 	umlKernel := kernelOf(cache, machine.UML)
+	user := 0
+	if name != "" {
+		user = sandbox.OwnUser(name)
+	}
 	return card.Kinds{
 		Machines: []machine.Machine{
-			qemu.New(qemu.Config{Kind: machine.KVM}),
-			uml.New(uml.Config{Kernel: umlKernel}),
-			qemu.New(qemu.Config{Kind: machine.TCG}),
+			qemu.New(qemu.Config{Kind: machine.KVM, UID: user, GID: user}),
+			uml.New(uml.Config{Kernel: umlKernel, UID: user, GID: user}),
+			qemu.New(qemu.Config{Kind: machine.TCG, UID: user, GID: user}),
 		},
 		Cache: cache,
 		Depends: func(kind machine.Kind) []string {

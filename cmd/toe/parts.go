@@ -15,7 +15,7 @@ import (
 
 // realParts are what a supervisor of this host is made of.
 func realParts(c *card.Card, logger *log.Logger, p *progress.Progress) card.Parts {
-	kinds := machines(c.Paths.Cache)
+	kinds := machines(c.Paths.Cache, c.Name)
 	return card.Parts{
 		Choose: kinds.Choose,
 		Image: func(ctx context.Context, edition string, kind machine.Kind) (card.Image, error) {

@@ -148,7 +148,7 @@ func awaitOther(ctx context.Context, c *card.Card) (card.Status, error) {
 // buildFirst builds missing firmware here, where its progress can be seen;
 // the supervisor then finds it in the cache.
 func buildFirst(ctx context.Context, c *card.Card, p *progress.Progress) error {
-	m, _, err := machines(c.Paths.Cache).Choose(ctx, c.Spec.Machine.Kind)
+	m, _, err := machines(c.Paths.Cache, c.Name).Choose(ctx, c.Spec.Machine.Kind)
 	if err != nil {
 		return err
 	}

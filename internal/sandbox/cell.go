@@ -64,6 +64,15 @@ type Cell struct {
 	// would otherwise execute themselves again to get that.
 	FixedAddresses bool
 	OpenFiles      uint64 // RLIMIT_NOFILE; 0 means 1024
+	// Processes is how many the program may have, threads too (RLIMIT_NPROC);
+	// 0 means as many as the caller. The kernel counts them by user and user
+	// namespace, so a program that shares its user with others (Nobody in the
+	// host's) is not limited: the others would pay for it.
+	Processes uint64
+	// Data is the private memory of each of its processes in bytes
+	// (RLIMIT_DATA), 0 for no limit. The helper, a Go program, has to get by
+	// with it, too: it uses about 100 MiB of that, nearly all untouched.
+	Data uint64
 }
 
 // check finds mistakes of the calling code before a process is started.

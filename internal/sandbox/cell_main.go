@@ -34,7 +34,7 @@ func (c Cell) enter(extra int) error {
 	if err := c.buildRoot(own); err != nil {
 		return err
 	}
-	if err := c.limits(); err != nil {
+	if err := c.limits(own); err != nil {
 		return err
 	}
 	if err := c.surrender(own); err != nil {
@@ -52,17 +52,25 @@ func (c Cell) enter(extra int) error {
 	return c.execute(policy)
 }
 
-func (c Cell) limits() error {
+func (c Cell) limits(own bool) error {
+	type limit struct {
+		name string
+		res  int
+		max  uint64
+	}
 	files := c.OpenFiles
 	if files == 0 {
 		files = 1024
 	}
-	for _, l := range []struct {
-		name string
-		res  int
-		max  uint64
-	}{{"RLIMIT_CORE", unix.RLIMIT_CORE, 0}, {"RLIMIT_MEMLOCK", unix.RLIMIT_MEMLOCK, 0},
-		{"RLIMIT_MSGQUEUE", unix.RLIMIT_MSGQUEUE, 0}, {"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, files}} {
+	limits := []limit{{"RLIMIT_CORE", unix.RLIMIT_CORE, 0}, {"RLIMIT_MEMLOCK", unix.RLIMIT_MEMLOCK, 0},
+		{"RLIMIT_MSGQUEUE", unix.RLIMIT_MSGQUEUE, 0}, {"RLIMIT_NOFILE", unix.RLIMIT_NOFILE, files}}
+	if shared := own && orNobody(c.UID) == Nobody; c.Processes > 0 && !shared {
+		limits = append(limits, limit{"RLIMIT_NPROC", unix.RLIMIT_NPROC, c.Processes})
+	}
+	if c.Data > 0 {
+		limits = append(limits, limit{"RLIMIT_DATA", unix.RLIMIT_DATA, c.Data})
+	}
+	for _, l := range limits {
 		// syscall, not unix: it keeps os/exec's bookkeeping of NOFILE right.
 		if err := syscall.Setrlimit(l.res, &syscall.Rlimit{Cur: l.max, Max: l.max}); err != nil {
 			return fmt.Errorf("setrlimit(%s, %d): %w", l.name, l.max, err)

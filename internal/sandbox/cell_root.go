@@ -1,6 +1,8 @@
 package sandbox
 
 import (
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -19,6 +21,23 @@ const stage = "/tmp"
 // reads /proc, so ask before that goes away.
 func ownUser() bool {
 	return mapped("/proc/self/uid_map", Nobody) && mapped("/proc/self/gid_map", Nobody)
+}
+
+// firstOwn and lastOwn are user ids that nobody else hands out: above those of
+// container managers, and positive as 32-bit numbers.
+const firstOwn, lastOwn = 0x7000_0000, 0x7fff_fffe
+
+// OwnUser is a user id for one card's cells, the same at each start, so that a
+// card that takes its machine over is still not the user of another. It is 0
+// where the caller is not root, or where such ids do not exist (in most
+// containers): then the cell's user is the caller, or Nobody.
+func OwnUser(card string) int {
+	sum := sha256.Sum256([]byte(card))
+	id := firstOwn + int(binary.BigEndian.Uint32(sum[:]))%(lastOwn-firstOwn+1)
+	if os.Geteuid() != 0 || !mapped("/proc/self/uid_map", id) || !mapped("/proc/self/gid_map", id) {
+		return 0
+	}
+	return id
 }
 
 // buildRoot replaces the file system with an empty one that holds the cell's

@@ -25,7 +25,7 @@ func runCell(t *testing.T, c Cell, script string) string {
 	c.Path, c.Argv = "/sh", []string{"/sh", "-c", script}
 	c.Binds = append(c.Binds, Bind{Source: busybox, Target: "/sh"})
 	c.Links = map[string]string{}
-	for _, applet := range []string{"id", "mount", "unshare", "ifconfig", "wc", "env", "grep", "true"} {
+	for _, applet := range []string{"id", "mount", "unshare", "ifconfig", "wc", "env", "grep", "true", "sleep"} {
 		c.Links["/"+applet] = "/sh"
 	}
 	r, w, err := os.Pipe()
@@ -152,5 +152,46 @@ func TestUMLPolicyNeverKills(t *testing.T) {
 	}
 	if got := run(t, p, auditArch, unix.SYS_PTRACE); got == Allow {
 		t.Error("ptrace is allowed")
+	}
+}
+
+// A program with a user of its own has its processes counted; one that shares
+// its user is left alone, since others would pay.
+func TestCellProcesses(t *testing.T) {
+	null := []Bind{{Source: "/dev/null", Target: "/dev/null", Device: true, Write: true}}
+	const script = `n=0; for i in 1 2 3 4 5 6 7 8 9 10; do (sleep 1; exit 7) & done; for j in 1 2 3 4 5 6 7 8 9 10; do wait %$j; [ $? = 7 ] && n=$((n+1)); done; echo ran $n`
+	own := 0
+	if os.Geteuid() == 0 {
+		if own = OwnUser("test"); own == 0 {
+			t.Skip("there are no user ids for single cards here")
+		}
+		if out := runCell(t, Cell{Env: []string{"PATH=/"}, Binds: null, Processes: 4}, script); !strings.Contains(out, "ran 10") {
+			t.Errorf("a program that shares its user is limited: %s", out)
+		}
+	}
+	out := runCell(t, Cell{Env: []string{"PATH=/"}, Binds: null, Processes: 4, UID: own, GID: own}, script)
+	if !strings.Contains(out, "can't fork") || strings.Contains(out, "ran 10") {
+		t.Errorf("more processes than 4 were started: %s", out)
+	}
+}
+
+func TestCellData(t *testing.T) {
+	out := runCell(t, Cell{Env: []string{"PATH=/"}, Data: 160 << 20},
+		`ulimit -d; x=$(printf '%100000000s' x); x=$x$x && echo ALLOCATED`)
+	if !strings.Contains(out, "163840") || strings.Contains(out, "ALLOCATED") {
+		t.Errorf("200 MB of memory where 160 MiB are allowed: %s", out)
+	}
+}
+
+func TestOwnUser(t *testing.T) {
+	a, b := OwnUser("a"), OwnUser("b")
+	if os.Geteuid() != 0 || !mapped("/proc/self/uid_map", firstOwn) || !mapped("/proc/self/uid_map", lastOwn) {
+		if a != 0 || b != 0 {
+			t.Errorf("users %d and %d where there are none", a, b)
+		}
+		return
+	}
+	if a == b || a != OwnUser("a") || a < firstOwn || b > lastOwn {
+		t.Errorf("users %d and %d, want two of their own", a, b)
 	}
 }

@@ -24,6 +24,7 @@ func (m *Machine) baseCell(binary string) (sandbox.Cell, error) {
 		Env:       []string{"PATH=/usr/bin:/bin", "HOME=/", "LANG=C.UTF-8"},
 		Links:     map[string]string{},
 		OpenFiles: 4096,
+		Processes: 1024, // all of them threads: of the CPUs, of the disk and a few
 		Binds: []sandbox.Bind{
 			{Source: "/dev/null", Target: "/dev/null", Device: true, Write: true},
 			{Source: "/dev/urandom", Target: "/dev/urandom", Device: true, Write: true},

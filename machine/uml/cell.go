@@ -11,9 +11,9 @@ import (
 
 // Where things are inside the cell.
 const (
-	cellKernel = "/linux"
 	cellInitrd = "/initrd"
 	cellDisk   = "/disk"
+	cellNoDisk = "/nodisk"
 	cellMemory = "/mem"
 )
 
@@ -21,33 +21,46 @@ const (
 // rounds, and keeps its own few files beside it.
 const memorySlack = 16 << 20
 
+// program is where the kernel is. Its name is that of the process in ps, at most
+// 15 bytes of it.
+func program(card string) string { return "/toe: " + card }
+
 func cellSocket(i int) string { return fmt.Sprintf("/net%d", i) }
 
 // cell is all that the kernel gets to see of the host.
 func (m *Machine) cell(spec machine.Spec) sandbox.Cell {
 	c := sandbox.Cell{
-		Path: cellKernel,
+		Path: program(spec.Name),
 		Argv: arguments(spec),
 		// TMPDIR is where the RAM file goes, HOME where its control files do.
 		Env:            []string{"TMPDIR=" + cellMemory, "HOME=" + cellMemory},
 		UID:            m.cfg.UID,
 		GID:            m.cfg.GID,
-		Binds:          []sandbox.Bind{{Source: spec.Kernel, Target: cellKernel}},
+		Binds:          []sandbox.Bind{{Source: spec.Kernel, Target: program(spec.Name)}},
 		Scratch:        []sandbox.Scratch{{Target: cellMemory, Bytes: spec.Memory + memorySlack}},
+		Files:          map[string][]byte{},
 		Filter:         sandbox.UMLFilter,
 		FixedAddresses: true,
 		// One descriptor a process on the card at times, and some for devices.
 		OpenFiles: 4096,
+		// The card's kernel has a process of the host for each of its own and
+		// allows itself one for every 128 KiB of its memory (its threads-max).
+		Processes: uint64(spec.Memory>>17) + 256,
+		// It was seen with 10 MiB of its own; its processes have none, since
+		// all the card's memory is in the file.
+		Data: 256 << 20,
 	}
 	// The kernel reads the features of the CPU here; a copy will do.
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
-		c.Files = map[string][]byte{"/proc/cpuinfo": firstCPU(info)}
+		c.Files["/proc/cpuinfo"] = firstCPU(info)
 	}
 	if spec.Initrd != "" {
 		c.Binds = append(c.Binds, sandbox.Bind{Source: spec.Initrd, Target: cellInitrd})
 	}
 	if spec.Disk != "" {
 		c.Binds = append(c.Binds, sandbox.Bind{Source: spec.Disk, Target: cellDisk, Write: true})
+	} else {
+		c.Files[cellNoDisk] = make([]byte, 512)
 	}
 	for i, n := range spec.Nets {
 		c.Binds = append(c.Binds, sandbox.Bind{Source: n.Socket, Target: cellSocket(i), Write: true})
@@ -87,6 +100,10 @@ func arguments(spec machine.Spec) []string {
 	}
 	if spec.Disk != "" {
 		args = append(args, "ubd0="+cellDisk)
+	} else {
+		// The driver looks for a disk in any case, and complains on the
+		// console when there is none: one sector, read-only.
+		args = append(args, "ubd0r="+cellNoDisk)
 	}
 	for i := range spec.Nets {
 		// 1 is VIRTIO_ID_NET (virtio 1.2, section 5).
