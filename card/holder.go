@@ -256,6 +256,7 @@ func HolderMain() error {
 	if orders == nil {
 		return errors.New("no orders on descriptor 3; only toe itself starts this")
 	}
+	sandbox.SetName("toe: exec")
 	if err := sandbox.CloseInherited(holderOrders); err != nil {
 		return err
 	}

@@ -27,6 +27,7 @@ func runCmd() *cobra.Command {
 		if err := sandbox.CloseInherited(readyFD, aliveFD); err != nil {
 			return err
 		}
+		sandbox.SetName("toe: run " + c.Name)
 		ctx, stop := context.WithCancel(cmd.Context())
 		defer stop()
 		var orphan atomic.Bool // whoever made the card is gone

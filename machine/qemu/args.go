@@ -51,6 +51,7 @@ func (m *Machine) arguments(known features, spec machine.Spec) []string {
 	args := append([]string{"qemu-card-" + spec.Name}, baseArguments(m.cfg.Kind, spec.Memory)...)
 	args = append(args,
 		"-smp", fmt.Sprint(max(spec.CPUs, 1)),
+		"-name", "process=toe: "+spec.Name, // in ps
 		"-kernel", cellKernel,
 		"-append", kernelCommand(spec),
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", qmpFD),
