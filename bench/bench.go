@@ -55,7 +55,7 @@ type Options struct {
 	Quick    bool          // fewer packets
 	Only     []string      // parts; all of them where empty
 	Machine  string        // kind of the card, as in card.yaml
-	Cards    int           // how many at once
+	Cards    int           // how many at once; 0 is 20, and 4 where that takes long
 	Program  string        // this program, to start pumps and cards with
 	Cache    string        // where firmware is
 	NoPasst  error         // why Fetch failed, if it did
@@ -146,7 +146,7 @@ func (r *run) check() error {
 	if r.Rounds < 1 || r.Length < time.Second {
 		return fmt.Errorf("%d rounds of %s: want at least 1 of 1s", r.Rounds, r.Length)
 	}
-	if r.Cards < 1 {
+	if r.Cards < 0 {
 		return fmt.Errorf("%d cards at once: want at least 1", r.Cards)
 	}
 	return nil

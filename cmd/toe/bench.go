@@ -26,9 +26,6 @@ const insideNamespace = "TOE_BENCH_INSIDE"
 // noPasst tells that process why there is no passt to measure.
 const noPasst = "TOE_BENCH_NO_PASST"
 
-// quickCards is how many cards --quick starts at once.
-const quickCards = 4
-
 type benchFlags struct {
 	asJSON, quick, quiet bool
 	rounds, cards        int
@@ -55,7 +52,7 @@ docs/benchmarks.md says how each figure is made.`,
 	c.Flags().BoolVar(&f.quick, "quick", false, "one short round of everything")
 	c.Flags().BoolVarP(&f.quiet, "quiet", "q", false, "show no progress")
 	c.Flags().IntVar(&f.rounds, "rounds", 5, "rounds of each measurement; figures are medians")
-	c.Flags().IntVar(&f.cards, "cards", 20, "how many cards to start at once")
+	c.Flags().IntVar(&f.cards, "cards", 0, "how many cards to start at once (default 20, with tcg or --quick 4)")
 	c.Flags().Float64Var(&f.seconds, "seconds", 2, "length of one round of traffic")
 	c.Flags().StringSliceVar(&f.only, "only", nil, "measure only these: "+strings.Join(bench.Parts(), ", "))
 	c.Flags().StringVar(&f.machine, "machine", "auto", "kind of the card: auto, kvm, uml or tcg")
@@ -83,7 +80,7 @@ func runBench(cmd *cobra.Command, f benchFlags) error {
 		o.NoPasst = errors.New(why)
 	}
 	if f.quick {
-		o.Rounds, o.Length, o.Cards = 1, time.Second, min(f.cards, quickCards)
+		o.Rounds, o.Length = 1, time.Second
 	}
 	if !f.quiet {
 		o.Progress = progress.New(cmd.ErrOrStderr())
