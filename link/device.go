@@ -68,7 +68,9 @@ func (d *Device) features(o tun.Offload) uint64 {
 		f |= vhostuser.NetMergeable
 	}
 	if len(d.Files) > 1 {
-		f |= vhostuser.NetMQ
+		// QEMU brings a control ring of its own; for User-Mode Linux it is
+		// one more of ours.
+		f |= vhostuser.NetMQ | vhostuser.NetCtrlVQ
 	}
 	for _, b := range []struct {
 		have tun.Offload

@@ -65,6 +65,7 @@ type wish struct {
 	features uint64
 	table    []vhostuser.Region
 	rings    map[int]wishedRing
+	pairs    int // that the driver said it uses, over a control ring; 0 if it said nothing
 }
 
 // wishedRing is a ring that the front end has started.
@@ -311,7 +312,12 @@ func (k *Keeper) giveUp() {
 func (k *Keeper) watch(r *running) {
 	defer k.done.Done()
 	for news := range r.news {
-		k.event("%s", news)
+		if n := int(r.pairs.Swap(0)); n > 0 {
+			k.usePairs(r, n)
+		}
+		if news != "" {
+			k.event("%s", news)
+		}
 	}
 	// A pump that has hung up has ended or is about to: one that stays on
 	// without taking orders is nobody's any more.

@@ -64,6 +64,7 @@ type answer struct {
 	Base  uint16 `json:"base,omitempty"`
 	Error string `json:"error,omitempty"`
 	News  string `json:"news,omitempty"`
+	Pairs int    `json:"pairs,omitempty"` // that the driver wants to use, as news
 }
 
 // maxOrder bounds an order in bytes; maxOrderFiles is 64 memory slots.

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -35,7 +36,8 @@ type running struct {
 	process Process
 	seq     uint64
 	answers chan answer
-	news    chan string // closed when the pump has hung up
+	news    chan string  // closed when the pump has hung up
+	pairs   atomic.Int64 // news: queue pairs that the driver wants to use; 0 when read
 
 	mu     sync.Mutex // guards the descriptor's end
 	orders int        // -1 when closed
@@ -94,6 +96,9 @@ func (r *running) listen(orders int) {
 		if a.Seq != 0 {
 			r.hand(a)
 			continue
+		}
+		if a.Pairs > 0 {
+			r.pairs.Store(int64(a.Pairs))
 		}
 		select {
 		case r.news <- a.News:

@@ -64,10 +64,13 @@ func (p *pump) close() {
 		if p.running {
 			q.do(func() { q.quit = true })
 		}
-		for _, fd := range []int{q.fd, q.epoll, q.wake, q.rx.kick, q.rx.call, q.rx.err, q.tx.kick, q.tx.call, q.tx.err} {
+		for _, fd := range []int{q.fd, q.epoll, q.wake} {
 			if fd >= 0 {
 				unix.Close(fd)
 			}
+		}
+		for _, e := range q.ends() {
+			closeFDs([]int{e.kick, e.call, e.err})
 		}
 	}
 	for _, r := range p.regions {
@@ -93,8 +96,8 @@ func (p *pump) obey(o *order, fds []int) (uint16, error) {
 		p.features = o.Features
 		return 0, p.offer()
 	}
-	if o.Index < 0 || o.Index >= 2*len(p.queues) {
-		return 0, fmt.Errorf("order for ring %d of %d", o.Index, 2*len(p.queues))
+	if o.Index < 0 || o.Index >= p.rings() {
+		return 0, fmt.Errorf("order for ring %d of %d", o.Index, p.rings())
 	}
 	switch o.Op {
 	case opStart:
@@ -109,8 +112,15 @@ func (p *pump) obey(o *order, fds []int) (uint16, error) {
 	return 0, fmt.Errorf("unknown order %q", o.Op)
 }
 
-// end finds a ring by its number: 2n is towards the card, 2n+1 from it.
+// rings is the number of rings: two a queue pair, and one for control.
+func (p *pump) rings() int { return 2*len(p.queues) + 1 }
+
+// end finds a ring by its number: 2n is towards the card, 2n+1 from it, and the
+// last one, which the first queue has, for control.
 func (p *pump) end(i int) (*queue, *end) {
+	if i == 2*len(p.queues) {
+		return p.queues[0], &p.queues[0].control.end
+	}
 	q := p.queues[i/2]
 	if i%2 == 0 {
 		return q, &q.rx
@@ -140,6 +150,7 @@ func (p *pump) init(s *setup, fds []int) error {
 			return err
 		}
 		q.seam, q.spin = s.Seam, time.Duration(s.Spin)
+		q.control.pairs, q.control.tell = s.Pairs, p.tellPairs
 		p.queues = append(p.queues, q)
 		events := uint32(unix.EPOLLIN)
 		if s.Stream {
@@ -172,6 +183,9 @@ func (p *pump) report(ring int, err error) {
 	}
 	sendPacket(p.orders, answer{News: news}, nil)
 }
+
+// tellPairs tells the keeper how many queue pairs the driver wants to use.
+func (p *pump) tellPairs(n int) { sendPacket(p.orders, answer{Pairs: n}, nil) }
 
 // memory maps the new table, lets every queue go over to it between two turns,
 // and only then unmaps the old one: no copy is under way in what goes away.
@@ -209,7 +223,7 @@ func (p *pump) memory(table []region, fds []int) error {
 // move puts every running ring where it is in the new memory. If one is not
 // there, all stay where they were.
 func (p *pump) move(mem *vring.Memory) error {
-	moved := make([]*vring.Ring, 2*len(p.queues))
+	moved := make([]*vring.Ring, p.rings())
 	for _, apply := range []bool{false, true} {
 		for i := range moved {
 			q, e := p.end(i)
@@ -268,16 +282,16 @@ func (p *pump) start(i int, r *ring, fds []int) error {
 	}
 	q, e := p.end(i)
 	var err error
-	q.do(func() { err = p.startNow(q, e, i%2 == 0, r, fds) })
+	q.do(func() { err = p.startNow(q, e, r, fds) })
 	return err
 }
 
 // startNow runs on the queue's goroutine.
-func (p *pump) startNow(q *queue, e *end, write bool, r *ring, fds []int) error {
+func (p *pump) startNow(q *queue, e *end, r *ring, fds []int) error {
 	fresh := e.ring == nil
 	if fresh {
 		ring, err := vring.New(p.mem, vring.Config{
-			Size: r.Size, Desc: r.Desc, Avail: r.Avail, Used: r.Used, Base: r.Base, Write: write,
+			Size: r.Size, Desc: r.Desc, Avail: r.Avail, Used: r.Used, Base: r.Base, Write: e == &q.rx, Both: e == &q.control.end,
 			EventIdx: p.features&vhostuser.RingEventIdx != 0,
 			Indirect: p.features&vhostuser.RingIndirect != 0,
 		})
@@ -285,9 +299,10 @@ func (p *pump) startNow(q *queue, e *end, write bool, r *ring, fds []int) error 
 			return err
 		}
 		e.ring, e.broken, e.bad = ring, false, 0
-		if write {
+		if e == &q.rx {
 			q.win.reset()
 		}
+		q.control.used = 0 // another driver, or the same from its beginning
 	}
 	e.enabled = r.Enabled
 	q.unwatch(e.kick)

@@ -62,6 +62,8 @@ type queue struct {
 	rx, tx end           // as the card sees them: rx is towards the card
 	stream *stream       // passt's socket instead of a TUN or TAP, or nil
 
+	control control // used by the first queue alone
+
 	epoll  int
 	wake   int // eventfd: there are orders
 	orders chan func()
@@ -77,10 +79,10 @@ type queue struct {
 
 func newQueue(index, fd int, b *board, report func(int, error)) (*queue, error) {
 	q := &queue{index: index, fd: fd, report: report, orders: make(chan func(), 16), hdr: new([frame.HeaderLen]byte)}
-	for _, e := range []*end{&q.rx, &q.tx} {
+	for _, e := range q.ends() {
 		e.kick, e.call, e.err = -1, -1, -1
 	}
-	q.rx.ctr, q.tx.ctr = &b.all[2*index], &b.all[2*index+1]
+	q.rx.ctr, q.tx.ctr, q.control.ctr = &b.all[2*index], &b.all[2*index+1], new(counters)
 	q.iov = make([]unix.Iovec, 1, maxIov) // the first is our own
 	q.win.init()
 	var err error
@@ -92,6 +94,9 @@ func newQueue(index, fd int, b *board, report func(int, error)) (*queue, error) 
 	}
 	return q, q.watch(q.wake, unix.EPOLLIN)
 }
+
+// ends are all rings of the queue.
+func (q *queue) ends() [3]*end { return [3]*end{&q.rx, &q.tx, &q.control.end} }
 
 // watch and unwatch add and remove a descriptor of the epoll set.
 func (q *queue) watch(fd int, events uint32) error {
@@ -145,6 +150,9 @@ func (q *queue) run() {
 		if q.laps++; q.laps%lookAgain == 0 {
 			q.recall()
 		}
+		if q.control.running() {
+			q.obeyCard()
+		}
 		busy := q.toHost()
 		if q.toCard() || busy {
 			if q.spin > 0 {
@@ -176,6 +184,9 @@ func (q *queue) settle() bool {
 	// switched off, since then nothing looks at them.
 	if q.rx.running() && q.rx.enabled && q.win.starved {
 		more = q.rx.ring.WantKicks() || more
+	}
+	if q.control.running() {
+		more = q.control.ring.WantKicks() || more
 	}
 	return more
 }
@@ -222,6 +233,9 @@ func (q *queue) sleep() {
 	}
 	if q.rx.running() {
 		q.rx.ring.NoKicks()
+	}
+	if q.control.running() {
+		q.control.ring.NoKicks()
 	}
 }
 

@@ -28,7 +28,7 @@ type owed struct {
 // after which to look again, -1 for no need.
 func (q *queue) recall() (ms int) {
 	ms = -1
-	for _, e := range []*end{&q.rx, &q.tx} {
+	for _, e := range q.ends() {
 		if left, waits := e.recall(); waits && (ms < 0 || left < ms) {
 			ms = left
 		}

@@ -29,7 +29,7 @@ func (d *device) SetFeatures(f uint64) error {
 	k := (*Keeper)(d)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.wish.features = f
+	k.wish.features, k.wish.pairs = f, 0
 	if !k.dev.Stream {
 		for _, file := range k.dev.Files {
 			if err := tun.SetOffload(int(file.Fd()), offload(f)&k.accepted); err != nil {
@@ -181,10 +181,25 @@ func (k *Keeper) steer() {
 	}
 }
 
-// serves says whether the card takes packets on a queue pair. k.mu is held.
+// serves says whether the card takes packets on a queue pair. k.mu is held. Where
+// the driver has our control ring, every ring is on from its start, and the driver
+// uses one pair until it says otherwise (virtio 1.2 section 5.1.6.5.6).
 func (k *Keeper) serves(pair int) bool {
 	r, ok := k.wish.rings[2*pair]
+	if k.wish.features&vhostuser.NetCtrlVQ != 0 && pair >= max(k.wish.pairs, 1) {
+		return false
+	}
 	return ok && r.Enabled
+}
+
+// usePairs has packets go to the first n queue pairs, as the driver told the pump.
+func (k *Keeper) usePairs(r *running, n int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.pump == r && n <= len(k.dev.Files) {
+		k.wish.pairs = n
+		k.steer()
+	}
 }
 
 // tell gives an order to the pump, if there is one. k.mu is held.

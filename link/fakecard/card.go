@@ -40,6 +40,7 @@ type Options struct {
 	SendBuffer  int    // bytes of a send buffer, default FrameMax
 	Refuse      uint64 // feature bits not to take
 	Disabled    bool   // leave the pairs switched off
+	Control     bool   // have a control ring, as User-Mode Linux does
 	Base        uint16 // index that every ring starts at
 	Split       bool   // pass the memory as two regions, the seam amid the buffers
 	// Timeout bounds every wait, default 5 s.
@@ -110,10 +111,13 @@ func Attach(conn *net.UnixConn, o Options) (*Card, error) {
 // build makes memory and rings.
 func (c *Card) build() error {
 	n := 2 * c.opts.Pairs
+	if c.opts.Control {
+		n++
+	}
 	layouts := make([]layout, n)
 	total := uint64(0)
 	for i := range layouts {
-		layouts[i], total = plan(c.opts, i%2 == 0, total)
+		layouts[i], total = plan(c.opts, i%2 == 0 && i < 2*c.opts.Pairs, total)
 	}
 	var err error
 	if c.memory, err = newMemory(total); err != nil {
@@ -153,7 +157,7 @@ func (c *Card) attach(conn *net.UnixConn) error {
 			}
 		}
 	}
-	for i := 0; i < len(c.rings); i += 2 {
+	for i := 0; i < 2*c.opts.Pairs; i += 2 {
 		c.rings[i].post()
 	}
 	return nil

@@ -162,6 +162,9 @@ func (c *Card) take() uint64 {
 	if c.opts.Indirect {
 		take |= vhostuser.RingIndirect
 	}
+	if c.opts.Control {
+		take |= vhostuser.NetCtrlVQ
+	}
 	return take &^ c.opts.Refuse
 }
 

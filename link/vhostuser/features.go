@@ -14,6 +14,7 @@ const (
 	NetHostECN      = 1 << 13
 	NetMergeable    = 1 << 15
 	NetStatus       = 1 << 16
+	NetCtrlVQ       = 1 << 17
 	NetMQ           = 1 << 22
 	RingIndirect    = 1 << 28
 	RingEventIdx    = 1 << 29
@@ -39,13 +40,36 @@ const (
 // INBAND_NOTIFICATIONS and BACKEND_REQ (nothing here needs a channel back),
 // INFLIGHT_SHMFD (a ring whose heads are completed in order recovers from
 // memory), LOG_SHMFD (a card does not migrate). MQ only where there is more
-// than one pair: User-Mode Linux reads GET_QUEUE_NUM as a number of rings.
+// than one pair.
 func offered(pairs int) uint64 {
 	const always = protoReplyAck | protoNetMTU | protoConfig | protoResetDevice | protoMemSlots | protoStatus
 	if pairs > 1 {
 		return always | protoMQ
 	}
 	return always
+}
+
+// rings is how many rings a device has: two a pair, and with several pairs one
+// for control, which is the last (virtio 1.2 section 5.1.2). QEMU keeps that to
+// itself.
+func rings(pairs int) int {
+	if pairs > 1 {
+		return 2*pairs + 1
+	}
+	return 2
+}
+
+// countsRings are the protocol features of User-Mode Linux among those that are
+// offered. It and crosvm, which take these, read GET_QUEUE_NUM as a number of
+// rings, with the control ring; QEMU, which takes more, as one of queue pairs.
+const countsRings = protoMQ | protoReplyAck | protoConfig
+
+// queueNum is the answer to GET_QUEUE_NUM.
+func queueNum(protocol uint64, pairs int) uint64 {
+	if protocol == countsRings {
+		return uint64(rings(pairs))
+	}
+	return uint64(pairs)
 }
 
 // maxMemSlots is how many memory regions a front end may have in all.

@@ -43,7 +43,8 @@ type Device interface {
 	// SetMemory replaces the memory table, also while rings run.
 	SetMemory(table []Region) error
 	// StartRing starts ring i (2n receives, 2n+1 transmits, as the card
-	// sees it), or starts it anew where its descriptors changed.
+	// sees it, and the last one controls where there are several pairs), or
+	// starts it anew where its descriptors changed.
 	StartRing(i int, r Ring) error
 	// StopRing stops ring i and returns the next avail index to take. No
 	// access to the ring's memory happens after it returned.
@@ -60,7 +61,7 @@ type Device interface {
 func Serve(c *net.UnixConn, dev Device) error { return serve(c, dev, patience) }
 
 func serve(c *net.UnixConn, dev Device, patience time.Duration) error {
-	s := &session{conn: c, dev: dev, patience: patience, rings: make([]ring, 2*dev.Pairs())}
+	s := &session{conn: c, dev: dev, patience: patience, rings: make([]ring, rings(dev.Pairs()))}
 	defer s.end()
 	buf := make([]byte, maxPayload)
 	for {
@@ -166,7 +167,7 @@ func (s *session) do(m *message) ([]byte, error) {
 	case GetProtocolFeatures:
 		return u64(offered(s.dev.Pairs())), nil
 	case GetQueueNum:
-		return u64(uint64(s.dev.Pairs())), nil
+		return u64(queueNum(s.protocol, s.dev.Pairs())), nil
 	case GetMaxMemSlots:
 		return u64(maxMemSlots), nil
 	case GetStatus:

@@ -45,6 +45,7 @@ type Config struct {
 	EventIdx          bool   // VIRTIO_F_EVENT_IDX was negotiated
 	Indirect          bool   // VIRTIO_F_INDIRECT_DESC was negotiated
 	Write             bool   // the device writes into the buffers: a receive ring
+	Both              bool   // first come segments to read, then some to write: a control ring
 }
 
 // descriptor is struct virtq_desc, virtio 1.2 section 2.7.5:
@@ -91,6 +92,7 @@ type Ring struct {
 	done      uint16 // next used index to fill
 	shown     uint16 // used index that the driver has been shown
 	called    uint16 // used index at the last call decision
+	readable  int    // segments before the first to be written, in a chain of Both
 	entries   uint16 // descriptors of the ring's own table in the last chain
 	asked     uint16 // the driver's used_event when it was called last
 	flags     uint16 // our used flags
@@ -225,7 +227,7 @@ func (r *Ring) chain(iov []unix.Iovec, table unsafe.Pointer, limit, i uint16, di
 			}
 			return out, size + more, err
 		}
-		if (d.flags&descWrite != 0) != r.cfg.Write {
+		if write := d.flags&descWrite != 0; write != r.cfg.Write && !(r.cfg.Both && (write || r.readable == len(iov))) {
 			return iov, 0, errWay
 		}
 		if d.len > MaxChain || size+int(d.len) > MaxChain {
@@ -234,6 +236,9 @@ func (r *Ring) chain(iov []unix.Iovec, table unsafe.Pointer, limit, i uint16, di
 		var err error
 		if iov, err = r.segment(iov, d.addr, uint64(d.len)); err != nil {
 			return iov, 0, err
+		}
+		if r.cfg.Both && d.flags&descWrite == 0 {
+			r.readable = len(iov)
 		}
 		size += int(d.len)
 		if d.flags&descNext == 0 {

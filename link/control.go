@@ -1,0 +1,89 @@
+package link
+
+import (
+	"encoding/binary"
+	"errors"
+
+	"github.com/toe-project/toe/link/vring"
+)
+
+// control is the control ring of a device with several queue pairs (virtio 1.2
+// section 5.1.6.5), where the front end passes it on, as User-Mode Linux does;
+// QEMU keeps its own. It is served here, and not by the keeper, because it stands
+// in the card's memory, which the keeper has no business to look into: what comes
+// out of here is one number, checked. A command is
+//
+//	0       1         2
+//	+-------+---------+------- - -      +-----+
+//	| class | command | data            | ack |   ack is the card's to read
+//	+-------+---------+------- - -      +-----+
+//
+// The one that is done says how many pairs the driver uses; it asks for no other
+// unless it was offered features that are not.
+type control struct {
+	end
+	pairs int       // that the device has
+	used  int       // that the driver uses, as the keeper was told
+	tell  func(int) // the keeper
+}
+
+const (
+	classMQ  = 4 // VIRTIO_NET_CTRL_MQ
+	setPairs = 0 // VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET; data is 2 bytes
+
+	ackOK  = 0 // VIRTIO_NET_OK
+	ackErr = 1 // VIRTIO_NET_ERR
+)
+
+// obeyCard does the commands that wait, some of them: packets have their turn too.
+func (q *queue) obeyCard() {
+	c := &q.control
+	const most = 16
+	tries := 0
+	for ; tries < most && c.running(); tries++ {
+		n, err := c.ring.Waiting()
+		if err == nil && n == 0 {
+			break
+		}
+		var head uint16
+		var command [4]byte
+		var got int
+		var ack *byte
+		if err == nil {
+			head, got, ack, err = c.ring.TakeCommand(command[:])
+		}
+		if err == nil && ack == nil {
+			err = errNoAck
+		}
+		if err != nil {
+			if !q.chainError(&c.end, 2*c.pairs, head, err) {
+				return
+			}
+			continue
+		}
+		c.bad = 0
+		*ack = c.do(command[:got])
+		c.ring.Complete(head, 1)
+	}
+	if tries > 0 && c.running() {
+		c.publish()
+	}
+}
+
+var errNoAck = errors.Join(vring.ErrChain, errors.New("command without a place for its acknowledgement"))
+
+// do does a command and returns its acknowledgement.
+func (c *control) do(command []byte) byte {
+	if len(command) < 4 || command[0] != classMQ || command[1] != setPairs {
+		return ackErr
+	}
+	n := int(binary.LittleEndian.Uint16(command[2:]))
+	if n < 1 || n > c.pairs {
+		return ackErr
+	}
+	if n != c.used {
+		c.used = n
+		c.tell(n)
+	}
+	return ackOK
+}
