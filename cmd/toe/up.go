@@ -289,6 +289,9 @@ func whyNot(ctx context.Context, c *card.Card, err error) error {
 	if serr != nil {
 		return errors.Join(err, serr)
 	}
+	if st.State == card.Stopped && len(st.Reasons) == 0 {
+		return fmt.Errorf("card %s was taken down by another command before it was ready", c.Name)
+	}
 	text := fmt.Sprintf("card %s did not start", c.Name)
 	for _, r := range st.Reasons {
 		text += "\n  " + strings.ReplaceAll(r, "\n", "\n  ")
