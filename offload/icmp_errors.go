@@ -60,45 +60,50 @@ func (r reported) forHost(four bool) bool {
 	return r.kind == unreachable6 || r.kind == exceeded6 || r.kind == parameter6
 }
 
-// readErrors empties the socket's error queue and tells the host. The kernel
-// has matched each error with the socket by the ports that it quotes; that
-// the remote is one that the host talks to is seen here.
-func (o *outlet) readErrors() (n int) {
+// takeErrors empties a socket's error queue. Each error is about a datagram
+// to target, which began as quoted.
+func takeErrors(fd int, each func(r reported, target peer, quoted []byte)) (n int) {
 	var room [64]uint64
 	control := bytesOf(&room)
 	quoted := make([]byte, 1280)
 	for range 64 {
-		size, controlSize, _, about, err := unix.Recvmsg(o.fd, quoted, control, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		size, controlSize, _, about, err := unix.Recvmsg(fd, quoted, control, unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 		if err != nil {
 			return n
 		}
 		n++
-		r, ok := parseReported(control[:controlSize])
-		target := peerOf(addrPort(about))
-		if !ok || !r.forHost(target.is4()) {
-			continue
-		}
-		if t := o.u.talks.all[talkKey{host: o.host, remote: target}]; t != nil {
-			t.tellHost(r, quoted[:size])
+		if r, ok := parseReported(control[:controlSize]); ok {
+			each(r, peerOf(addrPort(about)), quoted[:size])
 		}
 	}
 	return n
 }
 
+// readErrors tells the host what the wire says. The kernel has matched each
+// error with the socket by the ports that it quotes; that the remote is one
+// that the host talks to is seen here.
+func (o *outlet) readErrors() int {
+	return takeErrors(o.fd, func(r reported, remote peer, quoted []byte) {
+		if !r.forHost(remote.is4()) {
+			return
+		}
+		if t := o.u.talks.all[talkKey{host: o.host, remote: remote}]; t != nil {
+			o.u.tellHost(t, r, quoted)
+		}
+	})
+}
+
 // tellHost gives the host an ICMP error about a datagram of a flow, so that
 // its socket learns of it as without the card.
-func (t *talk) tellHost(r reported, quoted []byte) {
-	if t.key.ours {
-		return // the host does not know this remote
-	}
+func (u *udp) tellHost(t *talk, r reported, quoted []byte) {
 	if r.offender != (peer{}) && isOwn(r.offender) {
 		r.offender = peer{} // the card itself: with the address that the host knows
 	}
-	if t.u.icmp.send(&icmpError{
+	if u.icmp.send(&icmpError{
 		kind: r.kind, code: r.code, to: t.key.host, from: r.offender,
 		source: t.key.host, target: t.key.remote, quoted: quoted,
 	}) {
-		t.u.count.Errors++
+		u.count.Errors++
 	}
 }
 
@@ -121,7 +126,7 @@ func (o *outlet) refused(r refusal) bool {
 	u.drop(dropRoute, r.count)
 	e, ok := noRoute(r.err, r.to.is4())
 	if t := u.talks.all[talkKey{host: o.host, remote: *r.to}]; ok && t != nil {
-		t.tellHost(e, nil)
+		u.tellHost(t, e, nil)
 	}
 	return false
 }
@@ -143,31 +148,43 @@ func noRoute(err unix.Errno, four bool) (reported, bool) {
 	return reported{kind: unreachable6, code: codes[1]}, ok
 }
 
-// refused: the host's program has closed its socket, or is slow.
-func (t *talk) refused(r refusal) bool {
-	u := t.u
-	switch {
-	case t.closed:
-		u.drop(dropHost, r.count)
-	case r.err == unix.ECONNREFUSED:
-		u.drop(dropHost, r.count)
-		t.unheard()
-	case r.err == unix.EAGAIN, r.err == unix.ENOBUFS, r.err == unix.ENOMEM:
+// readErrors hears what the host says about datagrams of the wire.
+func (f *face) readErrors() int {
+	u := f.u
+	return takeErrors(f.fd, func(r reported, host peer, _ []byte) {
+		if r.kind != unreachable4 && host.is4() || r.kind != unreachable6 && !host.is4() {
+			return
+		}
+		t := u.talks.all[talkKey{host: host, remote: f.at, ours: f.own != nil}]
+		if t != nil && t.face == f {
+			u.unheard(t)
+		}
+	})
+}
+
+// refused: as with an outlet, a soft error may be about an earlier datagram.
+func (f *face) refused(r refusal) bool {
+	u := f.u
+	switch r.err {
+	case unix.EAGAIN, unix.ENOBUFS, unix.ENOMEM:
 		u.drop(dropBuffer, r.count)
-	case r.err == unix.EMSGSIZE:
+		return false
+	case unix.EMSGSIZE:
 		u.drop(dropSize, r.count)
-	default:
-		u.drop(dropRoute, r.count)
+		return false
 	}
+	if !f.closed && (f.readErrors() > 0 || r.attempt == 0) && !f.closed {
+		return true
+	}
+	u.drop(dropHost, r.count)
 	return false
 }
 
 // unheard ends a flow whose socket on the host is closed: the host has
 // answered with port unreachable. With the outlet's last flow the outlet
-// closes, and the card's kernel answers the wire likewise. The outlet of a service
-// stays, so the client is told here.
-func (t *talk) unheard() {
-	u := t.u
+// closes, and the card's kernel answers the wire likewise. The outlet of a
+// service stays, so the client is told here.
+func (u *udp) unheard(t *talk) {
 	if s := t.wire.service; s != nil && t.local != (peer{}) && u.icmp.tokens > 0 {
 		u.icmp.tokens--
 		at := t.local

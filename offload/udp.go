@@ -14,6 +14,10 @@ import (
 // their turn.
 const turnBatches = 4
 
+// talksPerSocket bounds flows, which are small structs: many endpoints may
+// talk to many remotes over few sockets.
+const talksPerSocket = 4
+
 // Causes of drops.
 const (
 	dropFull      = "table full"
@@ -31,11 +35,12 @@ const (
 
 // udp is endpoint mode for datagrams. The life of one from the host:
 //
-//	host ── nf_tables ─┬─ no socket yet: tproxy ─▶ udpListener ─▶ talk is made
-//	                   └─ socket transparent ────▶ talk ─▶ outlet ─▶ wire
+//	host ── nf_tables ─┬─ no socket yet: tproxy ─▶ udpListener, makes a face
+//	                   └─ socket transparent ────▶ face ─▶ talk ─▶ outlet ─▶ wire
 //
-// and of an answer: wire ─▶ outlet ─▶ talk ─▶ host. An endpoint of the host
-// has one outlet; with each remote it has a talk (docs call it a flow).
+// and of an answer: wire ─▶ outlet ─▶ talk ─▶ face ─▶ host. An outlet is an
+// endpoint of the host on the wire, a face is a remote to the host, and a
+// talk is a flow, which needs one of each.
 //
 // Datagrams of one flow and one size travel in trains that the kernel puts
 // together (UDP_GRO) and takes apart again (UDP_SEGMENT): as many packets go
@@ -49,8 +54,9 @@ type udp struct {
 	d         datagram // the one under way
 	listeners []int
 	talks     *talks
-	young     []*talk // made, and not yet in the loop
-	outlets   map[peer]*outlet
+	outlets   map[peer]*outlet // by endpoint of the host
+	faces     map[peer]*face   // by remote
+	young     []*face          // made, and not yet in the loop
 	services  map[Publish]*service
 	icmp      *icmp
 	sockets   int
@@ -70,7 +76,7 @@ func newUDP(l *loop, conf Config, logf func(string, ...any)) (*udp, error) {
 func openUDP(l *loop, conf Config, logf func(string, ...any), listen []netip.AddrPort) (*udp, error) {
 	u := &udp{
 		loop: l, logf: logf, in: newInbox(), out: newOutbox(),
-		talks: newTalks(), outlets: map[peer]*outlet{}, services: map[Publish]*service{},
+		talks: newTalks(), outlets: map[peer]*outlet{}, faces: map[peer]*face{}, services: map[Publish]*service{},
 		limit: socketLimit(),
 	}
 	u.count.Drops = map[string]uint64{}
@@ -163,11 +169,11 @@ func (u *udp) expire() {
 	u.loop.soon(u.expire)
 }
 
-// room makes place for a flow and its outlet. Who knocks at a service can
+// room makes place for a flow, its outlet and its face. Who knocks at a service can
 // push away others of its kind only, and never has more than a quarter of
 // the table: the wire cannot end what the host has begun.
 func (u *udp) room(foreign bool) bool {
-	for u.sockets+2 > u.limit || foreign && 4*u.talks.foreign >= u.limit {
+	for u.sockets+2 > u.limit || len(u.talks.all) >= u.limit*talksPerSocket || foreign && 4*u.talks.foreign >= u.limit {
 		t := u.talks.idlest(knocked)
 		if t == nil && foreign {
 			t = u.talks.idlest(served)
@@ -210,39 +216,28 @@ func (l udpListener) ready(uint32) {
 	u.loop.soon(func() { l.ready(0) })
 }
 
-// watchYoung puts new flows into the loop: only now, so that datagrams which
-// came to the listener before the flow had its socket go out first.
-func (u *udp) watchYoung() {
-	for i, t := range u.young {
-		u.young[i] = nil
-		if t.closed {
-			continue
-		}
-		if err := u.loop.add(t.fd, unix.EPOLLIN, t); err != nil {
-			u.endTalk(t)
-		}
-	}
-	u.young = u.young[:0]
-}
-
 // fromHost sends a datagram on whose flow may have to be made.
 func (u *udp) fromHost(d *datagram) {
-	if !d.from.talksTo() || !d.to.talksTo() {
-		u.drop(dropNoPlace, d.count())
+	t := u.talkOf(d)
+	if t == nil {
 		return
 	}
-	t := u.talks.all[talkKey{host: d.from, remote: d.to}]
-	if t == nil {
-		if t = u.begin(d); t == nil {
-			return
-		}
-	}
 	u.talks.touch(t, true, u.loop.now)
-	t.send(d)
-	u.out.flush(t.wire.fd, t.wire)
+	t.send(u, d)
+	u.flush(t.wire)
 }
 
-func (u *udp) begin(d *datagram) *talk {
+// talkOf returns the flow of a datagram of the host, which may be new, or
+// counts why not.
+func (u *udp) talkOf(d *datagram) *talk {
+	key := talkKey{host: d.from, remote: d.to}
+	if t := u.talks.all[key]; t != nil {
+		return t
+	}
+	if !d.from.talksTo() || !d.to.talksTo() {
+		u.drop(dropNoPlace, d.count())
+		return nil
+	}
 	if !u.room(false) {
 		u.drop(dropFull, d.count())
 		return nil
@@ -252,11 +247,10 @@ func (u *udp) begin(d *datagram) *talk {
 		u.drop(dropNoSocket, d.count())
 		return nil
 	}
-	t, err := u.talkOver(o, talkKey{host: d.from, remote: d.to}, asked)
+	t, err := u.talkOver(o, key, asked)
 	if err != nil {
 		u.drop(dropNoSocket, d.count())
 		return nil
 	}
-	u.young = append(u.young, t)
 	return t
 }

@@ -89,15 +89,10 @@ func (o *outlet) receive() {
 	u.loop.soon(o.turn)
 }
 
-// deliver sends n datagrams of the inbox to the host, those of one flow together.
+// deliver sends n datagrams of the inbox to the host, those of one remote together.
 func (o *outlet) deliver(n int) {
 	u := o.u
-	var now *talk
-	flush := func() {
-		if now != nil {
-			u.out.flush(now.fd, now)
-		}
-	}
+	var now *face
 	for i := range n {
 		d := &u.d
 		u.in.get(i, d)
@@ -107,23 +102,31 @@ func (o *outlet) deliver(n int) {
 		}
 		t := o.last
 		if t == nil || t.key.remote != d.from || t.local != d.to {
-			flush() // what was collected, before anything that ends flows
+			u.flushFace(now) // what was collected, before anything that ends flows
 			now = nil
-			t = o.find(d)
-		} else if t != now {
-			flush()
+			if t = o.find(d); t == nil {
+				u.drop(dropStranger, d.count())
+				continue
+			}
+			o.last = t
 		}
-		if t == nil {
-			u.drop(dropStranger, d.count())
-			continue
+		if t.face != now {
+			u.flushFace(now)
+			now = t.face
 		}
-		now, o.last = t, t
 		u.talks.touch(t, false, u.loop.now)
 		u.count.ToHost += d.count()
 		u.count.ToHostBytes += uint64(len(d.data))
-		u.out.add(d, nil, nil, !t.key.host.is4())
+		u.out.add(d, &t.key.host, nil, now.six)
 	}
-	flush()
+	u.flushFace(now)
+	u.watchYoung()
+}
+
+func (u *udp) flushFace(f *face) {
+	if f != nil {
+		u.out.flush(f.fd, f)
+	}
 }
 
 // find returns the flow that a datagram of the wire belongs to, or nil.

@@ -139,16 +139,11 @@ func (s *service) find(o *outlet, d *datagram) *talk {
 }
 
 func (s *service) begin(o *outlet, key talkKey) *talk {
-	u := s.u
-	if !u.room(true) {
+	if !s.u.room(true) {
 		return nil
 	}
-	t, err := u.talkOver(o, key, knocked)
+	t, err := s.u.talkOver(o, key, knocked)
 	if err != nil {
-		return nil
-	}
-	if err := u.loop.add(t.fd, unix.EPOLLIN, t); err != nil {
-		u.endTalk(t)
 		return nil
 	}
 	return t

@@ -62,8 +62,6 @@ func tellLocal(family int) option {
 	return option{unix.SOL_IP, unix.IP_PKTINFO, 1}
 }
 
-var sharable = option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}
-
 // listenerSocket is where nf_tables hands datagrams that no flow is there for.
 func listenerSocket(at peer) (int, error) {
 	family := at.family()
@@ -71,22 +69,21 @@ func listenerSocket(at peer) (int, error) {
 	return boundTo(fd, err, &at)
 }
 
-// hostSocket is the remote, as the host sees it: what it sends comes from
-// the remote's address, and only what the host sends to it arrives.
+// faceSocket is a remote as the host sees it.
 //
 // It is not bound to a link: the way back is what the card's routes say, as
 // it is for a packet that is forwarded, and links keep strict reverse path
 // filtering, so nobody on another link can speak for this host.
-func hostSocket(remote, host peer) (int, error) {
-	family := host.family()
-	fd, err := udpSocket(family, transparent(family), sharable, towardsHost)
-	fd, err = boundTo(fd, err, &remote)
-	return connectedTo(fd, err, &host)
+func faceSocket(remote peer) (int, error) {
+	family := remote.family()
+	fd, err := udpSocket(family, transparent(family), tellErrors(family), towardsHost)
+	return boundTo(fd, err, &remote)
 }
 
 // cardSocket speaks to the host with the card's own address.
 func cardSocket(host peer) (int, error) {
-	fd, err := udpSocket(host.family(), towardsHost)
+	family := host.family()
+	fd, err := udpSocket(family, tellErrors(family), towardsHost)
 	return connectedTo(fd, err, &host)
 }
 

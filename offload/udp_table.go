@@ -138,9 +138,8 @@ func (f *talk) unlink() {
 
 // socketsFor is how many sockets the card's memory allows: a sixteenth of it,
 // at 4 KiB for a socket with its file, its place in epoll and our struct.
-// A flow has one, and one more for each endpoint of the host.
-// A sixteenth of 256 MiB is 4096 sockets: 2048 resolvers, or one program with 4095
-// remotes.
+// Each endpoint of the host has one, and each remote. In 256 MiB that is 4096: as
+// many resolvers that ask one server, or one program with as many peers.
 func socketsFor(memory uint64, descriptors uint64) int {
 	n := min(memory/16/4096, descriptors/4)
 	return int(max(256, min(n, 1<<16)))
