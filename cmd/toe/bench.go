@@ -56,6 +56,7 @@ docs/benchmarks.md says how each figure is made.`,
 	c.Flags().Float64Var(&f.seconds, "seconds", 2, "length of one round of traffic")
 	c.Flags().StringSliceVar(&f.only, "only", nil, "measure only these: "+strings.Join(bench.Parts(), ", "))
 	c.Flags().StringVar(&f.machine, "machine", "auto", "kind of the card: auto, kvm, uml or tcg")
+	c.AddCommand(benchOffloadCmd())
 	c.AddCommand(benchReportCmd())
 	c.Flags().StringVar(&f.chart, "chart", "", "write a chart to this file (SVG)")
 	return c

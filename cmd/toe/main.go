@@ -89,7 +89,7 @@ with an MTU of 65535. Without a NAME, commands mean the card called card0.`,
 	root.SetVersionTemplate("toe {{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
 	root.AddCommand(upCmd(), downCmd(), resetCmd(), rmCmd(), lsCmd(), statusCmd(), consoleCmd(), sshCmd(), logsCmd(),
-		execCmd(), applyCmd(), firmwareCmd(), doctorCmd(), benchCmd(), schemaCmd(), pumpCmd(), pumpWorkerCmd(),
+		execCmd(), applyCmd(), firmwareCmd(), doctorCmd(), benchCmd(), benchPartCmd(), schemaCmd(), pumpCmd(), pumpWorkerCmd(),
 		runCmd(), holderCmd(), manCmd(), versionCmd())
 	misuse(root)
 	return root

@@ -1,0 +1,135 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// load is one kind of traffic.
+type load struct {
+	name    string
+	workers int
+	bulk    bool // is told by the GiB, else by the request
+}
+
+var loads = []load{
+	{"send", 1, true}, {"sendfile", 1, true}, {"receive", 1, true},
+	{"requests", 8, false}, {"connections", 8, false},
+}
+
+// measured is one load over one way, once.
+type measured struct {
+	requests                         bool    // not GiB
+	units, rate                      float64 // requests, and by the second; or GiB, and Gbit by the second
+	program, mover, card, wire, soft time.Duration
+}
+
+// once measures a load.
+func (b *offloadRun) once(ctx context.Context, w *way, k work, l load) (m measured, err error) {
+	clocks := []spent{w.program, w.mover, w.card, w.wire, b.softirqs()}
+	before, err := readAll(clocks)
+	if err != nil {
+		return m, err
+	}
+	done, err := w.side.order(ctx, loadOrder{
+		What: l.name, Address: w.address(k), Workers: l.workers, Length: b.Length, File: b.file,
+	}, b.Length+2*drainTime)
+	if err != nil {
+		return m, err
+	}
+	after, err := readAll(clocks)
+	if err != nil {
+		return m, err
+	}
+	for i, to := range []*time.Duration{&m.program, &m.mover, &m.card, &m.wire, &m.soft} {
+		*to = after[i] - before[i]
+	}
+	m.requests, m.units, m.rate = !l.bulk, done.Count, done.Count/done.Seconds
+	if l.bulk {
+		m.units, m.rate = done.Bytes/(1<<30), done.Bytes*8/1e9/done.Seconds
+	}
+	if m.units <= 0 {
+		return m, fmt.Errorf("%s moved nothing in %.1f s", l.name, done.Seconds)
+	}
+	return m, nil
+}
+
+func readAll(clocks []spent) (all []time.Duration, err error) {
+	for _, c := range clocks {
+		d, err := c()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, d)
+	}
+	return all, nil
+}
+
+// place is where a figure belongs.
+type place struct {
+	work work
+	load load
+	way  string
+}
+
+type offloadSeries map[place][]measured
+
+// compareWays measures everything over all ways in turn, round by round, so
+// that what else this machine does hits them alike. Way and work that fail
+// are left out and named.
+func (b *offloadRun) compareWays(ctx context.Context) error {
+	works := b.works()
+	stage := b.Progress.Stage(fmt.Sprintf("traffic with a %s card", b.kind), int64(b.Rounds*len(works)*len(b.ways)))
+	defer stage.Done("")
+	s, broken := offloadSeries{}, map[string]bool{}
+	for range b.Rounds {
+		for _, k := range works {
+			for _, w := range b.ways {
+				name := fmt.Sprintf("%s/%s/%s", b.kind, k, w.name)
+				stage.Note(fmt.Sprintf("%s, %s", w.name, k))
+				if !broken[name] {
+					if err := b.visit(ctx, s, w, k); err != nil {
+						if ctx.Err() != nil {
+							return ctx.Err()
+						}
+						broken[name] = true
+						b.skip(name, err.Error())
+					}
+				}
+				stage.Add(1)
+			}
+		}
+	}
+	b.reportOffload(s)
+	return nil
+}
+
+func (b *offloadRun) works() (all []work) {
+	for _, k := range []work{plainWork, rulesWork, cryptWork} {
+		if b.wants(string(k)) {
+			all = append(all, k)
+		}
+	}
+	return all
+}
+
+// visit measures all loads of a work over a way.
+func (b *offloadRun) visit(ctx context.Context, s offloadSeries, w *way, k work) error {
+	if err := w.prepare(ctx, k); err != nil {
+		return err
+	}
+	// A first request finds routes, neighbours and keys, and is not measured.
+	warm := loadOrder{What: "connections", Address: w.address(k), Workers: 1, Length: 10 * time.Millisecond}
+	if _, err := w.side.order(ctx, warm, 2*drainTime); err != nil {
+		return fmt.Errorf("first request: %w", err)
+	}
+	for _, l := range loads {
+		m, err := b.once(ctx, w, k, l)
+		if err != nil {
+			return fmt.Errorf("%s: %w", l.name, err)
+		}
+		s[place{k, l, w.name}] = append(s[place{k, l, w.name}], m)
+	}
+	return nil
+}
