@@ -37,7 +37,7 @@ func (h *Host) DefaultRoute(ctx context.Context, iface string, a LinkAddrs) (fun
 	undo := func() error { return errors.Join(delRoutes(made), h.restoreDNS()) }
 	for _, card := range a.CardAddrs() {
 		for _, half := range halves[card.Is4()] {
-			r := &netlink.Route{LinkIndex: l.Attrs().Index, Dst: toIPNet(netip.MustParsePrefix(half)), Gw: card.AsSlice()}
+			r := &netlink.Route{LinkIndex: l.Attrs().Index, Protocol: routeProtocol, Dst: toIPNet(netip.MustParsePrefix(half)), Gw: card.AsSlice()}
 			if err := netlink.RouteReplace(r); err != nil {
 				if card.Is6() && !hasIPv6() {
 					continue

@@ -10,7 +10,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lockMTU makes the IPv4 routes of an interface of the link those to an
+// routeProtocol marks the routes that toe makes, as `proto 116`: others of the
+// same interface are somebody else's business. (Below it are the kernel's
+// and those of well-known daemons, see /etc/iproute2/rt_protos.)
+const routeProtocol = 116
+
+// lockMTU makes toe's own IPv4 routes of an interface of the link those to an
 // endpoint, or those to a router.
 //
 // To an endpoint the path MTU is the link's own, whatever lies behind the
@@ -36,9 +41,9 @@ func lockMTU(iface string, a LinkAddrs, on bool) error {
 	}
 	card := net.IP(a.CardAddrs()[0].AsSlice())
 	for _, r := range routes {
-		ours := r.Gw == nil || r.Gw.Equal(card)
-		if r.Type != unix.RTN_UNICAST || r.MTULock == on || r.MTU != 0 || !ours {
-			continue // somebody else has said what to do there
+		ours := r.Protocol == routeProtocol || r.Protocol == unix.RTPROT_KERNEL
+		if r.Type != unix.RTN_UNICAST || r.MTULock == on || !ours {
+			continue
 		}
 		if r.Gw = nil; !on && r.Scope == netlink.SCOPE_UNIVERSE {
 			r.Gw = card
@@ -55,9 +60,7 @@ func replaceRoute(r netlink.Route, lock bool) error {
 	m := nl.NewRtMsg()
 	req := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
 	m.Family, m.Scope, m.Type = unix.AF_INET, uint8(r.Scope), unix.RTN_UNICAST
-	if r.Protocol != 0 {
-		m.Protocol = uint8(r.Protocol)
-	}
+	m.Protocol = uint8(r.Protocol)
 	m.Table = unix.RT_TABLE_UNSPEC // it is in an attribute
 	req.AddData(m)
 	add := func(kind int, data []byte) {
@@ -90,5 +93,5 @@ func replaceRoute(r netlink.Route, lock bool) error {
 
 // wayVia is the route to everywhere by way of a card, in a table.
 func wayVia(index int, card netip.Addr, table int) netlink.Route {
-	return netlink.Route{LinkIndex: index, Table: table, Gw: card.AsSlice(), Dst: toIPNet(netip.PrefixFrom(zero(card), 0))}
+	return netlink.Route{LinkIndex: index, Table: table, Protocol: routeProtocol, Gw: card.AsSlice(), Dst: toIPNet(netip.PrefixFrom(zero(card), 0))}
 }

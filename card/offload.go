@@ -13,7 +13,7 @@ import (
 
 // OffloadSpec says how the card speaks for the host.
 type OffloadSpec struct {
-	Mode   string     `yaml:"mode,omitempty" enum:"endpoint|router" doc:"endpoint: the card ends the host's TCP and UDP and speaks for it on the wire; router: the card forwards packets" default:"router"`
+	Mode   string     `yaml:"mode,omitempty" enum:"endpoint|router" doc:"endpoint: the card ends the host's TCP and UDP and speaks for it on the wire; router: the card forwards packets" default:"endpoint"`
 	Source string     `yaml:"source,omitempty" enum:"masquerade|preserve" doc:"masquerade: the wire sees the card's own addresses; preserve: it sees the host's, for networks that route them to the card" default:"masquerade"`
 	Bypass BypassSpec `yaml:"bypass,omitempty" doc:"what an endpoint only forwards, end to end"`
 	MDNS   bool       `yaml:"mdns,omitempty" doc:"relay multicast DNS between host and ports; endpoint mode" default:"false"`

@@ -3,6 +3,8 @@ package card
 import (
 	"encoding/json"
 	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -169,6 +171,28 @@ func TestSchemaHasEveryKeyAndItsLimits(t *testing.T) {
 	}
 	if s.Additional {
 		t.Error("unknown keys are allowed")
+	}
+}
+
+// TestExamplesAreRight: every example, and the README's.
+func TestExamplesAreRight(t *testing.T) {
+	files, err := filepath.Glob("../examples/*.yaml")
+	if err != nil || len(files) < 5 {
+		t.Fatalf("%d examples, %v", len(files), err)
+	}
+	for _, file := range files {
+		if _, err := Load(file); err != nil {
+			t.Error(err)
+		}
+	}
+	readme, err := os.ReadFile("../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(readme), "```yaml\n")
+	text, _, found := strings.Cut(rest, "```")
+	if _, err := Parse("README.md", []byte(text)); err != nil || !found {
+		t.Error(err)
 	}
 }
 

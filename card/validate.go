@@ -41,7 +41,7 @@ func (s *Spec) fillDefaults() {
 	}
 	s.Firmware.Edition = orString(s.Firmware.Edition, "micro")
 	s.Link.Queues = orInt(s.Link.Queues, 1)
-	s.Offload.Mode = orString(s.Offload.Mode, control.ModeRouter)
+	s.Offload.Mode = orString(s.Offload.Mode, control.ModeEndpoint)
 	s.Offload.Source = orString(s.Offload.Source, sourceMasquerade)
 	for i := range s.Publish {
 		p := &s.Publish[i]

@@ -29,6 +29,7 @@ func (j *journey) killPump(t *testing.T, pumpOf func(card.Status) int) {
 	before, had := j.status(t, "card0"), j.configured(t)
 	up := j.cardUptime(t)
 	s, p := startStream(t, j.netns), startProbe(t, j.netns)
+	idle := startIdleReader(t, j.netns)
 	s.moves(t, 10*time.Second)
 	p.gap.Store(0)
 	kill(t, pumpOf(before))
@@ -51,6 +52,7 @@ func (j *journey) killPump(t *testing.T, pumpOf func(card.Status) int) {
 	if now := j.cardUptime(t); now < up {
 		t.Errorf("the card was up for %.1f s before and %.1f s after: it was rebooted", up, now)
 	}
+	idle.waits(t)
 	j.unchanged(t, had)
 	j.told(t, before, after, "pump")
 	j.card = after
@@ -74,8 +76,12 @@ func (j *journey) reboot(t *testing.T) {
 func (j *journey) restart(t *testing.T, word string, how func(card.Status)) {
 	before, had := j.status(t, "card0"), j.configured(t)
 	p := startProbe(t, j.netns)
+	idle := startIdleReader(t, j.netns)
 	began := time.Now()
 	how(before)
+	if before.Offload.Mode == "endpoint" {
+		idle.ends(t)
+	}
 	after := j.await(t, "card0", j.kind.start, "the card to be back", func(st card.Status) error {
 		if st.State != card.Healthy || st.Machine.PID == before.Machine.PID || st.Machine.PID == 0 {
 			return fmt.Errorf("machine %d, state %s %v", st.Machine.PID, st.State, st.Reasons)
