@@ -77,6 +77,9 @@ func (s sysctls) late(memory uint64) {
 	// link's too. The wire is told only of the port's own.
 	s.set("net/ipv4/conf/all/arp_ignore", "1")
 	s.set("net/ipv4/conf/all/arp_announce", "2")
+	// A router on the way may drop what is too large for it and never say so:
+	// the kernel then finds out by itself (RFC 4821).
+	s.set("net/ipv4/tcp_mtu_probing", "1")
 	// Redirects would let the wire, or one host, change the card's routes.
 	for _, who := range []string{"all", "default"} {
 		s.set("net/ipv4/conf/"+who+"/accept_redirects", "0")

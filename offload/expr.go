@@ -155,6 +155,27 @@ func toListener(f byte) match {
 	return append(append(all, setMark(markLocal)...), accept...)
 }
 
+// eraseSACK puts two NOP in the place of the option SACK-permitted (RFC 2018,
+// section 2; RFC 9293, section 3.1), where Linux has it: behind the segment
+// size, or two bytes later when there is no timestamp. nf_tables has a
+// statement that would find it anywhere; its netlink form is not to be had
+// from the library, and the host is always Linux.
+func eraseSACK() [2]match {
+	const checksumAt = 16
+	var rules [2]match
+	for i, at := range []uint32{24, 26} {
+		rules[i] = match{
+			transport(at, 2), equal([]byte{4, 2}),
+			&expr.Immediate{Register: reg1, Data: []byte{1, 1}},
+			&expr.Payload{
+				OperationType: expr.PayloadWrite, SourceRegister: reg1, Base: expr.PayloadBaseTransportHeader,
+				Offset: at, Len: 2, CsumType: expr.CsumTypeInet, CsumOffset: checksumAt,
+			},
+		}
+	}
+	return rules
+}
+
 // answerReset and answerUnreachable end a connection that does not come about.
 func answerReset() match {
 	return match{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}

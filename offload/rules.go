@@ -50,6 +50,12 @@ func (c *chain) add(parts ...match) {
 //	mangle   open   a held segment comes back with a verdict as its mark
 //	output   own    what our sockets send to the host is not tracked
 //
+// In the first segments between host and card the SACK option is erased. The
+// link loses nothing, so nothing is there to acknowledge by pieces; but with
+// SACK a kernel sends its last segment again when two round trips bring no
+// answer (tail loss probe, RFC 8985), and a card that is busy, or whose wire is
+// slow, takes longer than that: the host would send 64 KiB twice for nothing.
+//
 // Connection tracking sees nothing of the host's side: the sockets are the
 // state, and a table beside them would only cost memory and fill up.
 func applyRules(conf Config) error {
@@ -65,7 +71,7 @@ func applyRules(conf Config) error {
 	r.host()
 	r.take(conf)
 	r.open()
-	r.base("own", nftables.ChainHookOutput, nftables.ChainPriorityRaw).add(marked(markOwn), untrack)
+	r.own()
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("nf_tables: replace table inet %s: %w", tableName, err)
 	}
@@ -153,10 +159,22 @@ func bypass(c *chain, b Bypass) {
 	}
 }
 
+// own is for what our sockets send to the host.
+func (r ruler) own() {
+	c := r.base("own", nftables.ChainHookOutput, nftables.ChainPriorityRaw)
+	for _, erase := range eraseSACK() {
+		c.add(protocol(unix.IPPROTO_TCP), marked(markOwn), opens(), erase)
+	}
+	c.add(marked(markOwn), untrack)
+}
+
 // open is for held segments whose verdict has come.
 func (r ruler) open() {
 	c := r.base("open", nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
 	tcp := protocol(unix.IPPROTO_TCP)
+	for _, erase := range eraseSACK() {
+		c.add(tcp, marked(markOpen), erase)
+	}
 	for _, f := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
 		c.add(tcp, marked(markOpen), toListener(f))
 	}
