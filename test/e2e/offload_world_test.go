@@ -49,13 +49,14 @@ func onWire(t *testing.T, extra string) *offloaded {
 	sysctl(t, o.far, "net/ipv6/conf/all/forwarding", "1")
 	sysctl(t, o.far, "net/ipv4/icmp_ratelimit", "0") // each case has its answer
 	sysctl(t, o.far, "net/ipv6/icmp/ratelimit", "0")
+	nameServer(t, h.netns, worldAddr)
 	o.up(t, "card0", o.cardSpec("endpoint", extra))
-	o.routes(t)
 	return o
 }
 
 func (o *offloaded) cardSpec(mode, extra string) string {
 	return fmt.Sprintf(`machine: {kind: uml}
+link: {default_route: true}
 offload: {mode: %s}
 ports:
   - {name: wan, attach: "netns:%s/wan0", addresses: [%s/24, "%s/64"], gateway: [%s, "%s"]}
@@ -81,14 +82,6 @@ func (o *offloaded) mode(t *testing.T, mode, extra string) {
 		}
 		return nil
 	})
-}
-
-// routes sends everything through the card.
-func (o *offloaded) routes(t *testing.T) {
-	t.Helper()
-	for _, a := range o.status(t, "card0").Link.Card {
-		ip(t, "-n", o.netns, "route", "replace", "default", "via", a.String())
-	}
 }
 
 // addTAP is a port's other end.
@@ -221,6 +214,7 @@ func (o *offloaded) clean(t *testing.T) {
 			t.Errorf("%s of the host is %d (known: %t), want 0", name, n, ok)
 		}
 	}
+	t.Logf("the host sent %d segments, %d of them again, %d of those SYN", c["Tcp.OutSegs"], c["Tcp.RetransSegs"], c["TcpExt.TCPSynRetrans"])
 }
 
 // scale is a size that is small by default; TOE_E2E_FULL=1 gives the full one.

@@ -1,0 +1,244 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The networks of a world behind a bad path: the router is a card, because not
+// every host's kernel has netem.
+const (
+	pathAddr = "198.51.100.2" // of the router, towards the world
+	farAddr  = "198.51.100.1" // of the world
+	farNet   = "198.51.100.0/24"
+)
+
+// badPath is an endpoint, a router whose ports can be made bad, and a world:
+//
+//	host ═ link ═ card0 ─ wan0 ─ bridge ─ west0 ─ router ─ east0 ─ world
+func badPath(t *testing.T) *offloaded {
+	t.Helper()
+	h := newHost(t)
+	o := &offloaded{host: h, far: h.netns + "w"}
+	middle := h.netns + "m"
+	addNetns(t, o.far)
+	addNetns(t, middle)
+	addTAP(t, middle, "wan0")
+	addTAP(t, middle, "west0")
+	ip(t, "-n", middle, "link", "add", "br0", "type", "bridge")
+	for _, dev := range []string{"wan0", "west0"} {
+		ip(t, "-n", middle, "link", "set", dev, "master", "br0")
+	}
+	ip(t, "-n", middle, "link", "set", "br0", "up")
+	addTAP(t, o.far, "east0", farAddr+"/24")
+	ip(t, "-n", o.far, "route", "add", worldNet, "via", pathAddr)
+	nameServer(t, h.netns, worldAddr)
+	o.up(t, "router", fmt.Sprintf(`machine: {kind: uml}
+link: {interface: toe1, exec: false}
+ports:
+  - {name: west, attach: "netns:%s/west0", addresses: [%s/24]}
+  - {name: east, attach: "netns:%s/east0", addresses: [%s/24]}
+`, middle, worldAddr, o.far, pathAddr))
+	o.up(t, "card0", o.badSpec("endpoint"))
+	o.push(t, "router")
+	o.push(t, "card0")
+	for _, args := range [][]string{{"open"}, {"plain", "west"}, {"plain", "east"}} {
+		o.tune(t, "router", args...)
+	}
+	o.tune(t, "card0", "plain", "wan")
+	if err := inNetns(o.far, func() error { return plain("east0") }); err != nil {
+		t.Fatal(err)
+	}
+	newWorld(t, o.far)
+	return o
+}
+
+func (o *offloaded) badSpec(mode string) string {
+	return fmt.Sprintf(`machine: {kind: uml}
+link: {interface: toe0, default_route: true}
+offload: {mode: %s}
+ports:
+  - {name: wan, attach: "netns:%sm/wan0", addresses: [%s/24], gateway: [%s]}
+`, mode, o.netns, cardAddr, worldAddr)
+}
+
+// TestOffloadBadPath makes the wire bad in one way after the other; the host
+// notices nothing.
+func TestOffloadBadPath(t *testing.T) {
+	o := badPath(t)
+	for _, step := range []struct {
+		name string
+		walk func(*offloaded, *testing.T)
+	}{
+		{"corruption", (*offloaded).corruption},
+		{"loss", (*offloaded).loss},
+		{"black hole", (*offloaded).blackHole},
+	} {
+		t.Run(step.name, func(t *testing.T) { step.walk(o, t) })
+	}
+	o.clean(t)
+}
+
+// netem makes both ways of the path bad.
+func (o *offloaded) netem(t *testing.T, loss, delay, corrupt string) {
+	t.Helper()
+	for _, dev := range []string{"west", "east"} {
+		o.tune(t, "router", "netem", dev, loss, delay, corrupt)
+	}
+}
+
+// again is how many segments the host has sent more than once, the first one
+// of a connection left out: the card holds that until the remote has answered,
+// so what is lost of the handshake on the wire delays its answer, too.
+func (o *offloaded) again(t *testing.T) int64 {
+	c := counters(t, o.netns)
+	return c["Tcp.RetransSegs"] - c["TcpExt.TCPSynRetrans"]
+}
+
+// corruption flips a bit in some packets. The card drops them: the host gets
+// right data, and its own counters stay at 0.
+func (o *offloaded) corruption(t *testing.T) {
+	o.netem(t, "0", "0s", "1")
+	defer o.netem(t, "0", "0s", "0")
+	before := o.again(t)
+	w := watchOn(t, o.netns+"m", "wan0", true)
+	took := o.exchange(t, farAddr, 8*mib)
+	w.settle()
+	s := w.end()
+	t.Logf("8 MiB each way in %s; corrupt packets to the card: %d of %d", took.Round(time.Millisecond), s.badOut, s.packets)
+	if s.badOut == 0 {
+		t.Error("the card met no corrupt packet: nothing was shown")
+	}
+	if s.bad != s.badOut {
+		t.Errorf("%d corrupt packets came from the card: %s", s.bad-s.badOut, s.badExample)
+	}
+	if n := o.again(t) - before; n != 0 {
+		t.Errorf("the host has sent %d segments again", n)
+	}
+	o.clean(t)
+}
+
+// loss drops 1 % and delays by 20 ms, half of that each way. The host sends
+// nothing twice. Router mode shows the same path without an endpoint. Who does
+// congestion control is another machine in each mode: both are shown with the
+// two ways of doing it.
+func (o *offloaded) loss(t *testing.T) {
+	o.netem(t, "1", "10ms", "0")
+	defer o.netem(t, "0", "0s", "0")
+	const setting = "net/ipv4/tcp_congestion_control"
+	for _, mode := range []string{"router", "endpoint"} {
+		o.apply(t, mode)
+		for _, control := range []string{"cubic", "bbr"} {
+			o.onCard(t, "card0", "echo "+control+" > /proc/sys/"+setting)
+			host, card := o.again(t), o.cardAgain(t)
+			up, down := o.rate(t, control)
+			host, card = o.again(t)-host, o.cardAgain(t)-card
+			t.Logf("1 %% loss, 20 ms, %s, %s mode: %.1f Mbit/s from the host, %.1f to it; sent again: %d by the host, %d by the card",
+				control, mode, up, down, host, card)
+			if mode == "endpoint" && (host != 0 || card == 0) {
+				t.Errorf("endpoint mode, %s: the host has sent %d segments again, want 0; the card %d, want some", control, host, card)
+			}
+		}
+	}
+	o.onCard(t, "card0", "echo cubic > /proc/sys/"+setting)
+}
+
+func (o *offloaded) cardAgain(t *testing.T) int64 {
+	return parseCounters(o.onCard(t, "card0", "cat", "/proc/net/snmp"))["Tcp.RetransSegs"]
+}
+
+func (o *offloaded) apply(t *testing.T, mode string) {
+	t.Helper()
+	o.run(t, quick, 0, "apply", "card0", "-f", o.spec(t, "card0.yaml", o.badSpec(mode)))
+}
+
+// rate is what one connection carries each way, in Mbit/s. The time ends when
+// the other end has everything.
+func (o *offloaded) rate(t *testing.T, control string) (up, down float64) {
+	t.Helper()
+	size := int64(scale(4, 64)) * mib
+	set := func(_, _ string, c syscall.RawConn) (err error) {
+		_ = c.Control(func(fd uintptr) { err = unix.SetsockoptString(int(fd), unix.SOL_TCP, unix.TCP_CONGESTION, control) })
+		return err
+	}
+	var l net.Listener
+	if err := inNetns(o.far, func() (err error) {
+		l, err = (&net.ListenConfig{Control: set}).Listen(t.Context(), "tcp", farAddr+":0")
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for i, rate := range []*float64{&up, &down} {
+		done := make(chan error, 1)
+		go func() { done <- serveRate(l, i == 0, size) }()
+		ctx, cancel := context.WithTimeout(context.Background(), quick)
+		defer cancel()
+		var c net.Conn
+		err := inNetns(o.netns, func() (err error) {
+			c, err = (&net.Dialer{Control: set}).DialContext(ctx, "tcp", l.Addr().String())
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = c.SetDeadline(time.Now().Add(3 * time.Minute))
+		began := time.Now()
+		if i == 0 {
+			_, err = io.CopyN(c, noise(1), size)
+			if err == nil {
+				_, err = io.ReadFull(c, make([]byte, 1)) // everything is there
+			}
+		} else {
+			_, err = io.CopyN(io.Discard, c, size)
+		}
+		*rate = float64(size) * 8 / 1e6 / time.Since(began).Seconds()
+		c.Close()
+		if served := <-done; err != nil || served != nil {
+			t.Fatalf("transfer: %v, %v", err, served)
+		}
+	}
+	return up, down
+}
+
+func serveRate(l net.Listener, receive bool, size int64) error {
+	c, err := l.Accept()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(3 * time.Minute))
+	if receive {
+		if _, err = io.CopyN(io.Discard, c, size); err == nil {
+			_, err = c.Write([]byte("!"))
+		}
+		return err
+	}
+	_, err = io.CopyN(c, noise(1), size)
+	return err
+}
+
+// blackHole lets only packets of 1280 bytes through, and nobody says so.
+func (o *offloaded) blackHole(t *testing.T) {
+	o.tune(t, "router", "mtu", "east", "1280")
+	o.tune(t, "router", "mute")
+	before := o.again(t)
+	w := watchOn(t, o.far, "east0", true)
+	took := o.exchange(t, farAddr, 4*mib)
+	w.settle()
+	s := w.end()
+	t.Logf("4 MiB each way in %s, payload of at most %d bytes a segment", took.Round(time.Millisecond), s.in.largest)
+	if s.in.largest > 1240 || s.bad != 0 {
+		t.Errorf("behind the black hole: %+v", s)
+	}
+	if n := o.again(t) - before; n != 0 {
+		t.Errorf("the host has sent %d segments again", n)
+	}
+}
