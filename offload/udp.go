@@ -222,6 +222,7 @@ func (u *udp) fromHost(d *datagram) {
 	if t == nil {
 		return
 	}
+	t.widen(d, 1)
 	u.talks.touch(t, true, u.loop.now)
 	t.send(u, d)
 	u.flush(t.wire)

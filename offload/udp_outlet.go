@@ -114,6 +114,7 @@ func (o *outlet) deliver(n int) {
 			u.flushFace(now)
 			now = t.face
 		}
+		t.widen(d, n)
 		u.talks.touch(t, false, u.loop.now)
 		u.count.ToHost += d.count()
 		u.count.ToHostBytes += uint64(len(d.data))

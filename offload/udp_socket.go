@@ -11,29 +11,37 @@ import (
 // 65507. All of UDP together is bounded by net.ipv4.udp_mem.
 const socketBuffer = 1 << 20
 
-// udpSocket makes a socket with what all sockets for datagrams have: room,
-// trains (UDP_GRO), the traffic class, and the count of what was lost. The
-// kernel makes fragments where a datagram needs them, by the path's MTU as
-// far as it knows it, and never sets DF.
+// busySize makes a flow a busy one: more bytes at a time than this.
+const busySize = 4096
+
+// udpSocket makes a socket with what all sockets for datagrams have: trains
+// (UDP_GRO) and the traffic class. The kernel makes fragments where a datagram
+// needs them, by the path's MTU as far as it knows it, and never sets DF.
+//
+// Each option is a system call, and those are what a card without hardware of
+// its own is slow at: what few flows need, widen gives to those few.
 func udpSocket(family int, more ...option) (int, error) {
-	options := []option{
-		{unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, socketBuffer},
-		{unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, socketBuffer},
-		{unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1},
-		{unix.SOL_UDP, unix.UDP_GRO, 1},
-	}
+	options := []option{{unix.SOL_UDP, unix.UDP_GRO, 1}}
 	if family == unix.AF_INET6 {
 		options = append(options,
 			option{unix.SOL_IPV6, unix.IPV6_V6ONLY, 1},
-			option{unix.SOL_IPV6, unix.IPV6_RECVTCLASS, 1},
-			option{unix.SOL_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_WANT},
-			option{unix.SOL_IPV6, unix.IPV6_DONTFRAG, 0})
+			option{unix.SOL_IPV6, unix.IPV6_RECVTCLASS, 1})
 	} else {
 		options = append(options,
 			option{unix.SOL_IP, unix.IP_RECVTOS, 1},
 			option{unix.SOL_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_DONT})
 	}
 	return newSocket(family, unix.SOCK_DGRAM, append(options, more...)...)
+}
+
+// widen gives a socket the room that bulk data needs, and counts from now on
+// what finds no room (SO_RXQ_OVFL). Without the rights for it the socket goes
+// on with what it has.
+func widen(fd int) {
+	for _, name := range []int{unix.SO_RCVBUFFORCE, unix.SO_SNDBUFFORCE} {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, name, socketBuffer)
+	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)
 }
 
 // tellErrors puts ICMP errors into the socket's error queue.
@@ -66,6 +74,9 @@ func tellLocal(family int) option {
 func listenerSocket(at peer) (int, error) {
 	family := at.family()
 	fd, err := udpSocket(family, transparent(family), tellTarget(family), towardsHost)
+	if err == nil {
+		widen(fd)
+	}
 	return boundTo(fd, err, &at)
 }
 
@@ -112,6 +123,9 @@ func wireSocket(host peer, preserve bool) (int, error) {
 func serviceSocket(family int, port uint16) (int, error) {
 	at := anyAddress(family, port)
 	fd, err := udpSocket(family, tellErrors(family), tellLocal(family))
+	if err == nil {
+		widen(fd)
+	}
 	return boundTo(fd, err, &at)
 }
 

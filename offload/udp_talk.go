@@ -24,6 +24,7 @@ type talk struct {
 	life       life
 	foreign    bool // begun by the wire
 	closed     bool
+	busy       bool // its sockets are wide
 	moved      time.Time
 	next, prev *talk
 }
@@ -192,6 +193,7 @@ func (f *face) forward(n int) {
 			u.flush(now)
 			now = t.wire
 		}
+		t.widen(d, n)
 		u.talks.touch(t, true, u.loop.now)
 		t.send(u, d)
 	}
@@ -218,6 +220,19 @@ func (f *face) find(d *datagram) *talk {
 		return nil
 	}
 	return f.own
+}
+
+// widen makes room for a flow that carries much: large datagrams, or many at
+// a time.
+func (t *talk) widen(d *datagram, together int) {
+	if t.busy || len(d.data) < busySize && together < batchSize/2 {
+		return
+	}
+	t.busy = true
+	widen(t.face.fd)
+	if t.wire.service == nil {
+		widen(t.wire.fd)
+	}
 }
 
 // send puts a datagram into the outbox, for the wire.

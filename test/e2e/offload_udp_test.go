@@ -1,0 +1,301 @@
+package e2e
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The largest payloads of UDP that Linux sends in one packet, in bytes: an
+// IPv4 packet has at most 65520 (IP_MAX_MTU of include/net/ip.h), an IPv6
+// packet what the link carries.
+const (
+	largestUDP4 = 65520 - 20 - 8
+	largestUDP6 = 65535 - 40 - 8
+)
+
+// TestEndpointUDP is a journey of datagrams through a card in endpoint mode.
+func TestEndpointUDP(t *testing.T) {
+	manyFiles(t, 20000)
+	o := onWire(t, "")
+	o.lockMTU(t)
+	echoUDP(t, o.far, 7)
+	for _, step := range []struct {
+		name string
+		walk func(*offloaded, *testing.T)
+	}{
+		{"largest datagrams are one packet", (*offloaded).udpLargest},
+		{"errors reach the socket", (*offloaded).udpErrors},
+		{"flows of names expire", (*offloaded).udpExpiry},
+		{"thousands of flows", (*offloaded).udpManyFlows},
+		{"rate against router mode", (*offloaded).udpRate},
+	} {
+		t.Run(step.name, func(t *testing.T) { step.walk(o, t) })
+	}
+	o.clean(t)
+}
+
+// lockMTU makes the routes those of link.default_route: sockets that did not
+// ask for path MTU discovery do not set DF, and so are served by the card.
+func (o *offloaded) lockMTU(t *testing.T) {
+	t.Helper()
+	for _, a := range o.status(t, "card0").Link.Card {
+		if a.Is4() {
+			ip(t, "-n", o.netns, "route", "replace", "default", "via", a.String(), "mtu", "lock", "65535")
+		}
+	}
+}
+
+// echoUDP answers in a namespace until the test ends, in both families.
+func echoUDP(t *testing.T, netns string, port int) {
+	t.Helper()
+	c := listenUDP(t, netns, port)
+	go func() {
+		buf := make([]byte, 1<<16)
+		for {
+			n, from, err := c.ReadFromUDPAddrPort(buf)
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			if err == nil {
+				_, _ = c.WriteToUDPAddrPort(buf[:n], from)
+			}
+		}
+	}()
+}
+
+func listenUDP(t *testing.T, netns string, port int) (c *net.UDPConn) {
+	t.Helper()
+	if err := inNetns(netns, func() (err error) {
+		c, err = net.ListenUDP("udp", &net.UDPAddr{Port: port})
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	_ = c.SetReadBuffer(8 << 20)
+	return c
+}
+
+func (o *offloaded) dialUDP(t *testing.T, address string, port int) *net.UDPConn {
+	t.Helper()
+	c, err := dialIn(o.netns, "udp", net.JoinHostPort(address, strconv.Itoa(port)), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	return c.(*net.UDPConn)
+}
+
+// echoed sends a datagram and wants it back.
+func echoed(c *net.UDPConn, size int) error {
+	want := bytes.Repeat([]byte("datagram"), size/8+1)[:size]
+	if _, err := c.Write(want); err != nil {
+		return fmt.Errorf("%d bytes: %w", size, err)
+	}
+	got := make([]byte, 1<<16)
+	n, err := c.Read(got)
+	if err != nil {
+		return fmt.Errorf("answer of %d bytes: %w", size, err)
+	}
+	if !bytes.Equal(got[:n], want) {
+		return fmt.Errorf("%d bytes come back as %d, or changed", size, n)
+	}
+	return nil
+}
+
+// packets are those that an interface has received and sent.
+func packets(t *testing.T, netns, device string) (received, sent int64) {
+	t.Helper()
+	for i, p := range []*int64{&received, &sent} {
+		which := []string{"rx", "tx"}[i]
+		text := inside(t, netns, "cat", "/sys/class/net/"+device+"/statistics/"+which+"_packets")
+		n, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		*p = n
+	}
+	return received, sent
+}
+
+func (o *offloaded) udpLargest(t *testing.T) {
+	for _, c := range []struct {
+		address string
+		size    int
+		made    string
+	}{{worldAddr, largestUDP4, "Ip.FragCreates"}, {worldAddr6, largestUDP6, "Ip6FragCreates"}} {
+		conn := o.dialUDP(t, c.address, 7)
+		if err := echoed(conn, 1); err != nil { // neighbours on the wire, the flow
+			t.Fatal(err)
+		}
+		fragments := counters(t, o.far)[c.made]
+		received, sent := packets(t, o.netns, "toe0")
+		const rounds = 20
+		for range rounds {
+			if err := echoed(conn, c.size); err != nil {
+				t.Fatal(err)
+			}
+		}
+		receivedNow, sentNow := packets(t, o.netns, "toe0")
+		// A few are others': the card's clock and control connection.
+		if in, out := receivedNow-received, sentNow-sent; in < rounds || in > rounds+10 || out < rounds || out > rounds+10 {
+			t.Errorf("%s: %d datagrams each way were %d packets to the host and %d from it", c.address, rounds, in, out)
+		}
+		if n := counters(t, o.far)[c.made] - fragments; n < 40*rounds {
+			t.Errorf("%s: %s of the world grew by %d: the wire has other packets than expected", c.address, c.made, n)
+		}
+	}
+	o.clean(t)
+}
+
+// udpErrors: a socket that asked for all of them (IP_RECVERR) learns what a
+// router and a host on the wire, and the card itself, have to say.
+func (o *offloaded) udpErrors(t *testing.T) {
+	for _, c := range []struct {
+		name, address string
+		want          error
+	}{
+		// First: the world's kernel answers so once a second at most, after it
+		// has sent another ICMP error.
+		{"a router says unreachable", noHost, unix.EHOSTUNREACH},
+		{"closed port", worldAddr, unix.ECONNREFUSED},
+		{"closed port, IPv6", worldAddr6, unix.ECONNREFUSED},
+		{"nobody has the address", "192.0.2.99", unix.EHOSTUNREACH},
+	} {
+		conn := o.dialUDP(t, c.address, 5)
+		raw, err := conn.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = raw.Control(func(fd uintptr) {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_RECVERR, 1)
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_IPV6, unix.IPV6_RECVERR, 1)
+		})
+		_, _ = conn.Write([]byte("anybody there?"))
+		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", c.name, err, c.want)
+		}
+	}
+}
+
+// udpManyFlows: each endpoint of the host has a flow, and none is lost.
+func (o *offloaded) udpManyFlows(t *testing.T) {
+	const endpoints = 3000
+	before := o.procFile(t, "card0", "meminfo")["MemAvailable"]
+	began := time.Now()
+	var all []*net.UDPConn
+	for range endpoints {
+		all = append(all, o.dialUDP(t, worldAddr, 7))
+	}
+	for round := range 2 {
+		for i, c := range all {
+			_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+			if err := echoed(c, 100); err != nil {
+				t.Fatalf("endpoint %d, round %d: %v", i, round, err)
+			}
+		}
+	}
+	used := before - o.procFile(t, "card0", "meminfo")["MemAvailable"]
+	t.Logf("%d flows in %s, %.1f KiB of the card's memory for each", endpoints, time.Since(began).Round(time.Millisecond), float64(used)/endpoints)
+	until(t, 5*time.Second, "flows to be counted", func() error {
+		if udp := o.status(t, "card0").Offload.UDP; udp.Flows < endpoints || len(udp.Drops) > 0 {
+			return fmt.Errorf("%d flows, drops %v; want %d and none", udp.Flows, udp.Drops, endpoints)
+		}
+		return nil
+	})
+}
+
+// udpExpiry: a resolver's flow does not stay.
+func (o *offloaded) udpExpiry(t *testing.T) {
+	echoUDP(t, o.far, 53)
+	before := o.flows(t)
+	for range 50 {
+		if err := echoed(o.dialUDP(t, worldAddr, 53), 40); err != nil {
+			t.Fatal(err)
+		}
+	}
+	until(t, 5*time.Second, "50 flows to be counted", func() error {
+		if n := o.flows(t); n < before+50 {
+			return fmt.Errorf("%d flows, %d before", n, before)
+		}
+		return nil
+	})
+	until(t, 15*time.Second, "50 flows to a name server to expire", func() error {
+		if n := o.flows(t); n > before {
+			return fmt.Errorf("%d flows", n)
+		}
+		return nil
+	})
+}
+
+func (o *offloaded) flows(t *testing.T) uint64 {
+	t.Helper()
+	return o.status(t, "card0").Offload.UDP.Flows
+}
+
+// udpRate compares only figures of this run: datagrams of 1200 bytes, as QUIC
+// sends them, in trains and one by one.
+func (o *offloaded) udpRate(t *testing.T) {
+	got := map[string]float64{}
+	for _, mode := range []string{"endpoint", "router"} {
+		o.mode(t, mode, "")
+		for _, train := range []int{1, 40} {
+			name := fmt.Sprintf("%s, trains of %d", mode, train)
+			got[name] = o.blast(t, 1200, train)
+			t.Logf("%s: %.0f datagrams a second arrive", name, got[name])
+		}
+	}
+	o.mode(t, "endpoint", "")
+	for _, train := range []int{1, 40} {
+		e, r := got[fmt.Sprintf("endpoint, trains of %d", train)], got[fmt.Sprintf("router, trains of %d", train)]
+		t.Logf("trains of %d: endpoint mode has %.2f of router mode's rate", train, e/r)
+		if e < r/4 {
+			t.Errorf("trains of %d: %.0f datagrams a second in endpoint mode, %.0f in router mode", train, e, r)
+		}
+	}
+}
+
+// blast sends as fast as it goes for two seconds, and counts what arrives.
+func (o *offloaded) blast(t *testing.T, size, train int) (perSecond float64) {
+	t.Helper()
+	sink := listenUDP(t, o.far, 0)
+	defer sink.Close()
+	count := make(chan int)
+	go func() {
+		n := 0
+		buf := make([]byte, 1<<16)
+		for {
+			if _, _, err := sink.ReadFromUDPAddrPort(buf); err != nil {
+				count <- n
+				return
+			}
+			n++
+		}
+	}()
+	conn := o.dialUDP(t, worldAddr, sink.LocalAddr().(*net.UDPAddr).Port)
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, size*train)
+	began := time.Now()
+	for time.Since(began) < 2*time.Second {
+		_ = raw.Write(func(fd uintptr) bool {
+			if train > 1 {
+				_ = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, size)
+			}
+			return !errors.Is(unix.Sendto(int(fd), data, 0, nil), unix.EAGAIN)
+		})
+	}
+	_ = sink.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+	return float64(<-count) / time.Since(began).Seconds()
+}
