@@ -8,9 +8,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
-	"github.com/toe-project/toe/firmware"
 	"github.com/toe-project/toe/link"
 	"github.com/toe-project/toe/link/tun"
 	"github.com/toe-project/toe/machine/qemu"
@@ -123,21 +123,12 @@ func (b *offloadRun) startTapCard(g *rig, kind tapKind, socket string) (pid int,
 		return 0, err
 	}
 	defer tap.Close()
-	img, err := firmware.Find(b.Cache, firmware.Micro, b.kind, firmware.HostArch())
-	if err != nil {
-		return 0, err
-	}
-	args := rivalArgs{
-		netdev: "tap,id=net0,fd=3", initrd: b.card.card.Paths.Initrd(),
-		console: filepath.Join(b.dir, g.name+".console"),
-	}
+	args := rivalArgs{netdev: "tap,id=net0,fd=3", console: filepath.Join(b.dir, g.name+".console")}
 	if kind.plain {
 		args.device = plainDevice
 	}
-	if args.kernel, _, err = img.Files(context.Background()); err != nil {
-		return 0, err
-	}
-	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", b.card.status.Machine.PID))
+	qemuPID := b.card.status.Machine.PID
+	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", qemuPID))
 	if err != nil {
 		return 0, err
 	}
@@ -149,6 +140,7 @@ func (b *offloadRun) startTapCard(g *rig, kind tapKind, socket string) (pid int,
 	if err != nil {
 		return 0, err
 	}
+	fromRoot(command, had, fmt.Sprintf("/proc/%d/root", qemuPID))
 	command = append(command,
 		"-chardev", "socket,id=vhost1,path="+socket, "-netdev", "vhost-user,id=net1,chardev=vhost1,queues=1", "-device", port)
 	program, err := exec.LookPath(qemu.DefaultBinary)
@@ -156,6 +148,17 @@ func (b *offloadRun) startTapCard(g *rig, kind tapKind, socket string) (pid int,
 		return 0, err
 	}
 	return g.start(exec.Command(program, command...), tap)
+}
+
+// fromRoot has a QEMU read the very kernel and initramfs that another one has
+// in its own file system.
+func fromRoot(command, had []string, root string) {
+	for _, option := range []string{"-kernel", "-initrd"} {
+		to, from := slices.Index(command, option), slices.Index(had, option)
+		if to >= 0 && from >= 0 {
+			command[to+1] = root + had[from+1]
+		}
+	}
 }
 
 // withoutPort takes the device of the card's port, the second one, out of
