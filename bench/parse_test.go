@@ -37,6 +37,14 @@ func TestRivalDiffersInItsNetworkOnly(t *testing.T) {
 	}
 }
 
+func TestValueOf(t *testing.T) {
+	for option, want := range map[string]string{"-kernel": "/card/kernel", "-initrd": "/card/initrd", "-bios": "", "-device": "virtio-rng-pci,rng=rng,vectors=0"} {
+		if got := valueOf(cardArgs, option); got != want {
+			t.Errorf("%s: %q, want %q", option, got, want)
+		}
+	}
+}
+
 func TestRivalOfWhatIsNoCard(t *testing.T) {
 	for name, args := range map[string][]string{
 		"no network":   cardArgs[:len(cardArgs)-2],

@@ -55,6 +55,16 @@ func rivalCommand(args []string, r rivalArgs) ([]string, error) {
 	return append(out, "-netdev", r.netdev), nil
 }
 
+// valueOf is the value of an option, or "".
+func valueOf(args []string, option string) string {
+	for i := 0; i+1 < len(args); i++ {
+		if args[i] == option {
+			return args[i+1]
+		}
+	}
+	return ""
+}
+
 func takesValue(option string) bool {
 	switch option {
 	case "-nodefaults", "-no-user-config", "-no-reboot", "-no-shutdown", "-nographic", "-S":

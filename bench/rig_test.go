@@ -191,3 +191,25 @@ func TestOptionsAreChecked(t *testing.T) {
 		}
 	}
 }
+
+// Rounds that fail are named; without any of its own link's there is nothing
+// to compare.
+func TestCompareWithoutALink(t *testing.T) {
+	tries := map[string]int{}
+	bad := func(name string) *rig {
+		return &rig{name: name, prepare: func(context.Context) error {
+			tries[name]++
+			return errors.New("a reason")
+		}}
+	}
+	r := &run{Options: Options{Rounds: 5, Length: time.Second}}
+	if err := r.compare(t.Context(), "tcg", []*rig{bad("link"), bad("tap")}); err == nil {
+		t.Error("a link that never worked was compared")
+	}
+	if tries["link"] != 2 || tries["tap"] != 2 || len(r.report.Skipped) != 4 || len(r.report.Results) != 0 {
+		t.Errorf("tries %v, report %+v; want two of each, all named", tries, r.report)
+	}
+	if !strings.Contains(r.report.Skipped[0].Name+r.report.Skipped[0].Why, "tcg/link, round 1a reason") {
+		t.Errorf("%+v", r.report.Skipped[0])
+	}
+}

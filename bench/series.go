@@ -59,6 +59,10 @@ func (s *series) round(ctx context.Context, r *run, g *rig, note func(string)) e
 			}
 			s.add(measure{name: name + "throughput", unit: "Gbit/s", higher: true}, g.name, f.gbit())
 			s.add(measure{name: name + "first-second", unit: "Gbit/s", higher: true, alone: true}, g.name, f.firstSecond())
+			if f.stalled() {
+				r.skip(fmt.Sprintf("%s/%shost-cpu", g.name, name), fmt.Sprintf("a round moved only %.0f bytes in %.1f s", f.bytes, f.seconds))
+				continue
+			}
 			s.add(measure{name: name + "host-cpu", unit: "s/GiB"}, g.name, f.hostPerGiB())
 			if g.pump != nil {
 				s.add(measure{name: name + "pump-cpu", unit: "s/GiB"}, g.name, f.pumpPerGiB())
@@ -92,29 +96,30 @@ func (s *series) small(ctx context.Context, r *run, g *rig, note func(string)) e
 
 // compare runs all rigs in turn, round by round, so that what else this
 // machine does hits them alike, and sets the first one beside the others. A
-// rival that fails is left out and named.
+// round that fails is named; a rig that fails twice is left alone.
 func (r *run) compare(ctx context.Context, kind machine.Kind, rigs []*rig) error {
 	stage := r.Progress.Stage(fmt.Sprintf("traffic of a %s card", kind), int64(r.Rounds*len(rigs)))
 	defer stage.Done("")
-	s, broken := &series{}, map[string]bool{}
+	const most = 2
+	s, failed := &series{}, map[string]int{}
 	for round := range r.Rounds {
 		for i := range rigs {
 			// Nobody is always the first after somebody else's.
 			g := rigs[(round+i)%len(rigs)]
-			if !broken[g.name] {
+			if failed[g.name] < most {
 				if err := s.round(ctx, r, g, stage.Note); err != nil {
 					if ctx.Err() != nil {
 						return ctx.Err()
 					}
-					if g == rigs[0] {
-						return fmt.Errorf("%s: %w", g.name, err)
-					}
-					broken[g.name] = true
-					r.skip(fmt.Sprintf("%s/%s", kind, g.name), err.Error())
+					failed[g.name]++
+					r.skip(fmt.Sprintf("%s/%s, round %d", kind, g.name, round+1), err.Error())
 				}
 			}
 			stage.Add(1)
 		}
+	}
+	if own := rigs[0].name; failed[own] == most {
+		return fmt.Errorf("%s failed in %d rounds of %d", own, most, r.Rounds)
 	}
 	s.report(r, kind, rigs)
 	return nil
@@ -127,6 +132,9 @@ func (s *series) report(r *run, kind machine.Kind, rigs []*rig) {
 	for _, m := range s.order {
 		name := fmt.Sprintf("%s/%s/%s", kind, own, m.name)
 		rounds := s.rounds[m.name][own]
+		if len(rounds) == 0 {
+			continue
+		}
 		res := r.add(name, m.unit, rounds)
 		if unit, ok := r.find("copy/64KiB-cold"); ok && strings.HasSuffix(m.name, "pump-cpu") {
 			res.lower(unit.Rounds, "a cold copy of 64 KiB")

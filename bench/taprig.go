@@ -15,9 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/toe-project/toe/control"
-	"github.com/toe-project/toe/firmware"
 	"github.com/toe-project/toe/link/tun"
-	"github.com/toe-project/toe/machine"
 	"github.com/toe-project/toe/machine/qemu"
 )
 
@@ -120,20 +118,16 @@ func setTAP(c *testCard, mtu int) error {
 // rivalQEMU starts a QEMU like c's in the rig's namespace. It dies with the
 // rig's thread.
 func (r *run) rivalQEMU(c *testCard, g *rig, args rivalArgs, files ...*os.File) (pid int, err error) {
-	img, err := firmware.Find(r.Cache, firmware.Micro, machine.Kind(c.status.Machine.Kind), firmware.HostArch())
-	if err != nil {
-		return 0, err
-	}
-	if args.kernel, _, err = img.Files(context.Background()); err != nil {
-		return 0, err
-	}
-	args.initrd, args.console = c.card.Paths.Initrd(), filepath.Join(r.dir, g.name+".console")
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", c.status.Machine.PID))
 	if err != nil {
 		return 0, err
 	}
-	had := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")
-	command, err := rivalCommand(had[1:], args)
+	had := strings.Split(strings.TrimSuffix(string(line), "\x00"), "\x00")[1:]
+	// The kernel and the initramfs that the card itself was started from.
+	root := fmt.Sprintf("/proc/%d/root", c.status.Machine.PID)
+	args.kernel, args.initrd = root+valueOf(had, "-kernel"), root+valueOf(had, "-initrd")
+	args.console = filepath.Join(r.dir, g.name+".console")
+	command, err := rivalCommand(had, args)
 	if err != nil {
 		return 0, err
 	}
