@@ -31,10 +31,9 @@ type window struct {
 
 // chain is one taken head.
 type chain struct {
-	head     uint16
-	entries  uint16 // of the ring
-	segments int
-	bytes    int
+	head    uint16
+	entries uint16 // of the ring
+	bytes   int
 }
 
 func (w *window) init() {
@@ -65,13 +64,41 @@ func (w *window) compact() {
 func (w *window) pop() chain {
 	c := w.chains[w.clo]
 	w.clo++
-	w.lo += c.segments
+	w.skip(c.bytes)
 	w.entries -= int(c.entries)
 	w.bytes -= c.bytes
 	if w.clo == len(w.chains) {
 		w.lo, w.hi, w.clo, w.chains = 1, 1, 0, w.chains[:0]
 	}
 	return c
+}
+
+// skip moves lo over n bytes: segments of several chains may be one.
+func (w *window) skip(n int) {
+	for n > 0 {
+		v := &w.iov[w.lo]
+		if uint64(n) < v.Len {
+			v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), n))
+			v.Len -= uint64(n)
+			return
+		}
+		n -= int(v.Len)
+		w.lo++
+	}
+}
+
+// add takes a chain in, whose segments stand from hi on. Linux posts the pages of
+// one allocation one after the other: where they meet, they are one segment.
+func (w *window) add(c chain, segments []unix.Iovec) {
+	w.chains = append(w.chains, c)
+	w.entries += int(c.entries)
+	w.bytes += c.bytes
+	n := len(segments)
+	if w.hi > w.lo && n > 0 && vring.Adjoins(&w.iov[w.hi-1], unsafe.Pointer(segments[0].Base)) {
+		w.iov[w.hi-1].Len += segments[0].Len
+		n = copy(w.iov[w.hi:], segments[1:])
+	}
+	w.hi += n
 }
 
 func (w *window) count() int { return len(w.chains) - w.clo }
@@ -127,10 +154,7 @@ func (q *queue) fill() bool {
 			}
 			continue
 		}
-		w.chains = append(w.chains, chain{head, uint16(r.Entries()), len(out), size})
-		w.hi += len(out)
-		w.entries += r.Entries()
-		w.bytes += size
+		w.add(chain{head, uint16(r.Entries()), size}, out)
 	}
 	if k := len(w.chains); k > w.clo {
 		// There is no more to wait for where the ring has no room for

@@ -34,7 +34,9 @@ func TestHistory(t *testing.T) {
 		{name: "begins before the region", make: func(g *rig) { g.desc(0, 0, guestBase-1, 10, w, 0) }, err: ErrAddress},
 		{name: "user address instead of guest address", make: func(g *rig) { g.desc(0, 0, userBase+bufferAt, 10, w, 0) }, err: ErrAddress},
 		{name: "memory that is not in the table (User-Mode Linux)", make: func(g *rig) { g.desc(0, 0, 0x6000_0000, 10, w, 0) }, err: ErrAddress},
-		{name: "runs over the seam of two regions", make: func(g *rig) { g.desc(0, 0, buf+0x700, 0x200, w, 0) }, size: 0x200, segs: 2},
+		{name: "runs over the seam of two regions", make: func(g *rig) { g.desc(0, 0, buf+0x700, 0x200, w, 0) }, size: 0x200, segs: 1}, // the host has them side by side
+		{name: "one goes on where the other ends", make: func(g *rig) { g.desc(0, 0, buf, 0x20, w|n, 3); g.desc(0, 3, buf+0x20, 0x10, w, 0) }, size: 0x30, segs: 1},
+		{name: "one ends where the other begins", make: func(g *rig) { g.desc(0, 0, buf+0x20, 0x20, w|n, 3); g.desc(0, 3, buf, 0x20, w, 0) }, size: 0x40, segs: 2},
 		{name: "empty descriptor", make: func(g *rig) { g.desc(0, 0, buf, 0, w, 0) }, size: 0, segs: 0},
 		{name: "empty descriptor nowhere", make: func(g *rig) { g.desc(0, 0, 12, 0, w, 0) }, size: 0, segs: 0},
 		{name: "next out of range (CVE-2020-10722)", make: func(g *rig) { g.desc(0, 0, buf, 10, w|n, 8) }, err: ErrChain},

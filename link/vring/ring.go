@@ -92,6 +92,7 @@ type Ring struct {
 	done      uint16 // next used index to fill
 	shown     uint16 // used index that the driver has been shown
 	called    uint16 // used index at the last call decision
+	first     int    // the chain's first segment
 	readable  int    // segments before the first to be written, in a chain of Both
 	entries   uint16 // descriptors of the ring's own table in the last chain
 	asked     uint16 // the driver's used_event when it was called last
@@ -191,6 +192,10 @@ func (r *Ring) Take(iov []unix.Iovec) (head uint16, out []unix.Iovec, size int, 
 	}
 	r.next++
 	n := len(iov)
+	r.first = n
+	if r.cfg.Both {
+		r.first = cap(iov) // what is read and what is written stay apart
+	}
 	out, size, err = r.chain(iov, r.desc, uint16(r.cfg.Size), head, true)
 	if err != nil {
 		return head, out[:n], 0, err
@@ -266,20 +271,30 @@ func (r *Ring) indirect(iov []unix.Iovec, d descriptor) ([]unix.Iovec, int, erro
 }
 
 // segment appends [addr, addr+size), which may run over the seam between two
-// regions.
+// regions. What goes on where the segment before it ends is one with it: the fewer
+// there are, the less the kernel has to look at.
 func (r *Ring) segment(iov []unix.Iovec, addr, size uint64) ([]unix.Iovec, error) {
 	for size > 0 {
 		p, n, ok := r.mem.at(addr, size)
 		if !ok {
 			return iov, errRange
 		}
+		addr, size = addr+n, size-n
+		if k := len(iov) - 1; k >= r.first && Adjoins(&iov[k], p) {
+			iov[k].Len += n
+			continue
+		}
 		if len(iov) == cap(iov) {
 			return iov, ErrSegments
 		}
 		iov = append(iov, unix.Iovec{Base: (*byte)(p), Len: n})
-		addr, size = addr+n, size-n
 	}
 	return iov, nil
+}
+
+// Adjoins says whether p is where a segment ends.
+func Adjoins(v *unix.Iovec, p unsafe.Pointer) bool {
+	return unsafe.Add(unsafe.Pointer(v.Base), v.Len) == p
 }
 
 // Complete gives a head back with the bytes that were written into it. The

@@ -457,3 +457,42 @@ func seed(v ...uint64) (b []byte) {
 	}
 	return b
 }
+
+// FuzzCommand is FuzzRing for a ring with both directions.
+func FuzzCommand(f *testing.F) {
+	f.Add(seed(guestBase+bufferAt, 4, descNext, 1, guestBase, 1, descWrite, 0), []byte{}, []byte{0, 0}, uint8(0))
+	f.Add(seed(guestBase+bufferAt, 4, descNext, 1, guestBase, 1, descWrite|descNext, 2, guestBase, 1, 0, 0), []byte{}, []byte{0, 0}, uint8(0))
+	f.Add(seed(guestBase+tableAt, 32, descIndirect, 0), seed(guestBase, 3, descNext, 1, guestBase+3, 1, descWrite, 0), []byte{0, 0}, uint8(1))
+	f.Add(seed(guestBase, 0, descNext, 1, guestBase, 0, descWrite, 0), []byte{}, []byte{0, 0, 9, 0}, uint8(1))
+	f.Fuzz(func(t *testing.T, descs, table, heads []byte, how uint8) {
+		g := newRig(t, Config{Size: 8, Both: true, Indirect: how&1 != 0})
+		copy(g.mem[descAt:descAt+8*16], descs)
+		copy(g.mem[tableAt:tableAt+64*16], table)
+		copy(g.mem[availAt+4:availAt+4+16], heads)
+		g.idx(8)
+		taken := uint16(0)
+		for {
+			if n, err := g.r.Waiting(); err != nil || n == 0 {
+				break
+			}
+			var to [4]byte
+			head, n, ack, err := g.r.TakeCommand(to[:])
+			if errors.Is(err, ErrBroken) {
+				break
+			}
+			if err != nil && !errors.Is(err, ErrChain) || n > len(to) {
+				t.Fatalf("%d bytes, %v", n, err)
+			}
+			if ack != nil {
+				g.inside([]unix.Iovec{{Base: ack, Len: 1}})
+				*ack = 1
+			}
+			taken++
+			g.r.Complete(head, 1)
+		}
+		g.r.Show()
+		if g.usedIdx() != taken {
+			t.Fatalf("%d commands taken, %d returned", taken, g.usedIdx())
+		}
+	})
+}
