@@ -31,6 +31,7 @@ const (
 	dropRoute     = "no route"
 	dropHost      = "host refused"
 	dropMulticast = "multicast DNS too fast"
+	dropOneShot   = "multicast DNS question without relay"
 )
 
 // udp is endpoint mode for datagrams. The life of one from the host:
@@ -61,6 +62,8 @@ type udp struct {
 	icmp      *icmp
 	sockets   int
 	links     []int // interfaces that lead to the host
+	ports     []int // and to the wire
+	mdns      *mdns
 	limit     int
 	closed    bool
 	count     UDPStats
@@ -114,8 +117,12 @@ func (u *udp) configure(conf Config) error {
 	if err := u.configureServices(conf); err != nil {
 		return err
 	}
+	if err := u.configureMDNS(conf); err != nil {
+		return err
+	}
 	u.conf = conf
-	u.findLinks(conf.Links)
+	u.findInterfaces(conf)
+	u.mdns.tick()
 	return nil
 }
 
@@ -142,6 +149,7 @@ func (u *udp) close() {
 	for _, fd := range u.listeners {
 		u.loop.drop(fd)
 	}
+	u.mdns.close()
 	u.icmp.close()
 }
 
@@ -150,8 +158,9 @@ func (u *udp) tick() {
 		return
 	}
 	u.icmp.tokens = wireErrors
-	if len(u.services) > 0 {
-		u.findLinks(u.conf.Links)
+	if len(u.services) > 0 || u.mdns != nil {
+		u.findInterfaces(u.conf)
+		u.mdns.tick()
 	}
 	u.expire()
 }

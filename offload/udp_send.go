@@ -110,6 +110,17 @@ func (c *controls) source(local *peer) {
 	}
 }
 
+// out says which interface to send by; the address is the interface's.
+func (c *controls) out(index int, four bool) {
+	if four {
+		data := c.add(unix.SOL_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)
+		binary.NativeEndian.PutUint32(data, uint32(index)) // ipi_ifindex
+	} else {
+		data := c.add(unix.SOL_IPV6, unix.IPV6_PKTINFO, unix.SizeofInet6Pktinfo)
+		binary.NativeEndian.PutUint32(data[16:], uint32(index)) // ipi6_ifindex
+	}
+}
+
 // flush sends what was added.
 func (b *outbox) flush(fd int, s sink) {
 	n := b.n

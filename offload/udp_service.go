@@ -153,14 +153,21 @@ func (s *service) begin(o *outlet, key talkKey) *talk {
 // sends to a published port cannot come back to it from its own address.
 func (u *udp) onLink(index int) bool { return slices.Contains(u.links, index) }
 
-// findLinks: an interface may come later than the configuration that names it.
-func (u *udp) findLinks(names []string) {
-	u.links = u.links[:0]
+func (u *udp) onPort(index int) bool { return slices.Contains(u.ports, index) }
+
+// findInterfaces: one may come later than the configuration that names it.
+func (u *udp) findInterfaces(conf Config) {
+	u.links = u.indexes(u.links[:0], conf.Links)
+	u.ports = u.indexes(u.ports[:0], conf.Ports)
+}
+
+func (u *udp) indexes(to []int, names []string) []int {
 	for _, name := range names {
 		if index, err := interfaceIndex(u.listeners[0], name); err == nil {
-			u.links = append(u.links, index)
+			to = append(to, index)
 		}
 	}
+	return to
 }
 
 // interfaceIndex asks through any socket.
