@@ -95,7 +95,7 @@ func (r *run) judgeOffload() {
 func (rep Report) PrintOffload(w io.Writer) {
 	h := rep.Host
 	fmt.Fprintf(w, "%s, %d CPUs (%s, %s), load %.2f before; card: %s, %s\n", h.Kernel, h.CPUs, h.Model, h.Arch, h.Load, h.Machine, h.Card)
-	fmt.Fprintf(w, "host: s/GiB or µs/request, card and wire likewise; ratio: the host's CPU of %s by this one's\n\n", baselineWay)
+	fmt.Fprintf(w, "%d rounds of %g s each; CPU in s/GiB or µs/request; ratio: the host CPU of %s by this one's\n\n", rep.Rounds, rep.Seconds, baselineWay)
 	rows := [][]string{{"", "host CPU", "min … max", "ratio", "of it pump", "card CPU", "port CPU", "throughput", "unit", "aim", ""}}
 	rest := Report{Host: h, Skipped: rep.Skipped}
 	found := map[string]Result{}
@@ -111,8 +111,10 @@ func (rep Report) PrintOffload(w io.Writer) {
 			rest.Results = append(rest.Results, res)
 		}
 	}
-	plainTable(w, rows)
-	fmt.Fprintln(w)
+	if len(rows) > 1 {
+		plainTable(w, rows)
+		fmt.Fprintln(w)
+	}
 	rest.printRest(w)
 }
 
