@@ -86,21 +86,23 @@ func (s *session) run(ctx context.Context, requests <-chan *ssh.Request) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // the client closed the channel: the command has lost its reader
 	for req := range requests {
-		ok := s.request(req, func() {
+		ok := s.request(req)
+		if req.WantReply {
+			_ = req.Reply(ok, nil)
+		}
+		if ok && (req.Type == "shell" || req.Type == "exec") {
+			// After the reply: a command that ends at once must not close
+			// the channel before its client knows that it was started.
 			running.Go(func() {
 				s.report(s.follow(ctx))
 				_ = s.ch.Close() // ends the loop over the requests
 			})
-		})
-		if req.WantReply {
-			_ = req.Reply(ok, nil)
 		}
 	}
 }
 
-// request handles one request and says whether it was granted; follow is
-// called when a command has started.
-func (s *session) request(req *ssh.Request, follow func()) bool {
+// request handles one request and says whether it was granted.
+func (s *session) request(req *ssh.Request) bool {
 	switch req.Type {
 	case "env":
 		return s.setEnv(req.Payload)
@@ -112,11 +114,7 @@ func (s *session) request(req *ssh.Request, follow func()) bool {
 		s.term = p
 		return true
 	case "shell", "exec":
-		if s.cmd != nil || !s.start(req) {
-			return false
-		}
-		follow()
-		return true
+		return s.cmd == nil && s.start(req)
 	case "window-change":
 		var w windowChange
 		return s.master != nil && ssh.Unmarshal(req.Payload, &w) == nil && resize(s.master, w.Columns, w.Rows) == nil
