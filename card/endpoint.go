@@ -64,6 +64,15 @@ func (s *Spec) publishesHost() bool {
 	return false
 }
 
+// abortLeft ends what still waits on this host for an endpoint that is gone,
+// with its supervisor. A kernel that cannot is no reason not to clean up.
+func (c *Card) abortLeft() {
+	var l Links
+	if c.Spec.endpoint() && readJSON(c.Paths.Links(), &l) == nil && l.Link != nil {
+		_ = abortConnections(*l.Link)
+	}
+}
+
 // abort ends the host's connections through an endpoint whose machine has
 // ended: their other half is lost. A router's survive.
 func (s *Supervisor) abort() {

@@ -83,6 +83,7 @@ func (c *Card) Clean() error {
 	if err := errors.Join(errs...); err != nil {
 		return err // the journal stays, for the next try
 	}
+	c.abortLeft()
 	if err := os.Remove(c.Paths.Journal()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

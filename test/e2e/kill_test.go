@@ -105,6 +105,7 @@ func (j *journey) restart(t *testing.T, word string, how func(card.Status)) {
 func (j *journey) killSupervisor(t *testing.T) {
 	before := j.status(t, "card0")
 	p := startProbe(t, j.netns)
+	idle := startIdleReader(t, j.netns)
 	p.gap.Store(0)
 	kill(t, before.Supervisor.PID)
 	j.gone(t, 5*time.Second)
@@ -113,6 +114,7 @@ func (j *journey) killSupervisor(t *testing.T) {
 		t.Errorf("status: %s %v; want failed, and that the supervisor was killed", st.State, st.Reasons)
 	}
 	j.run(t, j.kind.start, 0, "up")
+	idle.ends(t)
 	j.card = j.status(t, "card0")
 	if j.card.State != card.Healthy || j.card.Link.Interface != "toe0" {
 		t.Fatalf("after up: %s %v, link %s", j.card.State, j.card.Reasons, j.card.Link.Interface)
