@@ -37,11 +37,13 @@ func (p *peer) is4() bool { return [12]byte(p[:12]) == mapped }
 func (p *peer) family() int { return familyOf(p.addr()) }
 
 // talksTo tells a place that datagrams can be sent to and come from: one
-// machine, and no address of which there is one on every link.
+// machine. Link-local IPv6 is not one: there is one on every link.
 func (p *peer) talksTo() bool {
 	a := p.addr()
-	return p.port() != 0 && !a.IsUnspecified() && !a.IsLoopback() && !a.IsMulticast() && !a.Is6() ||
-		a.Is6() && p.port() != 0 && a.IsGlobalUnicast()
+	if p.port() == 0 || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
+		return false
+	}
+	return a.Is4() || a.IsGlobalUnicast()
 }
 
 // rawName is a struct sockaddr_in or sockaddr_in6 as the kernel has it:
