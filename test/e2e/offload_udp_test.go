@@ -26,7 +26,7 @@ func TestEndpointUDP(t *testing.T) {
 	manyFiles(t, 20000)
 	o := onWire(t, "")
 	o.lockMTU(t)
-	echoUDP(t, o.far, 7)
+	answerUDP(t, o.far, 7)
 	for _, step := range []struct {
 		name string
 		walk func(*offloaded, *testing.T)
@@ -53,10 +53,10 @@ func (o *offloaded) lockMTU(t *testing.T) {
 	}
 }
 
-// echoUDP answers in a namespace until the test ends, in both families.
-func echoUDP(t *testing.T, netns string, port int) {
+// answerUDP answers in a namespace until the test ends, in both families.
+func answerUDP(t *testing.T, netns string, port int) {
 	t.Helper()
-	c := listenUDP(t, netns, port)
+	c := bindUDP(t, netns, port)
 	go func() {
 		buf := make([]byte, 1<<16)
 		for {
@@ -71,7 +71,7 @@ func echoUDP(t *testing.T, netns string, port int) {
 	}()
 }
 
-func listenUDP(t *testing.T, netns string, port int) (c *net.UDPConn) {
+func bindUDP(t *testing.T, netns string, port int) (c *net.UDPConn) {
 	t.Helper()
 	if err := inNetns(netns, func() (err error) {
 		c, err = net.ListenUDP("udp", &net.UDPAddr{Port: port})
@@ -216,7 +216,7 @@ func (o *offloaded) udpManyFlows(t *testing.T) {
 
 // udpExpiry: a resolver's flow does not stay.
 func (o *offloaded) udpExpiry(t *testing.T) {
-	echoUDP(t, o.far, 53)
+	answerUDP(t, o.far, 53)
 	before := o.flows(t)
 	for range 50 {
 		if err := echoed(o.dialUDP(t, worldAddr, 53), 40); err != nil {
@@ -267,7 +267,7 @@ func (o *offloaded) udpRate(t *testing.T) {
 // blast sends as fast as it goes for two seconds, and counts what arrives.
 func (o *offloaded) blast(t *testing.T, size, train int) (perSecond float64) {
 	t.Helper()
-	sink := listenUDP(t, o.far, 0)
+	sink := bindUDP(t, o.far, 0)
 	defer sink.Close()
 	count := make(chan int)
 	go func() {
