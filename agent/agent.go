@@ -286,7 +286,7 @@ func (a *Agent) guard() bool {
 }
 
 func rulesOf(c *control.Config) rules {
-	r := rules{nat: c.NAT}
+	r := rules{nat: c.NAT, ends: c.Endpoint()}
 	for _, l := range c.Links {
 		r.links = append(r.links, l.Name)
 	}

@@ -14,6 +14,7 @@ import (
 type rules struct {
 	links, ports []string
 	nat          bool
+	ends         bool // connections end on the card
 	published    []service
 }
 
@@ -75,6 +76,11 @@ func input(c *nftables.Conn, t *nftables.Table, r rules) {
 		add(iifname(p), protocol(unix.IPPROTO_UDP), udpPorts(67, 68), accept)
 		for _, s := range r.published {
 			add(iifname(p), protocol(s.protocol), destination(s.port), accept)
+		}
+		// The other end of a connection that a card before this one had is
+		// told so; a router's connections may go on.
+		if r.ends {
+			add(iifname(p), protocol(unix.IPPROTO_TCP), untold(), acknowledges(), reset)
 		}
 	}
 }
@@ -163,6 +169,22 @@ func established() match {
 	}
 }
 
+// untold matches what connection tracking knows no connection of.
+func untold() match {
+	zero := make([]byte, 4)
+	return match{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: 1},
+		&expr.Bitwise{
+			SourceRegister: 1, DestRegister: 1, Len: 4, Xor: zero,
+			Mask: binaryutil.NativeEndian.PutUint32(expr.CtStateBitNEW),
+		},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: zero},
+	}
+}
+
+// reset answers with RST (RFC 9293, section 3.10.7.1).
+var reset = match{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}
+
 func udpPorts(source, destination uint16) match {
 	both := append(binaryutil.BigEndian.PutUint16(source), binaryutil.BigEndian.PutUint16(destination)...)
 	return match{
@@ -178,13 +200,26 @@ func destination(port uint16) match {
 	}
 }
 
+// Flags of TCP (RFC 9293, section 3.1).
+const (
+	synFlag = 0x02
+	rstFlag = 0x04
+	ackFlag = 0x10
+)
+
 // syn matches TCP segments that open a connection: SYN set, RST not.
-func syn() match {
-	const flags, synFlag, rstFlag = 13, 0x02, 0x04
+func syn() match { return tcpFlags(synFlag|rstFlag, synFlag) }
+
+// acknowledges matches segments of a connection that is open.
+func acknowledges() match { return tcpFlags(synFlag|rstFlag|ackFlag, ackFlag) }
+
+// tcpFlags matches segments that have just those of the flags in mask.
+func tcpFlags(mask, have byte) match {
+	const offset = 13
 	return match{
-		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: flags, Len: 1},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{synFlag | rstFlag}, Xor: []byte{0}},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{synFlag}},
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: 1},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 1, Mask: []byte{mask}, Xor: []byte{0}},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{have}},
 	}
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -248,4 +250,43 @@ func mssOf(tcp []byte) int {
 		}
 	}
 	return 0
+}
+
+// TestUnknownConnection: the other end of a connection that this card does not
+// know hears so from an endpoint, and nothing from a router.
+func TestUnknownConnection(t *testing.T) {
+	for _, ends := range []bool{true, false} {
+		t.Run(fmt.Sprintf("ends here %t", ends), func(t *testing.T) { unknownConnection(t, ends) })
+	}
+}
+
+func unknownConnection(t *testing.T, ends bool) {
+	now := both
+	now.ends = ends
+	before := now
+	before.published = []service{{unix.IPPROTO_TCP, 9}}
+	_, wire := crossing(t, before)
+	ln, err := net.Listen("tcp4", "192.0.2.2:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }()
+	conn, err := wire.dial("tcp4", "192.0.2.2:9")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	// From here on the card is as one that has just started.
+	if err := (nftFirewall{}).apply(now); err != nil {
+		t.Fatal(err)
+	}
+	if err := netlink.ConntrackTableFlush(netlink.ConntrackTable); err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.SetDeadline(time.Now().Add(time.Second))
+	_, _ = conn.Write([]byte("still there?"))
+	_, err = io.Copy(io.Discard, conn)
+	if reset := errors.Is(err, unix.ECONNRESET); reset != ends {
+		t.Errorf("the other end saw %v", err)
+	}
 }

@@ -163,7 +163,7 @@ func (o *offloaded) apply(t *testing.T, mode string) {
 // the other end has everything.
 func (o *offloaded) rate(t *testing.T, control string) (up, down float64) {
 	t.Helper()
-	size := int64(scale(4, 64)) * mib
+	size := int64(scale(2, 32)) * mib
 	set := func(_, _ string, c syscall.RawConn) (err error) {
 		_ = c.Control(func(fd uintptr) { err = unix.SetsockoptString(int(fd), unix.SOL_TCP, unix.TCP_CONGESTION, control) })
 		return err
