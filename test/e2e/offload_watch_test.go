@@ -30,6 +30,7 @@ type sight struct {
 	badExample   string
 	tcpPayload   int // the largest, in bytes
 	segmentSize  int // the largest MSS option
+	opens        int // SYN without ACK
 	fragments    int
 	whole        int      // datagrams put together of fragments, with a right checksum
 	in, out      checksum // TCP with payload, by direction
@@ -186,6 +187,9 @@ func (w *watch) tcp(b []byte, pseudo uint16, out bool, status uint32) {
 		return
 	}
 	head := min(int(b[12]>>4)*4, len(b))
+	if b[13]&0x12 == 2 {
+		w.seen.opens++
+	}
 	if b[13]&2 != 0 { // SYN
 		w.seen.segmentSize = max(w.seen.segmentSize, mssOption(b[20:head]))
 	}
