@@ -293,6 +293,7 @@ func rulesOf(c *control.Config) rules {
 	for _, p := range c.Ports {
 		r.ports = append(r.ports, p.Name)
 	}
+	r.mdns = c.Endpoint() && c.Offload.MDNS
 	for _, p := range c.Publish {
 		s := service{unix.IPPROTO_TCP, p.Port}
 		if p.Protocol == control.UDP {

@@ -16,6 +16,7 @@ type rules struct {
 	nat          bool
 	ends         bool // connections end on the card
 	published    []service
+	mdns         bool // multicast DNS may come in
 }
 
 // service is what the wire may reach on the card.
@@ -32,6 +33,10 @@ type firewall interface {
 }
 
 const tableName = "toe"
+
+// mdnsPort is that of RFC 6762, section 3. Who sends from another one is a
+// plain resolver, to whom an answer would have to go straight (section 6.7).
+const mdnsPort = 5353
 
 // nftFirewall is the kernel's nf_tables.
 type nftFirewall struct{}
@@ -60,8 +65,9 @@ func (nftFirewall) apply(r rules) error {
 
 // input guards the card itself. The host's side is trusted, tracked or not:
 // endpoint mode does not track it. From a port only answers come in, what is
-// published, and what a node must hear: ICMP (path MTU, RFC 4890), neighbours
-// and routers in ICMPv6, and the DHCP server.
+// published, multicast DNS where it is relayed, and what a node must hear:
+// ICMP (path MTU, RFC 4890), neighbours and routers in ICMPv6, and the DHCP
+// server.
 func input(c *nftables.Conn, t *nftables.Table, r rules) {
 	ch := filterChain(c, t, "input", nftables.ChainHookInput)
 	add := adder(c, t, ch)
@@ -74,6 +80,9 @@ func input(c *nftables.Conn, t *nftables.Table, r rules) {
 		add(iifname(p), protocol(unix.IPPROTO_ICMP), accept)
 		add(iifname(p), protocol(unix.IPPROTO_ICMPV6), accept)
 		add(iifname(p), protocol(unix.IPPROTO_UDP), udpPorts(67, 68), accept)
+		if r.mdns {
+			add(iifname(p), meta(expr.MetaKeyPKTTYPE, []byte{unix.PACKET_MULTICAST}), protocol(unix.IPPROTO_UDP), udpPorts(mdnsPort, mdnsPort), accept)
+		}
 		for _, s := range r.published {
 			add(iifname(p), protocol(s.protocol), destination(s.port), accept)
 		}

@@ -241,6 +241,57 @@ func TestPublishedPortsAreOpen(t *testing.T) {
 	}
 }
 
+// TestMulticastDNSComesIn: where it is relayed, by multicast and from its own
+// port.
+func TestMulticastDNSComesIn(t *testing.T) {
+	for _, relayed := range []bool{true, false} {
+		t.Run(fmt.Sprint(relayed), func(t *testing.T) {
+			r := both
+			r.mdns = relayed
+			_, wire := crossing(t, r)
+			dev, err := wire.nl.LinkByName("srv")
+			if err == nil {
+				err = addRoute(wire.nl, dev, route{dst: netip.MustParsePrefix("224.0.0.0/4")})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			wan, err := net.InterfaceByName("wan")
+			if err != nil {
+				t.Fatal(err)
+			}
+			group := &net.UDPAddr{IP: net.IPv4(224, 0, 0, 251), Port: 5353}
+			pc, err := net.ListenMulticastUDP("udp4", wan, group)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = pc.Close() }()
+			ask := func(from int, to *net.UDPAddr) bool {
+				wire.in(func() error {
+					c, err := net.DialUDP("udp4", &net.UDPAddr{IP: net.ParseIP(wireIP), Port: from}, to)
+					if err != nil {
+						return err
+					}
+					_, err = c.Write([]byte("who is there"))
+					return errors.Join(err, c.Close())
+				})
+				_ = pc.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+				_, _, err := pc.ReadFrom(make([]byte, 99))
+				return err == nil
+			}
+			if got := ask(mdnsPort, group); got != relayed {
+				t.Errorf("relayed %v: came in %v", relayed, got)
+			}
+			if ask(6000, group) {
+				t.Errorf("relayed %v: a plain resolver's question came in", relayed)
+			}
+			if ask(mdnsPort, &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 5353}) {
+				t.Errorf("relayed %v: a question to the card alone came in", relayed)
+			}
+		})
+	}
+}
+
 // TestEndpointSettings: for a card of 256 MiB.
 func TestEndpointSettings(t *testing.T) {
 	root := t.TempDir()
