@@ -18,7 +18,7 @@ const (
 // OffloadChart draws CPU seconds by the GiB as bars: the host's, and behind
 // it, lighter, that of the card's own CPU, a group for each kind, work and load.
 func (rep Report) OffloadChart(w io.Writer) error {
-	rows, most := rep.offloadBars()
+	rows, most := rep.offloadRows()
 	c := &canvas{w: w, y: 24}
 	height := 60 + offloadStep*len(rows)
 	for i, r := range rows {
@@ -30,7 +30,7 @@ func (rep Report) OffloadChart(w io.Writer) error {
 	c.printf(`<rect width="100%%" height="100%%" fill="#fff"/>` + "\n")
 	c.text(10, fmt.Sprintf("toe bench offload: CPU seconds by the GiB; %s, %d CPUs", rep.Host.Kernel, rep.Host.CPUs), "bold")
 	c.y += offloadStep
-	c.text(10, "dark: the host's, with the figure; light: the card's own CPU. Medians of interleaved rounds.", "normal")
+	c.text(10, "dark: the host's (green: aim met, orange: not met); light: the card's own; figures: both. A scale for each group.", "normal")
 	for i, r := range rows {
 		if i == 0 || r.group != rows[i-1].group {
 			c.y += 2 * offloadStep
@@ -38,7 +38,7 @@ func (rep Report) OffloadChart(w io.Writer) error {
 		}
 		c.y += offloadStep
 		c.text(20, r.way, "normal")
-		c.twoBars(r, most)
+		c.twoBars(r, most[r.group])
 	}
 	c.printf("</svg>\n")
 	return c.err
@@ -50,8 +50,9 @@ type offloadBar struct {
 	host, card Result
 }
 
-func (rep Report) offloadBars() (rows []offloadBar, most float64) {
-	cards := map[string]Result{}
+// offloadRows are the bars in their order, and the end of each group's scale.
+func (rep Report) offloadRows() (rows []offloadBar, most map[string]float64) {
+	cards, most := map[string]Result{}, map[string]float64{}
 	for _, res := range rep.Results {
 		if name, ok := strings.CutSuffix(res.Name, "/card-cpu"); ok {
 			cards[name] = res
@@ -65,8 +66,8 @@ func (rep Report) offloadBars() (rows []offloadBar, most float64) {
 		at := strings.LastIndexByte(name, '/')
 		b := offloadBar{strings.ReplaceAll(name[:at], "/", ", "), name[at+1:], res, cards[name]}
 		rows = append(rows, b)
-		// A card under an emulated CPU is off this scale: its bar is cut.
-		most = max(most, 1.5*res.Value)
+		// A card with an emulated CPU may be off the scale: its bar is cut.
+		most[b.group] = max(most[b.group], 1.5*res.Value)
 	}
 	return rows, most
 }

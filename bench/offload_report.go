@@ -22,6 +22,7 @@ var offloadFigures = []struct {
 	{"card-cpu", "s/GiB", "µs/request", false, func(m measured) float64 { return per(m.card.Seconds(), m) }},
 	{"wire-cpu", "s/GiB", "µs/request", false, func(m measured) float64 { return per(m.wire.Seconds(), m) }},
 	{"softirq-cpu", "s/GiB", "µs/request", false, func(m measured) float64 { return per(m.soft.Seconds(), m) }},
+	{"packets", "packets/GiB", "packets/request", false, func(m measured) float64 { return m.packets / m.units }},
 	{"throughput", "Gbit/s", "requests/s", true, func(m measured) float64 { return m.rate }},
 }
 
@@ -96,7 +97,7 @@ func (rep Report) PrintOffload(w io.Writer) {
 	h := rep.Host
 	fmt.Fprintf(w, "%s, %d CPUs (%s, %s), load %.2f before; card: %s, %s\n", h.Kernel, h.CPUs, h.Model, h.Arch, h.Load, h.Machine, h.Card)
 	fmt.Fprintf(w, "%d rounds of %g s each; CPU in s/GiB or µs/request; ratio: the host CPU of %s by this one's\n\n", rep.Rounds, rep.Seconds, baselineWay)
-	rows := [][]string{{"", "host CPU", "min … max", "ratio", "of it pump", "card CPU", "port CPU", "throughput", "unit", "aim", ""}}
+	rows := [][]string{{"", "host CPU", "min … max", "ratio", "of it pump", "packets", "card CPU", "port CPU", "throughput", "unit", "aim", ""}}
 	rest := Report{Host: h, Skipped: rep.Skipped}
 	found := map[string]Result{}
 	for _, res := range rep.Results {
@@ -121,19 +122,20 @@ func (rep Report) PrintOffload(w io.Writer) {
 func offloadRow(name string, found map[string]Result) []string {
 	host, rate := found[name+"/host-cpu"], found[name+"/throughput"]
 	row := []string{
-		name, number(host.Value), spread(host.Rounds), "", number(found[name+"/mover-cpu"].Value), number(found[name+"/card-cpu"].Value),
+		name, number(host.Value), spread(host.Rounds), "", number(found[name+"/mover-cpu"].Value), number(found[name+"/packets"].Value),
+		number(found[name+"/card-cpu"].Value),
 		number(found[name+"/wire-cpu"].Value), number(rate.Value), rate.Unit, host.Aim, "",
 	}
 	if host.Ratio != nil {
 		row[3] = fmt.Sprintf("%.2f", *host.Ratio)
 	}
 	if host.Met != nil {
-		row[10] = map[bool]string{true: "met", false: "not met"}[*host.Met]
+		row[11] = map[bool]string{true: "met", false: "not met"}[*host.Met]
 	}
 	return row
 }
 
-// plainTable writes rows in columns, offloadFigures to the right.
+// plainTable writes rows in columns, figures to the right.
 func plainTable(w io.Writer, rows [][]string) {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
@@ -145,7 +147,7 @@ func plainTable(w io.Writer, rows [][]string) {
 		var b strings.Builder
 		for i, cell := range row {
 			pad := strings.Repeat(" ", widths[i]-len([]rune(cell)))
-			if i == 0 || i > 7 {
+			if i == 0 || i > 8 {
 				b.WriteString(cell + pad + "  ")
 			} else {
 				b.WriteString(pad + cell + "  ")

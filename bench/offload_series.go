@@ -22,6 +22,7 @@ var loads = []load{
 type measured struct {
 	requests                         bool    // not GiB
 	units, rate                      float64 // requests, and by the second; or GiB, and Gbit by the second
+	packets                          float64 // of the host's device, both ways
 	program, mover, card, wire, soft time.Duration
 }
 
@@ -29,6 +30,10 @@ type measured struct {
 func (b *offloadRun) once(ctx context.Context, w *way, k work, l load) (m measured, err error) {
 	clocks := []spent{w.program, w.mover, w.card, w.wire, b.softirqs()}
 	before, err := readAll(clocks)
+	if err != nil {
+		return m, err
+	}
+	packets, err := w.packets()
 	if err != nil {
 		return m, err
 	}
@@ -42,6 +47,10 @@ func (b *offloadRun) once(ctx context.Context, w *way, k work, l load) (m measur
 	if err != nil {
 		return m, err
 	}
+	if m.packets, err = w.packets(); err != nil {
+		return m, err
+	}
+	m.packets -= packets
 	for i, to := range []*time.Duration{&m.program, &m.mover, &m.card, &m.wire, &m.soft} {
 		*to = after[i] - before[i]
 	}

@@ -136,6 +136,21 @@ func (w *way) prepare(ctx context.Context, k work) error {
 	return w.routes()
 }
 
+// packets are those that the way's device has carried so far.
+func (w *way) packets() (n float64, err error) {
+	err = w.side.ns.do(func() error {
+		l, err := netlink.LinkByName(w.device)
+		if err != nil {
+			return fmt.Errorf("interface %s: %w", w.device, err)
+		}
+		if s := l.Attrs().Statistics; s != nil {
+			n = float64(s.RxPackets + s.TxPackets)
+		}
+		return nil
+	})
+	return n, err
+}
+
 // routes lead to the world by the way's device; to what is behind WireGuard
 // too, where that is the card's work.
 func (w *way) routes() error {
