@@ -315,6 +315,7 @@ func (p *pump) startNow(q *queue, e *end, r *ring, fds []int) error {
 		errfd = take(&rest[0])
 	}
 	replaceFD(&e.call, call)
+	e.pause = pauseFor(call)
 	replaceFD(&e.err, errfd)
 	for _, fd := range []int{e.call, e.err} {
 		if fd >= 0 {

@@ -41,7 +41,8 @@ type end struct {
 	err     int
 	enabled bool
 	broken  bool
-	bad     int // bad chains in a row
+	bad     int           // bad chains in a row
+	pause   time.Duration // before a call is made again (pauseFor)
 	owed    owed
 	ctr     *counters
 }
@@ -148,7 +149,7 @@ func (q *queue) run() {
 			continue
 		}
 		if q.laps++; q.laps%lookAgain == 0 {
-			q.recall()
+			q.recall(0)
 		}
 		if q.control.running() {
 			q.obeyCard()
@@ -207,7 +208,7 @@ func (q *queue) wait(events []unix.EpollEvent) int {
 	if e == unix.EINTR || q.posted.Load() {
 		return 0
 	}
-	m, err := unix.EpollWait(q.epoll, events, q.recall())
+	m, err := unix.EpollWait(q.epoll, events, q.recall(napTime*time.Millisecond))
 	if err != nil && err != unix.EINTR {
 		panic(fmt.Sprintf("queue %d: epoll_wait: %v", q.index, err))
 	}

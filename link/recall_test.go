@@ -11,8 +11,12 @@ import (
 // called again: what waits for it does not wait until something else happens.
 func TestLostCalls(t *testing.T) {
 	buf := make([]byte, fakecard.FrameMax)
-	for _, lost := range []int{1, 2, 4} {
-		w := newWorld(t, worldOptions{card: fakecard.Options{Timeout: 2 * time.Second}})
+	for _, c := range []struct {
+		lost    int
+		signals bool
+	}{{1, true}, {2, true}, {4, true}, {1, false}, {3, false}} {
+		lost := c.lost
+		w := newWorld(t, worldOptions{card: fakecard.Options{Timeout: 2 * time.Second, Signals: c.signals}})
 		rx, tx := w.card.Pair(0)
 		for round := range 3 {
 			if round > 0 { // the first packet takes the call of the ring's start away
@@ -55,7 +59,7 @@ func TestLostCalls(t *testing.T) {
 // A driver that has no more use for calls is not called for ever, and one that
 // answers is not called twice.
 func TestRecallsEnd(t *testing.T) {
-	w := newWorld(t, worldOptions{process: true})
+	w := newWorld(t, worldOptions{process: true, card: fakecard.Options{Signals: true}})
 	get := func(s QueueStats) uint64 { return s.ToCard.Recalls }
 	buf := make([]byte, fakecard.FrameMax)
 	for range 10 {
@@ -74,8 +78,9 @@ func TestRecallsEnd(t *testing.T) {
 		t.Errorf("a driver that has answered was called %d times more", n)
 	}
 	w.send(t, vnet{}, fakecard.UDP(hostIP, cardIP, 1, 9, 100))
-	w.stat(t, "repeated calls", get, before+mostRecalls)
-	time.Sleep(recallAfter << mostRecalls)
-	w.stat(t, "repeated calls, after longer", get, before+mostRecalls)
+	const most = 10 // 1, 2, 4 … 512 ms
+	w.stat(t, "repeated calls", get, before+most)
+	time.Sleep(2 * mostPause)
+	w.stat(t, "repeated calls, after longer", get, before+most)
 	w.idle(t)
 }

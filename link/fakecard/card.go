@@ -40,6 +40,7 @@ type Options struct {
 	SendBuffer  int    // bytes of a send buffer, default FrameMax
 	Refuse      uint64 // feature bits not to take
 	Disabled    bool   // leave the pairs switched off
+	Signals     bool   // be called over a pipe, as who is called by signals has to be
 	Control     bool   // have a control ring, as User-Mode Linux does
 	Base        uint16 // index that every ring starts at
 	Split       bool   // pass the memory as two regions, the seam amid the buffers

@@ -227,7 +227,7 @@ func (c *Card) start(i int, base uint16, user uint64) error {
 		{vhostuser.SetVringNum, U32(n, uint32(r.size)), nil},
 		{vhostuser.SetVringBase, U32(n, uint32(base)), nil},
 		{vhostuser.SetVringAddr, addr, nil},
-		{vhostuser.SetVringCall, U64(uint64(i)), []*os.File{r.call}},
+		{vhostuser.SetVringCall, U64(uint64(i)), []*os.File{r.callEnd}},
 		{vhostuser.SetVringErr, U64(uint64(i)), []*os.File{r.err}},
 		{vhostuser.SetVringKick, U64(uint64(i)), []*os.File{r.kick}},
 	} {

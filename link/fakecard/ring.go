@@ -66,6 +66,7 @@ type Ring struct {
 	timeout  time.Duration
 
 	kick, call, err *os.File
+	callEnd         *os.File // that the device writes to: call, or the pipe's other end
 
 	next    uint16   // next avail index to fill
 	shown   uint16   // avail index that the device has been shown
@@ -96,6 +97,14 @@ func newRing(c *Card, i int, at layout) (*Ring, error) {
 		}
 		*f = os.NewFile(uintptr(fd), "eventfd")
 	}
+	r.callEnd = r.call
+	if c.opts.Signals {
+		r.call.Close()
+		var err error
+		if r.call, r.callEnd, err = os.Pipe(); err != nil {
+			return r, fmt.Errorf("pipe: %w", err)
+		}
+	}
 	r.free = make([]uint16, 0, at.slots)
 	r.out = make([]uint16, at.slots)
 	r.lengths = make([]uint32, at.slots)
@@ -104,9 +113,9 @@ func newRing(c *Card, i int, at layout) (*Ring, error) {
 }
 
 func (r *Ring) close() {
-	for _, f := range []*os.File{r.kick, r.call, r.err} {
+	for _, f := range []*os.File{r.kick, r.call, r.err, r.callEnd} {
 		if f != nil {
-			f.Close()
+			f.Close() // twice, where both are one
 		}
 	}
 }
