@@ -3,7 +3,12 @@ package e2e
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -15,16 +20,15 @@ import (
 // and connections one after the other.
 func TestOffloadScale(t *testing.T) {
 	o := onWire(t, "")
-	w := newWorld(t, o.far)
-	for _, port := range churnPorts {
-		w.serveTCP(t, ":"+port, echoSmall)
-	}
+	newWorld(t, o.far)
+	echoes(t, o.far)
 	for _, step := range []struct {
 		name string
 		walk func(*offloaded, *testing.T)
 	}{
 		{"bulk", (*offloaded).bulkBytes},
 		{"many at once", (*offloaded).manyAtOnce},
+		{"readers that sleep", (*offloaded).sleepers},
 		{"churn", (*offloaded).churn},
 	} {
 		t.Run(step.name, func(t *testing.T) { step.walk(o, t) })
@@ -34,6 +38,49 @@ func TestOffloadScale(t *testing.T) {
 
 // churnPorts are several, because a client has 28,000 ports for each.
 var churnPorts = []string{"1001", "1002", "1003", "1004", "1005", "1006", "1007", "1008"}
+
+// echoes is a process of its own: both ends of 10,000 connections are more
+// descriptors than one may have on some machines.
+func echoes(t *testing.T, netns string) {
+	t.Helper()
+	cmd := exec.Command("ip", append([]string{"netns", "exec", netns, self}, churnPorts...)...)
+	cmd.Env = append(os.Environ(), roleVariable+"=echo")
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	if _, err := io.ReadFull(out, make([]byte, 1)); err != nil {
+		t.Fatalf("the server of echoes: %v", err)
+	}
+}
+
+// playEcho serves on ports, and says with a byte that it does.
+func playEcho(ports []string) error {
+	failed := make(chan error, 1)
+	for _, port := range ports {
+		l, err := net.Listen("tcp", ":"+port)
+		if err != nil {
+			return err
+		}
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					failed <- err
+					return
+				}
+				go func() { defer c.Close(); echoSmall(c) }()
+			}
+		}()
+	}
+	fmt.Print("!")
+	return <-failed
+}
 
 // echoSmall needs no descriptors beside the connection's own.
 func echoSmall(c net.Conn) {
@@ -126,14 +173,25 @@ func (o *offloaded) use(t *testing.T) use {
 	return use{
 		available: o.procFile(t, "card0", "meminfo")["MemAvailable"],
 		agent:     o.procFile(t, "card0", "1/status")["VmRSS"],
-		files:     int64(o.lines(t, "card0", "ls", "/proc/1/fd")),
+		files:     o.agentFiles(t),
 	}
+}
+
+// agentFiles is how many descriptors the agent has. ls complains of those that
+// close meanwhile.
+func (o *offloaded) agentFiles(t *testing.T) int64 {
+	t.Helper()
+	n, err := strconv.ParseInt(strings.TrimSpace(o.onCard(t, "card0", "ls /proc/1/fd 2>/dev/null | wc -l")), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // manyAtOnce opens many connections, leaves them idle, and finds them alive.
 func (o *offloaded) manyAtOnce(t *testing.T) {
 	n := scale(1000, 10_000)
-	manyFiles(t, 3*n+1000)
+	manyFiles(t, n+1000)
 	before := o.use(t)
 	conns := make([]net.Conn, n)
 	defer func() {
@@ -174,6 +232,71 @@ func (o *offloaded) manyAtOnce(t *testing.T) {
 // sparePipes is how many pipes an endpoint may keep.
 const sparePipes = 32
 
+// sleepers are servers that never read while clients write all they can. What
+// the card holds is bounded: it lives, and others are served.
+func (o *offloaded) sleepers(t *testing.T) {
+	n := scale(100, 500)
+	manyFiles(t, 3*n+1000)
+	l := world{o.far}.listen(t, ":1009")
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+		}
+	}()
+	before := o.use(t)
+	conns, sent := make([]net.Conn, n), make([]int, n)
+	o.workers(t, n, func(i int) (err error) {
+		d := net.Dialer{Timeout: 30 * time.Second, KeepAlive: -1}
+		conns[i], err = d.Dial("tcp", net.JoinHostPort(worldAddr, "1009"))
+		return err
+	})
+	var all sync.WaitGroup
+	for i, c := range conns {
+		defer c.Close()
+		all.Go(func() {
+			_ = c.SetWriteDeadline(time.Now().Add(3 * time.Second))
+			buf := make([]byte, 64<<10)
+			for {
+				k, err := c.Write(buf)
+				sent[i] += k
+				if err != nil {
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	total := 0
+	for _, k := range sent {
+		total += k
+	}
+	during := o.use(t)
+	began := time.Now()
+	o.workers(t, 16, func(i int) error {
+		c, err := o.dial(i)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		return ask(c, "hello")
+	})
+	t.Logf("%d connections to readers that sleep took %d MiB from their writers; the card has %d of %d MiB left; 16 others were served in %s",
+		n, total/mib, during.available>>10, before.available>>10, time.Since(began).Round(time.Millisecond))
+	if during.available < 16<<10 {
+		t.Errorf("the card has %d KiB of memory left", during.available)
+	}
+	for _, c := range conns {
+		c.(*net.TCPConn).SetLinger(0)
+		c.Close()
+	}
+	l.Close()
+	o.healthyAgain(t)
+}
+
 // churn opens and closes connections, one after the other on each thread.
 func (o *offloaded) churn(t *testing.T) {
 	n := scale(2000, 100_000)
@@ -189,11 +312,14 @@ func (o *offloaded) churn(t *testing.T) {
 	o.open(t, 0)
 	before := o.use(t)
 	opened := o.status(t, "card0").Offload.TCP.Opened
-	began := time.Now()
+	machine := o.status(t, "card0").Machine.PID
+	began, busy := time.Now(), cpuTime(t, machine)
 	o.workers(t, n, once)
 	took := time.Since(began)
 	st := o.open(t, 0)
+	busy = cpuTime(t, machine) - busy
 	after := o.use(t)
+	t.Logf("each took %s of the card's CPU", (busy / time.Duration(n)).Round(10*time.Microsecond))
 	t.Logf("%d connections in %s: %.0f a second; before %+v, after %+v; drops %v", n, took.Round(time.Millisecond), float64(n)/took.Seconds(), before, after, st.Offload.TCP.Drops)
 	if got := int(st.Offload.TCP.Opened - opened); got != n {
 		t.Errorf("the card has opened %d connections, want %d", got, n)
@@ -201,4 +327,24 @@ func (o *offloaded) churn(t *testing.T) {
 	if after.files > before.files+2*sparePipes || after.agent > before.agent+12<<10 {
 		t.Errorf("left over: before %+v, after %+v", before, after)
 	}
+}
+
+// cpuTime is what a process and those below it have used (proc_pid_stat(5)).
+func cpuTime(t *testing.T, root int) time.Duration {
+	t.Helper()
+	var ticks int64
+	for pid := range descendants(root) {
+		text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			continue
+		}
+		_, rest, _ := strings.Cut(string(text), ") ")
+		if f := strings.Fields(rest); len(f) > 12 {
+			for _, v := range f[11:13] {
+				n, _ := strconv.ParseInt(v, 10, 64)
+				ticks += n
+			}
+		}
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }

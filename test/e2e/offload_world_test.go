@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -254,10 +253,4 @@ func (h *host) procFile(t testing.TB, name, file string) map[string]int64 {
 		}
 	}
 	return all
-}
-
-// lines is how many lines a command on a card prints.
-func (h *host) lines(t testing.TB, name string, argv ...string) int {
-	t.Helper()
-	return bytes.Count([]byte(h.onCard(t, name, argv...)), []byte("\n"))
 }

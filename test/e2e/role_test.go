@@ -18,8 +18,10 @@ func play(role string, args []string) int {
 		return told(playTune(args))
 	case role == "send" && len(args) == 2:
 		return told(playSend(args[0], args[1]))
+	case role == "echo":
+		return told(playEcho(args))
 	case role != "get" || len(args) != 1:
-		fmt.Fprintf(os.Stderr, "role %q with %d arguments: there are get URL, tune WHAT…, send FILE ADDRESS\n", role, len(args))
+		fmt.Fprintf(os.Stderr, "role %q with %d arguments: there are get URL, tune WHAT…, send FILE ADDRESS, echo PORT…\n", role, len(args))
 		return 2
 	}
 	client := http.Client{Timeout: 15 * time.Second}
