@@ -80,7 +80,8 @@ func TestMisuse(t *testing.T) {
 	}{
 		{"unknown command", []string{"stauts"}, 2, []string{`"stauts"`, `did you mean "status"`}},
 		{"unknown flag", []string{"up", "--jsno"}, 2, []string{"--jsno", `did you mean "json"`}},
-		{"two names", []string{"down", "a", "b"}, 2, []string{"accepts at most 1 arg"}},
+		{"two names", []string{"down", "a", "b"}, 2, []string{"one NAME at most, not"}},
+		{"which to delete", []string{"rm"}, 2, []string{"which card? one NAME"}},
 		{"name with a slash", []string{"up", "../etc"}, 2, []string{`card name "../etc"`, "lower-case letters"}},
 		{"no such card", []string{"status", "nobody"}, 1, []string{"no such card", "toe up nobody"}},
 		{"ssh to no card", []string{"ssh", "nobody", "--", "true"}, 1, []string{"no such card"}},
