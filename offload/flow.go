@@ -46,8 +46,12 @@ const drainLimit = time.Minute
 
 // join makes one flow of two sockets, and owns them. The wire's socket, or
 // that of a published service, is in the loop already.
-func (t *tcp) join(hostFD, wireFD int) {
-	f := &flow{t: t, fd: [2]int{hostFD, wireFD}}
+func (t *tcp) join(hostFD, wireFD int) { t.joinAs(hostFD, wireFD, false) }
+
+// joinAs is join where the error of the wire's socket may have been taken from
+// it already.
+func (t *tcp) joinAs(hostFD, wireFD int, broken bool) {
+	f := &flow{t: t, fd: [2]int{hostFD, wireFD}, dead: [2]bool{wire: broken}}
 	t.flows[f] = true
 	for s, fd := range f.fd {
 		if err := t.loop.watch(fd, flowEvents, side{f, s}); err != nil {

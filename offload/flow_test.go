@@ -411,3 +411,33 @@ func sendUrgent(c *net.TCPConn, b byte) error {
 	err = raw.Control(func(fd uintptr) { failed = unix.Sendto(int(fd), []byte{b}, unix.MSG_OOB, nil) })
 	return errors.Join(err, failed)
 }
+
+// TestFlowOfABrokenConnection: the remote has reset what it had accepted, and
+// the error has been taken from the socket when the flow begins. What the remote
+// sent before is delivered, and the end is no orderly one.
+func TestFlowOfABrokenConnection(t *testing.T) {
+	l, err := newLoop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := &tcp{loop: l, flows: map[*flow]bool{}, pipes: pipes{room: 16 << 20}, count: TCPStats{Drops: map[string]uint64{}}}
+	host, a := connected(t)
+	wire, b := connected(t)
+	defer host.Close()
+	_, _ = wire.Write([]byte("last words"))
+	_ = wire.SetLinger(0)
+	wire.Close()
+	for end := time.Now().Add(5 * time.Second); !errors.Is(pendingError(b), unix.ECONNRESET); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("no reset after 5 s")
+		}
+	}
+	go l.run()
+	l.do(func() { all.joinAs(a, b, true) })
+	got, err := io.ReadAll(host)
+	if string(got) != "last words" || !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("got %q and %v", got, err)
+	}
+	l.do(all.pipes.close)
+	l.stop()
+}

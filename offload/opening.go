@@ -23,6 +23,7 @@ type opening struct {
 	held      uint32
 	holds     bool
 	connected bool
+	broken    bool // the remote has reset the connection since
 	limit     *timer
 	age       *list.Element
 }
@@ -105,7 +106,10 @@ func (o *opening) ready(events uint32) {
 	if o.connected || events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
 		return // what comes now is for the flow
 	}
-	if err := pendingError(o.fd); err != nil {
+	switch err := pendingError(o.fd); {
+	case errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
+		o.broken = true // after it had accepted: else it were refused
+	case err != nil:
 		o.answer(err)
 		return
 	}
@@ -121,7 +125,7 @@ func (o *opening) ready(events uint32) {
 // remote, or a router, told the card.
 func (o *opening) answer(err error) {
 	switch {
-	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET):
+	case errors.Is(err, unix.ECONNREFUSED):
 		o.t.count.Refused++
 		o.pass(markReset)
 	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EHOSTDOWN):
@@ -179,5 +183,5 @@ func (t *tcp) accepted(fd int, peer netip.AddrPort) {
 	}
 	o.leave()
 	t.count.Opened++
-	t.join(fd, o.fd)
+	t.joinAs(fd, o.fd, o.broken)
 }
