@@ -53,9 +53,12 @@ func (s *series) round(ctx context.Context, r *run, g *rig, note func(string)) e
 		for _, streams := range streamCounts {
 			name := fmt.Sprintf("%s/%d/", way.name, streams)
 			note(g.name + ", TCP " + name[:len(name)-1])
+			if err := g.settle(ctx); err != nil {
+				return fmt.Errorf("%sthroughput: %w", name, err)
+			}
 			f, err := g.traffic(ctx, way.mode, streams, r.Length)
 			if err != nil {
-				return fmt.Errorf("%s%s: %w", name, "throughput", err)
+				return fmt.Errorf("%sthroughput: %w", name, err)
 			}
 			s.add(measure{name: name + "throughput", unit: "Gbit/s", higher: true}, g.name, f.gbit())
 			s.add(measure{name: name + "first-second", unit: "Gbit/s", higher: true, alone: true}, g.name, f.firstSecond())
@@ -75,6 +78,9 @@ func (s *series) round(ctx context.Context, r *run, g *rig, note func(string)) e
 func (s *series) small(ctx context.Context, r *run, g *rig, note func(string)) error {
 	const trips = 1000
 	note(g.name + ", round trips")
+	if err := g.settle(ctx); err != nil {
+		return err
+	}
 	v, err := g.roundTrip(ctx, trips)
 	if err != nil {
 		return err
@@ -85,6 +91,9 @@ func (s *series) small(ctx context.Context, r *run, g *rig, note func(string)) e
 		run  func(context.Context, time.Duration) (float64, error)
 	}{{"to-card", g.smallToCard}, {"to-host", g.smallToHost}} {
 		note(g.name + ", 64 bytes " + way.name)
+		if err := g.settle(ctx); err != nil {
+			return err
+		}
 		v, err := way.run(ctx, time.Second)
 		if err != nil {
 			return fmt.Errorf("small/%s: %w", way.name, err)

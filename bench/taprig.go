@@ -142,7 +142,9 @@ func (r *run) rivalQEMU(c *testCard, g *rig, args rivalArgs, files ...*os.File) 
 func (g *rig) start(cmd *exec.Cmd, files ...*os.File) (pid int, err error) {
 	words := &lastLines{}
 	cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = files, words, words
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	// A session of its own, as the processes of the card have: Linux shares the
+	// CPUs by session (autogroup) where it is asked to.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	if err := g.ns.do(cmd.Start); err != nil {
 		return 0, fmt.Errorf("%s: %w", filepath.Base(cmd.Path), err)
 	}

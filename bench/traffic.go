@@ -34,6 +34,7 @@ func (g *rig) traffic(ctx context.Context, mode byte, streams int, length time.D
 	conns := make([]*net.TCPConn, 0, streams)
 	defer func() {
 		for _, conn := range conns {
+			_ = conn.SetLinger(0) // what is still in the socket is not for the next one to wait behind
 			conn.Close()
 		}
 	}()
@@ -117,6 +118,17 @@ func acknowledged(conn *net.TCPConn) (n float64) {
 		}
 	})
 	return n
+}
+
+// settle waits until what is queued on the way has passed: a small request
+// goes there and back at the pace of a way that has nothing else to do.
+func (g *rig) settle(ctx context.Context) error {
+	const trips, pause = 20, 50 * time.Millisecond
+	if _, err := g.roundTrip(ctx, trips); err != nil {
+		return fmt.Errorf("settling: %w", err)
+	}
+	time.Sleep(pause)
+	return ctx.Err()
 }
 
 // roundTrip is the median time of one byte there and back, in µs.
