@@ -86,28 +86,40 @@ func readTrain(t *testing.T, c *net.UDPConn, size, count int) (from netip.AddrPo
 	return from
 }
 
-// BenchmarkUDP sends trains through the card and counts what arrives: compare
-// with -bench UDP/routed of the same run only.
+// TestUDPNothingAllocated for a datagram: eight, there and back.
+func TestUDPNothingAllocated(t *testing.T) {
+	if n := testing.AllocsPerRun(100, passBatch(t)); n != 0 {
+		t.Errorf("%.1f allocations for 8 datagrams", n)
+	}
+}
+
 func BenchmarkUDPBatch(b *testing.B) {
+	pass := passBatch(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		pass()
+	}
+}
+
+// passBatch receives eight datagrams, decodes them and sends them on.
+func passBatch(t testing.TB) func() {
 	in, out := newInbox(), newOutbox()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		b.Fatal(err)
+		t.Fatal(err)
 	}
-	defer unix.Close(pair[0])
-	defer unix.Close(pair[1])
+	t.Cleanup(func() { _, _ = unix.Close(pair[0]), unix.Close(pair[1]) })
 	payload := make([]byte, 1200)
 	var d datagram
-	b.ReportAllocs()
-	for b.Loop() {
+	return func() {
 		for range 8 {
 			if _, err := unix.Write(pair[0], payload); err != nil {
-				b.Fatal(err)
+				t.Fatal(err)
 			}
 		}
 		n, errno := in.receive(pair[1])
 		if n != 8 || errno != 0 {
-			b.Fatal(n, errno)
+			t.Fatal(n, errno)
 		}
 		for i := range n {
 			in.get(i, &d)
@@ -116,7 +128,7 @@ func BenchmarkUDPBatch(b *testing.B) {
 		out.flush(pair[1], nil)
 		for range 8 {
 			if _, err := unix.Read(pair[0], payload); err != nil {
-				b.Fatal(err)
+				t.Fatal(err)
 			}
 		}
 	}

@@ -39,7 +39,6 @@ func TestEndpointUDP(t *testing.T) {
 	} {
 		t.Run(step.name, func(t *testing.T) { step.walk(o, t) })
 	}
-	o.clean(t)
 }
 
 // lockMTU makes the routes those of link.default_route: sockets that did not
@@ -243,59 +242,93 @@ func (o *offloaded) flows(t *testing.T) uint64 {
 }
 
 // udpRate compares only figures of this run: datagrams of 1200 bytes, as QUIC
-// sends them, in trains and one by one.
+// sends them, in trains and one by one, and of the largest size that a program would
+// send, which needs 41 fragments.
 func (o *offloaded) udpRate(t *testing.T) {
 	got := map[string]float64{}
 	for _, mode := range []string{"endpoint", "router"} {
-		o.mode(t, mode, "")
-		for _, train := range []int{1, 40} {
-			name := fmt.Sprintf("%s, trains of %d", mode, train)
-			got[name] = o.blast(t, 1200, train)
-			t.Logf("%s: %.0f datagrams a second arrive", name, got[name])
+		for _, l := range loads {
+			got[mode+l.String()] = o.blast(t, l)
+		}
+		if mode == "endpoint" { // in router mode the host makes fragments
+			o.clean(t)
+			o.mode(t, "router", "")
 		}
 	}
-	o.mode(t, "endpoint", "")
-	for _, train := range []int{1, 40} {
-		e, r := got[fmt.Sprintf("endpoint, trains of %d", train)], got[fmt.Sprintf("router, trains of %d", train)]
-		t.Logf("trains of %d: endpoint mode has %.2f of router mode's rate", train, e/r)
-		if e < r/4 {
-			t.Errorf("trains of %d: %.0f datagrams a second in endpoint mode, %.0f in router mode", train, e, r)
+	for _, l := range loads {
+		e, r := got["endpoint"+l.String()], got["router"+l.String()]
+		t.Logf("%s: %.0f datagrams a second arrive in endpoint mode, %.0f in router mode: %.2f of it", l, e, r, e/r)
+		// Both are at the mercy of what else this machine does meanwhile.
+		if e < r/10 || e == 0 {
+			t.Errorf("%s: less than a tenth of router mode's rate", l)
 		}
 	}
 }
 
-// blast sends as fast as it goes for two seconds, and counts what arrives.
-func (o *offloaded) blast(t *testing.T, size, train int) (perSecond float64) {
+// load is what a sender sends as fast as it can.
+type load struct {
+	toHost      bool
+	size, train int
+}
+
+func (l load) String() string {
+	return fmt.Sprintf("to host %t, %d bytes, trains of %d", l.toHost, l.size, l.train)
+}
+
+var loads = []load{{false, 1200, 1}, {false, 1200, 40}, {false, 60000, 1}, {true, 1200, 1}, {true, 1200, 40}, {true, 60000, 1}}
+
+// blast sends for two seconds, and counts what arrives.
+func (o *offloaded) blast(t *testing.T, l load) (perSecond float64) {
 	t.Helper()
-	sink := bindUDP(t, o.far, 0)
-	defer sink.Close()
-	count := make(chan int)
-	go func() {
-		n := 0
-		buf := make([]byte, 1<<16)
-		for {
-			if _, _, err := sink.ReadFromUDPAddrPort(buf); err != nil {
-				count <- n
-				return
-			}
-			n++
-		}
-	}()
-	conn := o.dialUDP(t, worldAddr, sink.LocalAddr().(*net.UDPAddr).Port)
-	raw, err := conn.SyscallConn()
+	far := bindUDP(t, o.far, 0)
+	defer far.Close()
+	near := o.dialUDP(t, worldAddr, far.LocalAddr().(*net.UDPAddr).Port)
+	_ = near.SetReadBuffer(8 << 20)
+	_, _ = near.Write([]byte("here I am"))
+	_, host, err := far.ReadFromUDPAddrPort(make([]byte, 100))
 	if err != nil {
 		t.Fatal(err)
 	}
-	data := make([]byte, size*train)
-	began := time.Now()
-	for time.Since(began) < 2*time.Second {
+	from, to, address := near, far, unix.Sockaddr(nil)
+	if l.toHost {
+		from, to = far, near
+		address = &unix.SockaddrInet6{Port: int(host.Port()), Addr: host.Addr().As16()}
+	}
+	_ = to.SetReadDeadline(time.Now().Add(2200 * time.Millisecond))
+	count := make(chan int)
+	go func() { count <- arrivals(to) }()
+	send(t, from, address, l)
+	return float64(<-count) / 2
+}
+
+func arrivals(c *net.UDPConn) (n int) {
+	buf := make([]byte, 1<<16)
+	for {
+		if _, _, err := c.ReadFromUDPAddrPort(buf); err != nil {
+			return n
+		}
+		n++
+	}
+}
+
+func send(t *testing.T, c *net.UDPConn, to unix.Sockaddr, l load) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := make([]byte, l.size*l.train)
+	_ = raw.Control(func(fd uintptr) {
+		if l.train > 1 {
+			err = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, l.size)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for began := time.Now(); time.Since(began) < 2*time.Second; {
 		_ = raw.Write(func(fd uintptr) bool {
-			if train > 1 {
-				_ = unix.SetsockoptInt(int(fd), unix.SOL_UDP, unix.UDP_SEGMENT, size)
-			}
-			return !errors.Is(unix.Sendto(int(fd), data, 0, nil), unix.EAGAIN)
+			return !errors.Is(unix.Sendto(int(fd), data, 0, to), unix.EAGAIN)
 		})
 	}
-	_ = sink.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
-	return float64(<-count) / time.Since(began).Seconds()
 }
