@@ -272,11 +272,14 @@ func TestAbortEndsWhatCrossesTheLink(t *testing.T) {
 		"over the loopback": {netip.Addr{}, netip.MustParseAddr("127.0.0.1")},
 		"from elsewhere":    {far, far},
 	} {
-		d := net.Dialer{Timeout: 5 * time.Second} // an IPv6 address takes a moment to be usable
+		d := net.Dialer{Timeout: 5 * time.Second}
 		if c.from.IsValid() {
 			d.LocalAddr = &net.TCPAddr{IP: c.from.AsSlice()}
 		}
 		conn, err := d.Dial("tcp", netip.AddrPortFrom(c.to, 9).String())
+		for limit := time.Now().Add(5 * time.Second); err != nil && time.Now().Before(limit); time.Sleep(50 * time.Millisecond) {
+			conn, err = d.Dial("tcp", netip.AddrPortFrom(c.to, 9).String()) // an IPv6 address takes a moment to be usable
+		}
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

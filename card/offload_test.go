@@ -29,7 +29,7 @@ offload:
 publish:
   - {port: 8080}
   - {port: 8443, to: 443, in: exec, source: card}
-  - {protocol: udp, port: 5353, to: 10.116.0.2:53}
+  - {protocol: udp, port: 5300, to: 10.116.0.2:53}
   - {port: 90, to: "[2001:db8::7]:80", source: card}
 `
 
@@ -82,7 +82,7 @@ func TestWhatTheCardIsTold(t *testing.T) {
 	want := []control.Publish{
 		{Protocol: "tcp", Port: 8080, Link: "pci0", To: ports("10.116.0.2:8080", "[fd74:6f65::2]:8080")},
 		{Protocol: "tcp", Port: 8443, Link: "pci1", To: ports("10.116.9.8:443", "[fd74:6f65::2]:443"), CardSource: true},
-		{Protocol: "udp", Port: 5353, Link: "pci0", To: ports("10.116.0.2:53")},
+		{Protocol: "udp", Port: 5300, Link: "pci0", To: ports("10.116.0.2:53")},
 		{Protocol: "tcp", Port: 90, Link: "pci0", To: ports("[2001:db8::7]:80"), CardSource: true},
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
@@ -123,6 +123,7 @@ func TestOffloadMistakes(t *testing.T) {
 		{"source of it", e + "publish: [{port: 80, source: host}]\n", `publish[0].source: "host": must be client, card`},
 		{"twice", e + "publish: [{port: 80}, {port: 80, to: 81}]\n", `publish[1].port: tcp port 80 is published by publish[0] already`},
 		{"the card's own", e + "publish: [{port: 22}]\n", `publish[0].port: tcp port 22 is the card's own (ssh); publish another port, with to: 22`},
+		{"the relay's", "offload: {mode: endpoint, mdns: true}\npublish: [{port: 5353, protocol: udp}]\n", `publish[0].port: udp port 5353 is the card's own (relay of multicast DNS)`},
 		{"no exec", e + "link: {exec: false}\npublish: [{port: 80, in: exec}]\n", `publish[0].in: exec: there is no toe exec with link.exec: false`},
 		{"loopback", e + "publish: [{port: 80, to: 127.0.0.1:80}]\n", `publish[0].to: "127.0.0.1:80": the host's kernel takes nothing for a loopback address`},
 		{"loopback 6", e + "publish: [{port: 80, to: '[::1]:80', source: card}]\n", `publish[0].to: "[::1]:80": the host's kernel`},

@@ -102,7 +102,7 @@ func (s *Spec) publishProblems(add func(string, string, ...any)) {
 			add(at+".port", "%s is published by publish[%d] already", key, other)
 		}
 		seen[key] = i
-		if what := control.CardService(p.Protocol, uint16(p.Port)); what != "" {
+		if what := control.CardService(p.Protocol, uint16(p.Port), s.Offload.MDNS); what != "" {
 			add(at+".port", "%s is the card's own (%s); publish another port, with to: %d", key, what, p.Port)
 		}
 		if p.In == inExec && !s.Link.WantExec() {

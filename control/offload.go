@@ -100,6 +100,7 @@ func (v *validator) offload(c *Config) {
 	if len(c.Publish) > 0 && !c.Endpoint() {
 		v.bad("publish", "%d given with mode %q, mode %q is right: only an endpoint answers for the host", len(c.Publish), c.Mode, ModeEndpoint)
 	}
+	v.mdns = o.MDNS
 	seen := map[string]int{}
 	for i := range c.Publish {
 		v.publish(fmt.Sprintf("publish[%d]", i), i, &c.Publish[i], c.Links, seen)
@@ -128,7 +129,7 @@ func (v *validator) publish(field string, index int, p *Publish, links []Link, s
 	if p.Port == 0 {
 		v.bad(field+".port", "0: 1 to 65535 is right")
 	}
-	if what := CardService(p.Protocol, p.Port); what != "" {
+	if what := CardService(p.Protocol, p.Port, v.mdns); what != "" {
 		v.bad(field+".port", "%s is the card's own %s, another is right", key, what)
 	}
 	i := indexLink(links, p.Link)
@@ -141,8 +142,11 @@ func (v *validator) publish(field string, index int, p *Publish, links []Link, s
 
 // CardService names what listens on a port of the card itself, or nothing. A
 // published port is open at every address of the card, so it cannot be one
-// of them.
-func CardService(protocol string, port uint16) string {
+// of them. mdns says whether the card relays multicast DNS.
+func CardService(protocol string, port uint16, mdns bool) string {
+	if mdns && protocol == UDP && port == 5353 {
+		return "relay of multicast DNS"
+	}
 	return map[string]map[uint16]string{
 		TCP: {22: "ssh", 53: "DNS", APIPort: "control API", ProxyPort: "endpoint mode"},
 		UDP: {53: "DNS", 68: "DHCP client", ProxyPort: "endpoint mode"},

@@ -80,6 +80,7 @@ type validator struct {
 	names map[string]string // interface name to the field that took it
 	macs  map[string]string
 	own   map[netip.Addr]bool // the card's own static addresses
+	mdns  bool                // multicast DNS is relayed
 }
 
 func (v *validator) bad(field, format string, args ...any) {
