@@ -59,10 +59,18 @@ type Attachment struct {
 	Lock  func(ctx context.Context, on bool) error
 	Abort func(ctx context.Context) error
 	Died  <-chan error // says why the other side ended; nil where that cannot happen
+	// Renewed brings another file in place of Files[0] whose other side has ended.
+	Renewed <-chan Renewal
 	// Waits says what the other side is waiting for, "" for nothing; nil where
 	// it never does.
 	Waits func() string
 	Close func() error // removes what was made for it; nil for nothing
+}
+
+// Renewal is a new other side of an attachment.
+type Renewal struct {
+	File *os.File
+	Why  error // how the one before ended
 }
 
 // waits says what the other side is waiting for.

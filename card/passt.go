@@ -44,6 +44,18 @@ func (h *Host) passt(_ context.Context, p PortSpec) (*Attachment, error) {
 	if err != nil {
 		return nil, errNoPasst
 	}
+	run := &passtRun{program: program, port: p, around: h.card.Spec.Link.DefaultRoute, logf: h.logf,
+		died: make(chan error, 1), renewed: make(chan Renewal), quit: make(chan struct{}), done: make(chan struct{})}
+	ours, err := run.pair()
+	if err != nil {
+		return nil, err
+	}
+	go run.keep()
+	return &Attachment{Files: []*os.File{ours}, Stream: true, Died: run.died, Renewed: run.renewed, Waits: run.waits, Close: run.close}, nil
+}
+
+// pair makes the socket between passt and the pump and returns the pump's end.
+func (r *passtRun) pair() (ours *os.File, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socketpair for passt: %w", err)
@@ -51,10 +63,14 @@ func (h *Host) passt(_ context.Context, p PortSpec) (*Attachment, error) {
 	for _, fd := range fds {
 		roomy(fd)
 	}
-	ours, theirs := os.NewFile(uintptr(fds[0]), "passt"), os.NewFile(uintptr(fds[1]), "passt's end")
-	run := &passtRun{program: program, port: p, around: h.card.Spec.Link.DefaultRoute, theirs: theirs, logf: h.logf, died: make(chan error, 1), quit: make(chan struct{}), done: make(chan struct{})}
-	go run.keep()
-	return &Attachment{Files: []*os.File{ours}, Stream: true, Died: run.died, Waits: run.waits, Close: run.close}, nil
+	ours, r.theirs = os.NewFile(uintptr(fds[0]), "passt"), os.NewFile(uintptr(fds[1]), "passt's end")
+	gauge, err := unix.FcntlInt(uintptr(fds[0]), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		closeAll([]*os.File{ours, r.theirs})
+		return nil, fmt.Errorf("socket of passt: %w", err)
+	}
+	r.gauge = os.NewFile(uintptr(gauge), "passt, to look at")
+	return ours, nil
 }
 
 // roomy gives a socket the send buffer that a stream should have. Root may go past
@@ -70,8 +86,10 @@ func roomy(fd int) {
 type passtRun struct {
 	program    string
 	port       PortSpec
-	around     bool // keep off the routes through the card
-	theirs     *os.File
+	around     bool     // keep off the routes through the card
+	theirs     *os.File // the socket's end for the next passt
+	gauge      *os.File // the pump's end once more
+	renewed    chan Renewal
 	logf       func(string, ...any)
 	died       chan error
 	waiting    atomic.Bool // for a default route
@@ -95,22 +113,75 @@ const routePoll = 2 * time.Second
 func (r *passtRun) keep() {
 	defer close(r.done)
 	defer close(r.died)
-	defer r.theirs.Close()
+	defer close(r.renewed)
+	defer func() { closeAll([]*os.File{r.theirs, r.gauge}) }()
+	for tries := 0; ; {
+		via4, via6, ok := r.awaitRoute()
+		if !ok {
+			return
+		}
+		began := time.Now()
+		err := r.run(via4, via6)
+		if err == nil {
+			return
+		}
+		if time.Since(began) > passtStable {
+			tries = 0
+		}
+		if tries++; tries > passtTries {
+			r.died <- err
+			return
+		}
+		if !r.again(err, time.Duration(tries-1)*time.Second) {
+			return
+		}
+	}
+}
+
+// A passt that ends is started again, but not for ever when none stays.
+const (
+	passtTries  = 5
+	passtStable = time.Minute
+)
+
+// again makes another socket for another passt, after some time, and has the
+// pump take it. What was under way in the old one is lost, and the connections
+// that the old one had. It says whether there is to be one.
+func (r *passtRun) again(why error, after time.Duration) bool {
+	select {
+	case <-r.quit:
+		return false
+	case <-time.After(after):
+	}
+	closeAll([]*os.File{r.theirs, r.gauge})
+	ours, err := r.pair()
+	if err != nil {
+		r.died <- errors.Join(why, err)
+		return false
+	}
+	select {
+	case r.renewed <- Renewal{File: ours, Why: why}:
+		return true
+	case <-r.quit:
+		ours.Close()
+		return false
+	}
+}
+
+// awaitRoute waits for a way to anywhere; false when it is to wait no more.
+func (r *passtRun) awaitRoute() (via4, via6 string, ok bool) {
 	for told := false; ; told = true {
-		via4, via6 := outgoing()
+		via4, via6 = outgoing()
 		r.waiting.Store(via4 == "" && via6 == "")
 		if !r.waiting.Load() {
-			if err := r.run(via4, via6); err != nil {
-				r.died <- err
-			}
-			return
+			return via4, via6, true
 		}
 		if !told {
 			r.logf("port %s: %s", r.port.Name, noRoute)
 		}
 		select {
 		case <-r.quit:
-			return
+			return "", "", false
 		case <-time.After(routePoll):
 		}
 	}
@@ -180,7 +251,14 @@ func (r *passtRun) run(via4, via6 string) error {
 	r.theirs.Close() // the pump must notice when passt is gone
 	words := make(chan string, 1)
 	go func() { words <- r.listen(stderr) }()
-	ended := make(chan struct{})
+	ended, spun := make(chan struct{}), make(chan bool, 1)
+	go func() {
+		spins := watchPasst(cmd.Process.Pid, r.gauge, ended)
+		if spins {
+			_ = cmd.Process.Kill()
+		}
+		spun <- spins
+	}()
 	go func() {
 		select {
 		case <-r.quit:
@@ -196,10 +274,14 @@ func (r *passtRun) run(via4, via6 string) error {
 	last := <-words
 	_ = cmd.Wait() // how it ended is in ProcessState
 	close(ended)
+	spins := <-spun
 	select {
 	case <-r.quit:
 		return nil
 	default:
+		if spins {
+			return fmt.Errorf("passt was killed: %w", errSpins)
+		}
 		return fmt.Errorf("passt ended (%s) %s", cmd.ProcessState, last)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
 
 	"golang.org/x/sync/errgroup"
 
@@ -117,7 +118,39 @@ func (s *Supervisor) openPort(ctx context.Context, d *device) error {
 			s.watchAttachment(d, att, "port "+d.spec.Name, fmt.Sprintf("`toe reset %s` mends it", s.card.Name))
 		})
 	}
-	return s.keep(d)
+	if err := s.keep(d); err != nil {
+		return err
+	}
+	if att.Renewed != nil {
+		s.task(func() { s.renew(d, att) })
+	}
+	return nil
+}
+
+// renew hands a keeper what comes in place of a file whose other side has ended.
+func (s *Supervisor) renew(d *device, att *Attachment) {
+	for {
+		select {
+		case <-s.downing():
+			return
+		case r, more := <-att.Renewed:
+			if !more {
+				return
+			}
+			s.mu.Lock()
+			k, can := d.keeper.(interface{ Renew([]*os.File) error })
+			s.mu.Unlock()
+			if !can {
+				r.File.Close()
+				continue
+			}
+			if err := k.Renew([]*os.File{r.File}); err != nil {
+				s.event("port %s: %v", d.spec.Name, err)
+				continue
+			}
+			s.event("port %s: %v; started again, its connections are lost", d.spec.Name, r.Why)
+		}
+	}
 }
 
 // reopen makes the ports anew whose other end has died. It is for the time

@@ -9,11 +9,14 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/link/fakecard"
 	"github.com/toe-project/toe/link/frame"
@@ -191,4 +194,43 @@ func TestStreamKeepsOffLoopback(t *testing.T) {
 		}
 	}
 	w.stat(t, "refused", func(s QueueStats) uint64 { return s.ToHost.Drops.Refused }, 8)
+}
+
+// A stream whose other side is gone gets another one, and the card goes on.
+func TestStreamIsRenewed(t *testing.T) {
+	w, first := newStreamWorldOn(t, worldOptions{process: true})
+	first.Close()
+	w.told(t, "the stream ended")
+	for round := range 3 {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		far := os.NewFile(uintptr(pair[0]), "far")
+		peer, err := net.FileConn(far)
+		far.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer peer.Close()
+		peer.SetDeadline(time.Now().Add(5 * time.Second))
+		if err := w.k.Renew([]*os.File{os.NewFile(uintptr(pair[1]), "near")}); err != nil {
+			t.Fatal(err)
+		}
+		f := to("192.0.2.1", byte(round))
+		if _, err := peer.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(f))), f...)); err != nil {
+			t.Fatal(err)
+		}
+		buf := make([]byte, fakecard.FrameMax)
+		n, err := w.card.Recv(buf)
+		if err != nil || !bytes.Equal(buf[frame.HeaderLen:n], f) {
+			t.Fatalf("to the card: %x, %v", buf[:n], err)
+		}
+		if err := w.card.Send(append(make([]byte, frame.HeaderLen), f...)); err != nil {
+			t.Fatal(err)
+		}
+		if got := readFull(t, peer, streamHead+len(f))[streamHead:]; !bytes.Equal(got, f) {
+			t.Fatalf("from the card: %x", got)
+		}
+	}
 }

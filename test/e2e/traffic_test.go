@@ -17,6 +17,7 @@ type stream struct {
 	conn net.Conn
 	done chan error
 	at   atomic.Uint64
+	quit atomic.Bool
 }
 
 func startStream(t *testing.T, netns string) *stream {
@@ -34,7 +35,7 @@ func startStream(t *testing.T, netns string) *stream {
 // talk sends 32 KiB at a time, so that segments of many packets are under way.
 func (s *stream) talk() error {
 	out, in := make([]byte, 32<<10), make([]byte, 32<<10)
-	for n := uint64(1); ; n++ {
+	for n := uint64(1); !s.quit.Load(); n++ {
 		binary.BigEndian.PutUint64(out, n)
 		if _, err := s.conn.Write(out); err != nil {
 			return err
@@ -46,6 +47,21 @@ func (s *stream) talk() error {
 			return fmt.Errorf("message %d came back as %d", n, got)
 		}
 		s.at.Store(n)
+	}
+	return nil
+}
+
+// finish ends the connection between two messages, with nothing under way.
+func (s *stream) finish(t *testing.T) {
+	t.Helper()
+	s.quit.Store(true)
+	select {
+	case err := <-s.done:
+		if err != nil {
+			t.Errorf("the TCP connection broke after %d messages: %v", s.at.Load(), err)
+		}
+	case <-time.After(5 * time.Second):
+		t.Errorf("the TCP connection stands still after %d messages", s.at.Load())
 	}
 }
 
