@@ -157,7 +157,7 @@ func (o *offloaded) dial(i int) (net.Conn, error) {
 // open waits until the card has that many connections.
 func (o *offloaded) open(t *testing.T, n int) card.Status {
 	t.Helper()
-	return o.await(t, "card0", 30*time.Second, fmt.Sprintf("%d open connections", n), func(st card.Status) error {
+	return o.await(t, "card0", time.Duration(scale(30, 300))*time.Second, fmt.Sprintf("%d open connections", n), func(st card.Status) error {
 		if st.Offload.TCP == nil || int(st.Offload.TCP.Open) != n {
 			return fmt.Errorf("%+v", st.Offload.TCP)
 		}
