@@ -56,8 +56,9 @@ type udp struct {
 	listeners []int
 	talks     *talks
 	outlets   map[peer]*outlet // by endpoint of the host
-	faces     map[peer]*face   // by remote
-	young     []*face          // made, and not yet in the loop
+	wirePorts map[wirePort]*outlet
+	faces     map[peer]*face // by remote
+	young     []*face        // made, and not yet in the loop
 	services  map[Publish]*service
 	icmp      *icmp
 	sockets   int
@@ -79,7 +80,7 @@ func newUDP(l *loop, conf Config, logf func(string, ...any)) (*udp, error) {
 func openUDP(l *loop, conf Config, logf func(string, ...any), listen []netip.AddrPort) (*udp, error) {
 	u := &udp{
 		loop: l, logf: logf, in: newInbox(), out: newOutbox(),
-		talks: newTalks(), outlets: map[peer]*outlet{}, faces: map[peer]*face{}, services: map[Publish]*service{},
+		talks: newTalks(), outlets: map[peer]*outlet{}, wirePorts: map[wirePort]*outlet{}, faces: map[peer]*face{}, services: map[Publish]*service{},
 		limit: socketLimit(),
 	}
 	u.count.Drops = map[string]uint64{}

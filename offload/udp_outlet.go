@@ -10,6 +10,7 @@ type outlet struct {
 	u       *udp
 	fd      int
 	host    peer
+	at      wirePort // zero with the host's own address
 	service *service // nil: made because the host spoke
 	ours    bool     // the host is shown the card's address
 	talks   int      // that need it
@@ -19,17 +20,50 @@ type outlet struct {
 	turn    func()
 }
 
-// outletOf finds or makes the outlet of an endpoint of the host.
+// wirePort is a port of the card that an outlet has.
+type wirePort struct {
+	family int
+	port   uint16
+}
+
+// outletOf finds or makes the outlet of an endpoint of the host: with the
+// host's port number where that is free (RFC 4787, sections 4.2.1 and 4.2.2),
+// and in preserve mode with its address too.
 func (u *udp) outletOf(host peer) (*outlet, error) {
 	if o := u.outlets[host]; o != nil {
 		return o, nil
 	}
-	fd, err := wireSocket(host, u.conf.Preserve)
+	at := wirePort{host.family(), host.port()}
+	var fd int
+	var err error
+	switch {
+	case u.conf.Preserve:
+		at.port = 0
+		fd, err = preservedSocket(host)
+	case keepsPort(at.port) && u.wirePorts[at] == nil:
+		if fd, err = wireSocket(at.family, at.port); err == nil {
+			break
+		}
+		fallthrough
+	default:
+		if fd, err = wireSocket(at.family, 0); err == nil {
+			at.port = localPort(fd)
+		}
+	}
 	o, err := u.watchOutlet(fd, err, host, nil)
 	if err == nil {
 		u.outlets[host] = o
+		o.take(at)
 	}
 	return o, err
+}
+
+// take notes that an outlet has a port of the card; 0 is none.
+func (o *outlet) take(at wirePort) {
+	if at.port != 0 {
+		o.at = at
+		o.u.wirePorts[at] = o
+	}
 }
 
 // watchOutlet passes an error on, or makes an outlet of a socket.
@@ -56,6 +90,9 @@ func (u *udp) release(o *outlet) {
 	o.closed = true
 	if u.outlets[o.host] == o {
 		delete(u.outlets, o.host)
+	}
+	if u.wirePorts[o.at] == o {
+		delete(u.wirePorts, o.at)
 	}
 	u.loop.drop(o.fd)
 	u.sockets--

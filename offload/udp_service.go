@@ -61,6 +61,7 @@ func (s *service) open() error {
 			return err
 		}
 		o.ours = !keep
+		o.take(wirePort{familyOf(any), s.publish.Port})
 		s.outlets = append(s.outlets, o)
 		if keep && s.u.outlets[o.host] == nil {
 			s.u.outlets[o.host] = o
@@ -72,14 +73,8 @@ func (s *service) open() error {
 // servicePort takes the port from an endpoint of the host that happens to
 // have it.
 func (u *udp) servicePort(family int, port uint16) (int, error) {
-	fd, err := serviceSocket(family, port)
-	if !errors.Is(err, unix.EADDRINUSE) {
-		return fd, err
-	}
-	for _, o := range u.outlets {
-		if o.service == nil && localPort(o.fd) == port {
-			u.endOutlet(o)
-		}
+	if o := u.wirePorts[wirePort{family, port}]; o != nil && o.service == nil {
+		u.endOutlet(o)
 	}
 	return serviceSocket(family, port)
 }

@@ -80,6 +80,12 @@ func listenerSocket(at peer) (int, error) {
 	return boundTo(fd, err, &at)
 }
 
+// Ports of faces are those of remotes, and an outlet may have the same number
+// on the card: NTP, IKE and WireGuard speak from one port to the same port.
+// The kernel allows that if both sockets are sharable; that outlets do not
+// share a port with each other is seen to by the outlets' table.
+var sharable = option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}
+
 // faceSocket is a remote as the host sees it.
 //
 // It is not bound to a link: the way back is what the card's routes say, as
@@ -87,7 +93,7 @@ func listenerSocket(at peer) (int, error) {
 // filtering, so nobody on another link can speak for this host.
 func faceSocket(remote peer) (int, error) {
 	family := remote.family()
-	fd, err := udpSocket(family, transparent(family), tellErrors(family), towardsHost)
+	fd, err := udpSocket(family, transparent(family), tellErrors(family), sharable, towardsHost)
 	return boundTo(fd, err, &remote)
 }
 
@@ -98,31 +104,32 @@ func cardSocket(host peer) (int, error) {
 	return connectedTo(fd, err, &host)
 }
 
-// wireSocket is the host's endpoint on the wire: with the host's port number
-// where that is free (RFC 4787, sections 4.2.1 and 4.2.2), and in preserve
-// mode with its address too.
-func wireSocket(host peer, preserve bool) (int, error) {
+// preservedSocket is the host's endpoint on the wire with its own address.
+func preservedSocket(host peer) (int, error) {
 	family := host.family()
-	if preserve {
-		fd, err := udpSocket(family, tellErrors(family), transparent(family))
-		return boundTo(fd, err, &host)
+	fd, err := udpSocket(family, tellErrors(family), transparent(family), sharable)
+	return boundTo(fd, err, &host)
+}
+
+// wireSocket is the host's endpoint on the wire, at a port of the card, or
+// with 0 at one that is free.
+func wireSocket(family int, port uint16) (int, error) {
+	options := []option{tellErrors(family)}
+	if port != 0 {
+		options = append(options, sharable)
 	}
-	if keepsPort(host.port()) {
-		at := anyAddress(family, host.port())
-		fd, err := udpSocket(family, tellErrors(family))
-		if fd, err = boundTo(fd, err, &at); err == nil {
-			return fd, nil
-		}
+	at := anyAddress(family, port)
+	fd, err := udpSocket(family, options...)
+	if fd, err = boundTo(fd, err, &at); err == nil && port == 0 {
+		err = unix.SetsockoptInt(fd, sharable.level, sharable.name, sharable.value)
 	}
-	at := anyAddress(family, 0)
-	fd, err := udpSocket(family, tellErrors(family))
-	return boundTo(fd, err, &at)
+	return fd, err
 }
 
 // serviceSocket faces the wire for a published port.
 func serviceSocket(family int, port uint16) (int, error) {
 	at := anyAddress(family, port)
-	fd, err := udpSocket(family, tellErrors(family), tellLocal(family))
+	fd, err := udpSocket(family, tellErrors(family), tellLocal(family), sharable)
 	if err == nil {
 		widen(fd)
 	}

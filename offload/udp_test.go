@@ -315,3 +315,54 @@ func TestUDPPreserve(t *testing.T) {
 		t.Errorf("ReasmReqds of the host is %d", n)
 	}
 }
+
+// TestUDPSamePortOnBothSides: NTP, IKE and WireGuard speak from a port to the
+// same port; and what a remote has as its port another endpoint of the host
+// may have too.
+func TestUDPSamePortOnBothSides(t *testing.T) {
+	r := newTrial(t, Config{})
+	for _, c := range []struct{ host, remote, card string }{
+		{hostAddr4, worldAddr4, cardAddr4}, {hostAddr6, worldAddr6, cardAddr6},
+	} {
+		world := r.world.listen(at(c.remote, 123))
+		other := r.host.listen(at(c.host, 124))
+		same := r.host.listen(at(c.host, 123))
+		to := netip.MustParseAddrPort(at(c.remote, 123))
+		buf := make([]byte, 10)
+		for _, p := range []struct {
+			from *net.UDPConn
+			port int
+		}{{other, 124}, {same, 123}, {other, 124}} {
+			_, _ = p.from.WriteToUDPAddrPort([]byte("x"), to)
+			_, seen, err := world.ReadFromUDPAddrPort(buf)
+			if err != nil || seen.String() != at(c.card, p.port) {
+				t.Fatalf("the world sees %v, %v, want %s", seen, err, at(c.card, p.port))
+			}
+			_, _ = world.WriteToUDPAddrPort([]byte("y"), seen)
+			if _, seen, err = p.from.ReadFromUDPAddrPort(buf); err != nil || seen != to {
+				t.Fatalf("port %d of the host hears %v, %v", p.port, seen, err)
+			}
+		}
+	}
+}
+
+// TestUDPPortsAreNotShared: two endpoints of the host with one number have
+// two ports on the wire.
+func TestUDPPortsAreNotShared(t *testing.T) {
+	r := newTrial(t, Config{})
+	r.host.ip("addr add 10.9.1.1/32 dev toe0")
+	r.card.ip("route add 10.9.1.1/32 via " + hostAddr4)
+	world := r.world.listen(at(worldAddr4, 123))
+	seen := map[string]bool{}
+	for _, host := range []string{hostAddr4, "10.9.1.1"} {
+		_, _ = r.host.listen(at(host, 5000)).WriteToUDPAddrPort([]byte("x"), netip.MustParseAddrPort(at(worldAddr4, 123)))
+		_, from, err := world.ReadFromUDPAddrPort(make([]byte, 10))
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen[from.String()] = true
+	}
+	if len(seen) != 2 || !seen[at(cardAddr4, 5000)] {
+		t.Errorf("the world sees %v", seen)
+	}
+}
