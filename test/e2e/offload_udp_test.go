@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
@@ -284,11 +285,13 @@ func (o *offloaded) blast(t *testing.T, l load) (perSecond float64) {
 	defer far.Close()
 	near := o.dialUDP(t, worldAddr, far.LocalAddr().(*net.UDPAddr).Port)
 	_ = near.SetReadBuffer(8 << 20)
-	_, _ = near.Write([]byte("here I am"))
-	_, host, err := far.ReadFromUDPAddrPort(make([]byte, 100))
-	if err != nil {
-		t.Fatal(err)
-	}
+	var host netip.AddrPort
+	until(t, 10*time.Second, "a datagram to get through", func() (err error) {
+		_, _ = near.Write([]byte("here I am"))
+		_ = far.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		_, host, err = far.ReadFromUDPAddrPort(make([]byte, 100))
+		return err
+	})
 	from, to, address := near, far, unix.Sockaddr(nil)
 	if l.toHost {
 		from, to = far, near
@@ -326,6 +329,7 @@ func send(t *testing.T, c *net.UDPConn, to unix.Sockaddr, l load) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	_ = c.SetWriteDeadline(time.Now().Add(2 * time.Second))
 	for began := time.Now(); time.Since(began) < 2*time.Second; {
 		_ = raw.Write(func(fd uintptr) bool {
 			return !errors.Is(unix.Sendto(int(fd), data, 0, to), unix.EAGAIN)
