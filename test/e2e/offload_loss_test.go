@@ -41,6 +41,7 @@ func badPath(t *testing.T) *offloaded {
 	ip(t, "-n", o.far, "route", "add", worldNet, "via", pathAddr)
 	nameServer(t, h.netns, worldAddr)
 	o.up(t, "router", fmt.Sprintf(`machine: {kind: uml}
+offload: {mode: router}
 link: {interface: toe1, exec: false}
 ports:
   - {name: west, attach: "netns:%s/west0", addresses: [%s/24]}
@@ -137,9 +138,11 @@ func (o *offloaded) loss(t *testing.T) {
 		o.apply(t, mode)
 		for _, control := range []string{"cubic", "bbr"} {
 			o.onCard(t, "card0", "echo "+control+" > /proc/sys/"+setting)
-			host, card := o.again(t), o.cardAgain(t)
+			card := o.cardAgain(t)
+			host := o.again(t) // last before, and first after: to ask the card is traffic, too
 			up, down := o.rate(t, control)
-			host, card = o.again(t)-host, o.cardAgain(t)-card
+			host = o.again(t) - host
+			card = o.cardAgain(t) - card
 			t.Logf("1 %% loss, 20 ms, %s, %s mode: %.1f Mbit/s from the host, %.1f to it; sent again: %d by the host, %d by the card",
 				control, mode, up, down, host, card)
 			if mode == "endpoint" && (host != 0 || card == 0) {
