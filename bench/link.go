@@ -87,6 +87,11 @@ func rivals() []rival {
 // withCard runs f beside a card that is up, and takes it down.
 func (r *run) withCard(ctx context.Context, kind string, f func(*testCard) error) (err error) {
 	c, _, err := r.up(ctx, cardName, kind)
+	if err != nil && ctx.Err() == nil {
+		// One failed start is told, and does not cost the rest of a long run.
+		r.skip(kind+"/up, first try", err.Error())
+		c, _, err = r.up(ctx, cardName, kind)
+	}
 	if err != nil {
 		return err
 	}
