@@ -232,5 +232,9 @@ func TestStreamIsRenewed(t *testing.T) {
 		if got := readFull(t, peer, streamHead+len(f))[streamHead:]; !bytes.Equal(got, f) {
 			t.Fatalf("from the card: %x", got)
 		}
+		// What the pump has sent and not shown yet is sent again by the next one.
+		if _, tx := w.card.Pair(0); tx.Flush() != nil {
+			t.Fatal("the frame did not come back")
+		}
 	}
 }
