@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"connectrpc.com/connect"
 	"github.com/vishvananda/netlink"
 
 	"github.com/toe-project/toe/control"
@@ -103,12 +104,18 @@ func (g *rig) setMode(ctx context.Context, mode string) error {
 		return err
 	}
 	defer client.Close()
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if _, err := client.Apply(ctx, &cardpb.ApplyRequest{Config: encoded}); err != nil {
-		return fmt.Errorf("mode %s: %w", mode, err)
+	for { // a card that has just been sent all it can take may be late
+		_, err := client.Apply(ctx, &cardpb.ApplyRequest{Config: encoded})
+		if err == nil {
+			return g.inMode(ctx, client, mode)
+		}
+		if ctx.Err() != nil || connect.CodeOf(err) == connect.CodeInvalidArgument {
+			return fmt.Errorf("mode %s: %w", mode, err)
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
-	return g.inMode(ctx, client, mode)
 }
 
 // inMode waits until the mode is in force.
