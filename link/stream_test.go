@@ -221,16 +221,25 @@ func TestStreamIsRenewed(t *testing.T) {
 		if _, err := peer.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(f))), f...)); err != nil {
 			t.Fatal(err)
 		}
+		// One of the round before may come again, when that pump was killed
+		// before it had shown that it was done.
+		same := func(got []byte) bool {
+			if len(got) != len(f) || !bytes.Equal(got[:len(f)-1], f[:len(f)-1]) || got[len(f)-1] > byte(round) {
+				t.Fatalf("round %d: %x came", round, got)
+			}
+			return bytes.Equal(got, f)
+		}
 		buf := make([]byte, fakecard.FrameMax)
-		n, err := w.card.Recv(buf)
-		if err != nil || !bytes.Equal(buf[frame.HeaderLen:n], f) {
-			t.Fatalf("to the card: %x, %v", buf[:n], err)
+		for n := 0; n == 0 || !same(buf[frame.HeaderLen:n]); {
+			if n, err = w.card.Recv(buf); err != nil {
+				t.Fatalf("to the card: %v", err)
+			}
 		}
 		if err := w.card.Send(append(make([]byte, frame.HeaderLen), f...)); err != nil {
 			t.Fatal(err)
 		}
-		if got := readFull(t, peer, streamHead+len(f))[streamHead:]; !bytes.Equal(got, f) {
-			t.Fatalf("from the card: %x", got)
+		for again := true; again; {
+			again = !same(readFull(t, peer, streamHead+len(f))[streamHead:])
 		}
 		// What the pump has sent and not shown yet is sent again by the next one.
 		if _, tx := w.card.Pair(0); tx.Flush() != nil {
