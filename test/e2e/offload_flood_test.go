@@ -68,6 +68,9 @@ func TestOffloadFlood(t *testing.T) {
 	if seen.opens != asked {
 		t.Errorf("%d SYN on the link for %d clients", seen.opens, asked)
 	}
+	if seen.sackIn != 0 {
+		t.Errorf("%d of them permit SACK: the host would probe", seen.sackIn)
+	}
 	// A service that is not there: the card has accepted before it can know.
 	c, err := dialIn(o.far, "tcp", net.JoinHostPort(cardAddr, "91"), 5*time.Second)
 	if err != nil {

@@ -31,6 +31,7 @@ type sight struct {
 	tcpPayload   int // the largest, in bytes
 	segmentSize  int // the largest MSS option
 	opens        int // SYN without ACK
+	sackIn       int // SYN that come in and permit SACK
 	fragments    int
 	whole        int      // datagrams put together of fragments, with a right checksum
 	in, out      checksum // TCP with payload, by direction
@@ -191,7 +192,12 @@ func (w *watch) tcp(b []byte, pseudo uint16, out bool, status uint32) {
 		w.seen.opens++
 	}
 	if b[13]&2 != 0 { // SYN
-		w.seen.segmentSize = max(w.seen.segmentSize, mssOption(b[20:head]))
+		if v := tcpOption(b[20:head], optionMSS); len(v) == 2 {
+			w.seen.segmentSize = max(w.seen.segmentSize, int(binary.BigEndian.Uint16(v)))
+		}
+		if !out && tcpOption(b[20:head], optionSACK) != nil {
+			w.seen.sackIn++
+		}
 	}
 	payload := len(b) - head
 	w.seen.tcpPayload = max(w.seen.tcpPayload, payload)
@@ -228,21 +234,29 @@ func (w *watch) wrong(what string, b []byte) {
 	}
 }
 
-// mssOption is the option of that kind (RFC 9293, section 3.1), or 0.
-func mssOption(b []byte) int {
-	for len(b) > 1 {
-		switch {
-		case b[0] == 0:
-			return 0
-		case b[0] == 1:
+// Kinds of TCP options.
+const (
+	optionMSS  = 2 // RFC 9293, section 3.2
+	optionSACK = 4 // SACK-permitted, RFC 2018, section 2
+)
+
+// tcpOption is the value of an option, or nil.
+func tcpOption(b []byte, kind byte) []byte {
+	for len(b) > 1 && b[0] != 0 {
+		if b[0] == 1 {
 			b = b[1:]
 			continue
-		case b[0] == 2 && b[1] == 4 && len(b) >= 4:
-			return int(binary.BigEndian.Uint16(b[2:]))
 		}
-		b = b[min(len(b), max(2, int(b[1]))):]
+		size := max(2, int(b[1]))
+		if size > len(b) {
+			return nil
+		}
+		if b[0] == kind {
+			return b[2:size:size]
+		}
+		b = b[size:]
 	}
-	return 0
+	return nil
 }
 
 // addUp is the sum of RFC 1071 before it is folded.
