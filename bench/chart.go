@@ -9,7 +9,7 @@ import (
 
 // Sizes of the chart in pixels.
 const (
-	chartWidth = 760
+	chartWidth = 840
 	barHeight  = 14
 	barStep    = 18
 	labelWidth = 170
