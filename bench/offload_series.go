@@ -3,7 +3,10 @@ package bench
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
+
+	"github.com/toe-project/toe/card"
 )
 
 // load is one kind of traffic.
@@ -108,6 +111,10 @@ func (b *offloadRun) compareWays(ctx context.Context) error {
 						}
 						broken[name] = true
 						b.skip(name, err.Error())
+						if err := b.cardLost(ctx); err != nil {
+							b.reportOffload(s)
+							return err
+						}
 					}
 				}
 				stage.Add(1)
@@ -116,6 +123,23 @@ func (b *offloadRun) compareWays(ctx context.Context) error {
 	}
 	b.reportOffload(s)
 	return nil
+}
+
+// cardLost says what became of a card whose machine ended and was started
+// again: what was set up on it is gone.
+func (b *offloadRun) cardLost(ctx context.Context) error {
+	st, err := b.card.card.Client().Status(ctx, 0)
+	if err != nil {
+		return err
+	}
+	if st.Restarts == 0 && st.State != card.Starting {
+		return nil
+	}
+	said := make([]string, 0, len(st.History))
+	for _, e := range st.History {
+		said = append(said, e.Text)
+	}
+	return fmt.Errorf("the card did not survive this: %s", strings.Join(said, "; "))
 }
 
 func (b *offloadRun) works() (all []work) {
