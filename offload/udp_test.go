@@ -42,8 +42,9 @@ func at(host string, port int) string {
 }
 
 // TestUDPLargestDatagrams: one packet on the link, fragments on the wire only.
-// Linux sends no IPv4 packet of more than 65520 bytes (IP_MAX_MTU of
-// include/net/ip.h): the fifteen largest sizes take two even there.
+// The route here has a gateway, and a locked MTU with a number is 65520 at
+// most (net/ipv4/metrics.c): the fifteen largest sizes take two packets. A
+// route of toe's own has neither.
 func TestUDPLargestDatagrams(t *testing.T) {
 	r := newTrial(t, Config{})
 	r.world.echo(7)
