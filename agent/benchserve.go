@@ -18,8 +18,9 @@ import (
 //	'i'              takes everything in
 //	'o'              gives out without end
 //	'e'              gives each byte back
-//	'c' port size    counts datagrams at a UDP port until the other side has
-//	                 sent all (it ends its half), and answers with their number
+//	'c' port size    answers with a 0, counts datagrams at a UDP port until the
+//	                 other side says by one more byte that it has sent all, and
+//	                 answers with their number
 //	'u' port size    sends datagrams to the other side's UDP port until that
 //	                 ends the connection
 //	'g' mtu tso      sets MTU and TSO (0 off, 1 on, 2 as it is) of the device

@@ -84,7 +84,7 @@ func TestBenchCountsDatagrams(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := c.CloseWrite(); err != nil {
+	if _, err := c.Write([]byte{0}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(c, answer[:]); err != nil || binary.BigEndian.Uint64(answer[:]) != sent {

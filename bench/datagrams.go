@@ -61,7 +61,7 @@ func (g *rig) smallToCard(ctx context.Context, length time.Duration) (float64, e
 		}
 	}
 	took := time.Since(start)
-	if err := order.CloseWrite(); err != nil {
+	if _, err := order.Write([]byte{0}); err != nil { // no half close: passt may end the whole
 		return 0, err
 	}
 	if _, err := io.ReadFull(order, answer[:]); err != nil {
