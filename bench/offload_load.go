@@ -199,7 +199,7 @@ func loadRequests(o loadOrder, end time.Time, done *loadDone) error {
 	defer c.Close()
 	_ = c.SetDeadline(end.Add(drainTime))
 	buf := make([]byte, answerSize)
-	for time.Now().Before(end) {
+	for done.Count == 0 || time.Now().Before(end) { // one at least, however late
 		if err := request(c, buf); err != nil {
 			return err
 		}
@@ -220,7 +220,7 @@ func request(c *net.TCPConn, buf []byte) error {
 // first, so that it is the world that has to remember it (RFC 9293, 3.6).
 func loadConnections(o loadOrder, end time.Time, done *loadDone) error {
 	buf := make([]byte, answerSize)
-	for time.Now().Before(end) {
+	for done.Count == 0 || time.Now().Before(end) {
 		if err := oneRequest(o.Address, end, buf); err != nil {
 			return fmt.Errorf("connection %.0f: %w", done.Count, err)
 		}
