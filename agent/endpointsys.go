@@ -46,6 +46,13 @@ func (s sysctls) endpoint(memory uint64) {
 	s.set("net/ipv4/tcp_max_syn_backlog", "4096")
 	s.set("net/core/somaxconn", "4096")
 
+	// The card asks a silent peer on its own account, for the keepalive of the
+	// host's programs ends at the card: one that is silently gone is an error
+	// for the other side within four minutes.
+	s.set("net/ipv4/tcp_keepalive_time", "120")
+	s.set("net/ipv4/tcp_keepalive_intvl", "15")
+	s.set("net/ipv4/tcp_keepalive_probes", "8")
+
 	// 64,000 connections to one server, in place of 28,000. What listens is
 	// kept out by ip_local_reserved_ports.
 	s.set("net/ipv4/ip_local_port_range", "1024 65535")

@@ -60,7 +60,9 @@ func (t *tcp) joinAs(hostFD, wireFD int, broken bool) {
 			return
 		}
 	}
-	f.advance()
+	if broken {
+		f.advance()
+	} // else the loop says what is there: nothing, most often
 }
 
 // flowEvents are what a flow is told of its sockets.
@@ -253,8 +255,8 @@ func splice(from, to, n int) (int, error) {
 // The end that an error makes is passed on by settle.
 func (f *flow) passEnd(s int) {
 	f.way[s].done = true
-	if f.dead[s] {
-		return
+	if f.dead[s] || f.way[1-s].done {
+		return // settle closes both, with RST or with FIN
 	}
 	if err := unix.Shutdown(f.fd[1-s], unix.SHUT_WR); err != nil {
 		f.dead[1-s] = true

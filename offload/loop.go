@@ -12,7 +12,7 @@ import (
 )
 
 // handler owns a descriptor in the loop. ready is called with EPOLL* bits;
-// registrations are edge triggered, so it goes on until EAGAIN or until its
+// registrations by add are edge triggered, so it goes on until EAGAIN or until its
 // budget is used up, and then asks for another turn with loop.soon. Bits are
 // hints: an event may be about what a call has dealt with in the meantime.
 type handler interface{ ready(events uint32) }
@@ -61,18 +61,40 @@ func newLoop() (*loop, error) {
 
 // add watches fd, edge triggered, for events (EPOLLIN, EPOLLOUT, EPOLLRDHUP).
 func (l *loop) add(fd int, events uint32, h handler) error {
+	return l.register(fd, events|unix.EPOLLET, h)
+}
+
+// addLevel watches fd level triggered: for what is mostly one thing at a time,
+// where the look for a second one would be a system call in vain.
+func (l *loop) addLevel(fd int, h handler) error { return l.register(fd, unix.EPOLLIN, h) }
+
+func (l *loop) register(fd int, events uint32, h handler) error {
 	for fd >= len(l.slots) {
 		l.slots = append(l.slots, make([]slot, len(l.slots)+64)...)
 	}
 	s := &l.slots[fd]
 	s.generation++
 	s.h = h
-	ev := unix.EpollEvent{Events: events | unix.EPOLLET, Fd: int32(fd), Pad: int32(s.generation)}
+	ev := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: int32(s.generation)}
 	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
 		s.h = nil
 		return fmt.Errorf("epoll_ctl: %w", err)
 	}
 	return nil
+}
+
+// rest hears nothing of a level triggered descriptor for a while.
+func (l *loop) rest(fd int, d time.Duration) {
+	generation := l.slots[fd].generation
+	listen := func(events uint32) {
+		if s := l.slots[fd]; s.h == nil || s.generation != generation {
+			return // closed meanwhile
+		}
+		ev := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: int32(generation)}
+		_ = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_MOD, fd, &ev)
+	}
+	listen(0)
+	l.after(d, func() { listen(unix.EPOLLIN) })
 }
 
 // watch is add for a descriptor that may be in the loop already: its handler

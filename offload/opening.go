@@ -65,7 +65,8 @@ func (t *tcp) begin(s segment, held uint32) {
 		t.drop("gave up for a newer one")
 		t.oldest.Front().Value.(*opening).end()
 	}
-	if err := t.loop.add(fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP, o); err != nil {
+	// What comes after the answer is the flow's: watch tells it.
+	if err := t.loop.add(fd, unix.EPOLLOUT, o); err != nil {
 		t.drop("no memory")
 		o.end()
 	}
@@ -106,7 +107,11 @@ func (o *opening) ready(events uint32) {
 	if o.connected || events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
 		return // what comes now is for the flow
 	}
-	switch err := pendingError(o.fd); {
+	var err error
+	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+		err = pendingError(o.fd)
+	}
+	switch {
 	case errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
 		o.broken = true // after it had accepted: else it were refused
 	case err != nil:

@@ -29,7 +29,7 @@ func (t *tcp) publish(p Publish) error {
 		}
 		t.published[p] = append(t.published[p], fd)
 		take := func(fd int, client netip.AddrPort) { t.meet(p, fd, client) }
-		if err := t.loop.add(fd, unix.EPOLLIN, acceptor{t, fd, take}); err != nil {
+		if err := t.loop.addLevel(fd, acceptor{t, fd, take}); err != nil {
 			return err
 		}
 	}
@@ -67,7 +67,7 @@ func (t *tcp) meet(p Publish, client int, from netip.AddrPort) {
 	m := &meeting{t: t, client: client, host: host}
 	t.meeting[m] = true
 	m.limit = t.loop.after(meetLimit, func() { m.fail() })
-	if err := t.loop.add(host, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP, m); err != nil {
+	if err := t.loop.add(host, unix.EPOLLOUT, m); err != nil {
 		m.fail()
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -26,7 +27,7 @@ import (
 type queue struct {
 	fd   int
 	seq  uint32
-	buf  []byte
+	in   *letters
 	out  []byte
 	held func(heldPacket)
 	lost func() // the kernel had no room for a packet's message
@@ -74,7 +75,7 @@ func newQueue(held func(heldPacket), lost func()) (*queue, error) {
 	if err != nil {
 		return nil, fmt.Errorf("netfilter netlink socket: %w", err)
 	}
-	q := &queue{fd: fd, buf: make([]byte, 64<<10), held: held, lost: lost}
+	q := &queue{fd: fd, in: newLetters(), held: held, lost: lost}
 	if err := q.bind(); err != nil {
 		_ = unix.Close(fd)
 		return nil, fmt.Errorf("packet queue %d: %w", queueNumber, err)
@@ -109,11 +110,11 @@ func (q *queue) configure(a []byte) error {
 	if err := q.send(queueConfig, unix.NLM_F_ACK, a); err != nil {
 		return err
 	}
-	n, _, err := unix.Recvfrom(q.fd, q.buf, 0)
+	m := q.in.data[0][:]
+	n, _, err := unix.Recvfrom(q.fd, m, 0)
 	if err != nil {
 		return fmt.Errorf("wait for the kernel's answer: %w", err)
 	}
-	m := q.buf[:n]
 	if n < 20 || binary.NativeEndian.Uint16(m[4:]) != unix.NLMSG_ERROR {
 		return errors.New("the kernel's answer is no acknowledgement")
 	}
@@ -161,20 +162,51 @@ func (q *queue) verdict(verdict, id uint32, more ...[]byte) {
 	_ = q.send(queueVerdict, 0, append([][]byte{attribute(attrVerdictHeader, head)}, more...)...)
 }
 
-// ready reads what the kernel holds. It implements handler.
+// ready reads what the kernel holds, many messages in one call: its
+// registration is level triggered. It implements handler.
 func (q *queue) ready(uint32) {
-	for {
-		n, _, err := unix.Recvfrom(q.fd, q.buf, unix.MSG_DONTWAIT)
-		switch {
-		case err == nil:
-			q.parse(q.buf[:n])
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.ENOBUFS):
-			q.lost()
-		default:
-			return
-		}
+	n, err := q.in.receive(q.fd)
+	if err == unix.ENOBUFS {
+		q.lost()
 	}
+	for i := range n {
+		q.parse(q.in.message(i))
+	}
+}
+
+// letters are the messages of one recvmmsg(2).
+type letters struct {
+	headers [lettersSize]mmsghdr
+	vectors [lettersSize]unix.Iovec
+	data    [lettersSize][letterBytes]byte
+}
+
+const (
+	lettersSize = 16
+	// letterBytes hold a message: headBytes, and a dozen short attributes.
+	letterBytes = 2048
+)
+
+func newLetters() *letters {
+	l := new(letters)
+	for i := range l.headers {
+		l.vectors[i].Base = &l.data[i][0]
+		l.vectors[i].SetLen(letterBytes)
+		l.headers[i].msg.Iov = &l.vectors[i]
+		l.headers[i].msg.SetIovlen(1)
+	}
+	return l
+}
+
+func (l *letters) message(i int) []byte { return l.data[i][:min(int(l.headers[i].n), letterBytes)] }
+
+func (l *letters) receive(fd int) (int, unix.Errno) {
+	n, _, err := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&l.headers)),
+		lettersSize, unix.MSG_DONTWAIT, 0, 0)
+	if err != 0 {
+		return 0, err
+	}
+	return int(n), 0
 }
 
 // parse takes messages one by one, and leaves at the first that is not whole.

@@ -69,7 +69,7 @@ func (t *tcp) open() (err error) {
 	if err != nil {
 		return err
 	}
-	if err := t.loop.add(t.queue.fd, unix.EPOLLIN, t.queue); err != nil {
+	if err := t.loop.addLevel(t.queue.fd, t.queue); err != nil {
 		return err
 	}
 	for _, addr := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
@@ -81,7 +81,7 @@ func (t *tcp) open() (err error) {
 			return err
 		}
 		t.listeners = append(t.listeners, fd)
-		if err := t.loop.add(fd, unix.EPOLLIN, acceptor{t, fd, t.accepted}); err != nil {
+		if err := t.loop.addLevel(fd, acceptor{t, fd, t.accepted}); err != nil {
 			return err
 		}
 	}
@@ -175,21 +175,18 @@ type acceptor struct {
 	take func(fd int, peer netip.AddrPort)
 }
 
-// ready accepts what waits. Without a descriptor left it comes back later:
-// the event will not.
+// shortagePause is how long a listener rests when there is no descriptor or
+// no memory for what waits at it.
+const shortagePause = 100 * time.Millisecond
+
+// ready accepts one that waits: its registration is level triggered.
 func (a acceptor) ready(uint32) {
-	for range 256 {
-		fd, sa, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
-		switch {
-		case err == nil:
-			a.take(fd, addrPort(sa))
-		case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EBADF), errors.Is(err, unix.EINVAL):
-			return
-		case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
-			a.t.drop("no descriptor or memory")
-			a.t.loop.after(100*time.Millisecond, func() { a.ready(0) })
-			return
-		}
+	fd, sa, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	switch {
+	case err == nil:
+		a.take(fd, addrPort(sa))
+	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
+		a.t.drop("no descriptor or memory")
+		a.t.loop.rest(a.fd, shortagePause)
 	}
-	a.t.loop.soon(func() { a.ready(0) })
 }
