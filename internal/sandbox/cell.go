@@ -14,6 +14,7 @@ const helperName = "toe-sandbox-exec"
 type helperOrder struct {
 	Cell  Cell
 	Extra int // how many descriptors after the report are the program's
+	CPU   int // where Cell.OneCPU stays; -1 for anywhere
 }
 
 // Bind is a file or directory of the host that the cell can see.
@@ -73,6 +74,9 @@ type Cell struct {
 	// (RLIMIT_DATA), 0 for no limit. The helper, a Go program, has to get by
 	// with it, too: it uses about 100 MiB of that, nearly all untouched.
 	Data uint64
+	// OneCPU keeps the program and all its processes on one CPU of those that
+	// the caller may use (see pickCPU).
+	OneCPU bool
 }
 
 // check finds mistakes of the calling code before a process is started.
@@ -106,7 +110,7 @@ func Main() {
 	var h helperOrder
 	err := json.Unmarshal([]byte(os.Args[1]), &h)
 	if err == nil {
-		err = h.Cell.enter(h.Extra)
+		err = h.Cell.enter(h.Extra, h.CPU)
 	}
 	fmt.Fprint(os.NewFile(reportFD, "report"), err)
 	os.Exit(1)

@@ -19,7 +19,7 @@ const secureNoRoot = 1<<0 | 1<<1 | 1<<2 | 1<<3 // NOROOT, NO_SETUID_FIXUP, each 
 
 // enter turns this helper into the program of the cell. It only returns with
 // an error. Order matters: mounts need the privileges, the filter comes last.
-func (c Cell) enter(extra int) error {
+func (c Cell) enter(extra, cpu int) error {
 	runtime.LockOSThread()
 	unix.CloseOnExec(reportFD)
 	// What the caller's own starter has left open is not the program's.
@@ -37,6 +37,7 @@ func (c Cell) enter(extra int) error {
 	if err := c.limits(own); err != nil {
 		return err
 	}
+	stayOn(cpu)
 	if err := c.surrender(own); err != nil {
 		return err
 	}

@@ -43,7 +43,11 @@ func Start(ctx context.Context, c Cell, io Stdio) (*Process, error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	arg, err := json.Marshal(helperOrder{Cell: c, Extra: len(io.Extra)})
+	order := helperOrder{Cell: c, Extra: len(io.Extra), CPU: -1}
+	if c.OneCPU {
+		order.CPU = pickCPU()
+	}
+	arg, err := json.Marshal(order)
 	if err != nil {
 		return nil, fmt.Errorf("sandbox cell: %w", err)
 	}

@@ -41,6 +41,8 @@ func (m *Machine) cell(spec machine.Spec) sandbox.Cell {
 		Files:          map[string][]byte{},
 		Filter:         sandbox.UMLFilter,
 		FixedAddresses: true,
+		// With more CPUs its processes do run at once.
+		OneCPU: spec.CPUs <= 1,
 		// One descriptor a process on the card at times, and some for devices.
 		OpenFiles: 4096,
 		// The card's kernel has a process of the host for each of its own and
