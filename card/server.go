@@ -83,8 +83,30 @@ func refuse(w http.ResponseWriter, code int, err error) {
 func (s *Supervisor) serveStatus(w http.ResponseWriter, r *http.Request) {
 	if after, err := strconv.ParseUint(r.FormValue("after"), 10, 64); err == nil {
 		s.await(r.Context(), after)
+	} else {
+		s.refresh(r.Context())
 	}
 	answer(w, http.StatusOK, s.Status())
+}
+
+// Who asks for the status wants to know how the card is now. A card that is
+// slow to say so is shown as it was.
+const (
+	freshFor     = 100 * time.Millisecond
+	refreshLimit = 500 * time.Millisecond
+)
+
+// refresh asks the agent once more, if it has answered before.
+func (s *Supervisor) refresh(ctx context.Context) {
+	s.mu.Lock()
+	running := s.phase == Healthy && s.instance != nil && time.Since(s.replied) > freshFor
+	s.mu.Unlock()
+	if !running {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, refreshLimit)
+	defer cancel()
+	_ = s.ask(ctx) // steady tells of an agent that does not answer
 }
 
 // await returns when the sequence is above after, or after a while anyway.

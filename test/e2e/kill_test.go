@@ -109,10 +109,13 @@ func (j *journey) killSupervisor(t *testing.T) {
 	p.gap.Store(0)
 	kill(t, before.Supervisor.PID)
 	j.gone(t, 5*time.Second)
-	st := j.status(t, "card0")
-	if st.State != card.Failed || !strings.Contains(strings.Join(st.Reasons, " "), "killed") || !st.Killed {
-		t.Errorf("status: %s %v; want failed, and that the supervisor was killed", st.State, st.Reasons)
-	}
+	// The kernel takes a moment to give up what a killed process held.
+	j.await(t, "card0", 2*time.Second, "the status to tell of the killed supervisor", func(st card.Status) error {
+		if st.State != card.Failed || !strings.Contains(strings.Join(st.Reasons, " "), "killed") || !st.Killed {
+			return fmt.Errorf("%s %v; want failed, and that the supervisor was killed", st.State, st.Reasons)
+		}
+		return nil
+	})
 	j.run(t, j.kind.start, 0, "up")
 	idle.ends(t)
 	j.card = j.status(t, "card0")
