@@ -123,7 +123,8 @@ func (s sysctls) forPort(name string, ra bool) {
 	four, six := "net/ipv4/conf/"+name+"/", "net/ipv6/conf/"+name+"/"
 	// Loose: with two ports an answer may rightly come in by the other one
 	// (RFC 3704, section 2.4). A forged source gains nothing: the firewall
-	// lets nothing new in from a port, whoever it says it is from.
+	// lets nothing new in from a port, and endpoint mode, which publishes
+	// services, drops sources of the card and of the links.
 	s.set(four+"rp_filter", "2")
 	accept := "0"
 	if ra {

@@ -9,8 +9,8 @@
 //
 // The life of a connection from the host, and where it is in this package:
 //
-//	host's SYN ── nf_tables queue ──▶ opening (syn.go)
-//	                                    │ connect(2) on the wire (dial.go)
+//	host's SYN ── nf_tables queue ──▶ opening (queue.go, opening.go)
+//	                                    │ connect(2) on the wire (socket.go)
 //	                      established ◀─┴─▶ refused, unreachable: RST or ICMP to the host
 //	                           │
 //	     verdict: go on ── nf_tables tproxy ──▶ listener ──▶ flow (flow.go)

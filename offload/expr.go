@@ -20,6 +20,7 @@ const (
 
 var (
 	accept  = match{&expr.Verdict{Kind: expr.VerdictAccept}}
+	drop    = match{&expr.Verdict{Kind: expr.VerdictDrop}}
 	leave   = match{&expr.Verdict{Kind: expr.VerdictReturn}}
 	untrack = match{&expr.Notrack{}}
 )
@@ -139,6 +140,44 @@ func notUnicast() match {
 // routedTo matches a destination behind an interface.
 func routedTo(link string) match {
 	return match{&expr.Fib{Register: reg1, ResultOIFNAME: true, FlagDADDR: true}, equal(ifname(link))}
+}
+
+// sourceOfOurs matches a source that is an address of the card.
+func sourceOfOurs() match {
+	return match{&expr.Fib{Register: reg1, ResultADDRTYPE: true, FlagSADDR: true}, equal(native(unix.RTN_LOCAL))}
+}
+
+// sourceBehind matches a source that the card would answer by way of an
+// interface.
+func sourceBehind(link string) match {
+	return match{&expr.Fib{Register: reg1, ResultOIFNAME: true, FlagSADDR: true}, equal(ifname(link))}
+}
+
+// notFrom6 matches IPv6 whose source is not behind an interface. A link-local
+// source says nothing, and who speaks to many may have no other.
+func notFrom6(link string) match {
+	return append(family(unix.NFPROTO_IPV6),
+		network(24, 1), unequal([]byte{0xff}),
+		network(8, 2), mask(0xff, 0xc0), unequal([]byte{0xfe, 0x80}),
+		&expr.Fib{Register: reg1, ResultOIFNAME: true, FlagSADDR: true}, unequal(ifname(link)))
+}
+
+// begins matches the first packets of a connection, or of a flow of datagrams,
+// that connection tracking sees.
+func begins() match {
+	return match{
+		&expr.Ct{Key: expr.CtKeySTATE, Register: reg1},
+		mask(native(expr.CtStateBitNEW)...), unequal(native(0)),
+	}
+}
+
+// source matches an address and port of TCP or UDP.
+func source(at netip.AddrPort) match {
+	ip := append(family(unix.NFPROTO_IPV4), network(12, 4), equal(at.Addr().AsSlice()))
+	if !at.Addr().Is4() {
+		ip = append(family(unix.NFPROTO_IPV6), network(8, 16), equal(at.Addr().AsSlice()))
+	}
+	return append(ip, transport(0, 2), equal(binaryutil.BigEndian.PutUint16(at.Port())))
 }
 
 // toListener hands a packet to the socket at proxyPort of the loopback.

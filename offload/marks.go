@@ -4,7 +4,7 @@ package offload
 // one of them at a time.
 const (
 	// markLocal is on packets of the host that a socket here is for. The
-	// policy rule of route.go sends them up whatever their destination is.
+	// policy rule of policy.go sends them up whatever their destination is.
 	markLocal = 0x70e0001
 	// markOwn is on what our sockets towards the host send (SO_MARK): it is
 	// not connection tracking's business.

@@ -14,8 +14,8 @@ import (
 // loses nothing: no answer in this time is none at all.
 const meetLimit = 10 * time.Second
 
-// publish listens for a service of the host. The agent's firewall says that
-// only the wire gets here.
+// publish listens for a service of the host, at every address of the card.
+// The agent's firewall lets the wire and the links get here.
 func (t *tcp) publish(p Publish) error {
 	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		fd, err := listen(netip.AddrPortFrom(any, p.Port))
