@@ -27,6 +27,7 @@ type flow struct {
 	dead  [2]bool // this side's connection has ended with an error
 	busy  bool    // a turn is asked for
 	gone  bool
+	knock bool   // begun by the wire: a client of a published service
 	grace *timer // ends what cannot be delivered
 	pause *timer // until another try
 }
@@ -45,14 +46,17 @@ type way struct {
 const drainLimit = time.Minute
 
 // join makes one flow of two sockets, and owns them. The wire's socket, or
-// that of a published service, is in the loop already.
-func (t *tcp) join(hostFD, wireFD int) { t.joinAs(hostFD, wireFD, false) }
+// that of a published service, is in the loop already. broken: the error of the
+// wire's socket has been taken from it already.
+func (t *tcp) join(hostFD, wireFD int, broken bool) {
+	t.add(&flow{t: t, fd: [2]int{hostFD, wireFD}, dead: [2]bool{wire: broken}})
+}
 
-// joinAs is join where the error of the wire's socket may have been taken from
-// it already.
-func (t *tcp) joinAs(hostFD, wireFD int, broken bool) {
-	f := &flow{t: t, fd: [2]int{hostFD, wireFD}, dead: [2]bool{wire: broken}}
+func (t *tcp) add(f *flow) {
 	t.flows[f] = true
+	if f.knock {
+		t.knocks++
+	}
 	for s, fd := range f.fd {
 		if err := t.loop.watch(fd, flowEvents, side{f, s}); err != nil {
 			t.drop("no memory")
@@ -60,7 +64,7 @@ func (t *tcp) joinAs(hostFD, wireFD int, broken bool) {
 			return
 		}
 	}
-	if broken {
+	if f.dead[wire] {
 		f.advance()
 	} // else the loop says what is there: nothing, most often
 }
@@ -328,4 +332,7 @@ func (f *flow) close() {
 		}
 	}
 	delete(f.t.flows, f)
+	if f.knock {
+		f.t.knocks--
+	}
 }

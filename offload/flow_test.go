@@ -35,7 +35,7 @@ func newFlow(t *testing.T) joined {
 	wire, b := connected(t)
 	j.host, j.wire = host, wire
 	go l.run()
-	l.do(func() { j.tcp.join(a, b) })
+	l.do(func() { j.tcp.join(a, b, false) })
 	t.Cleanup(func() {
 		host.Close()
 		wire.Close()
@@ -354,7 +354,7 @@ func BenchmarkFlow(b *testing.B) {
 	var tt testing.T
 	host, x := connected(&tt)
 	wire, y := connected(&tt)
-	l.do(func() { t.join(x, y) })
+	l.do(func() { t.join(x, y, false) })
 	defer wire.Close()
 	defer host.Close()
 	data := make([]byte, 1<<20)
@@ -433,11 +433,39 @@ func TestFlowOfABrokenConnection(t *testing.T) {
 		}
 	}
 	go l.run()
-	l.do(func() { all.joinAs(a, b, true) })
+	l.do(func() { all.join(a, b, true) })
 	got, err := io.ReadAll(host)
 	if string(got) != "last words" || !errors.Is(err, unix.ECONNRESET) {
 		t.Errorf("got %q and %v", got, err)
 	}
 	l.do(all.pipes.close)
 	l.stop()
+}
+
+// TestClientsLeaveRoom: whoever connects to published services, the host can
+// still connect.
+func TestClientsLeaveRoom(t *testing.T) {
+	for _, c := range []struct {
+		name                   string
+		flows, knocks, waiting int
+		host, wire             bool // is full
+	}{
+		{"empty", 0, 0, 0, false, false},
+		{"clients below their share", 11, 11, 0, false, false},
+		{"clients have their share", 12, 12, 0, false, true},
+		{"those that wait count", 8, 8, 4, false, true},
+		{"many wait", 0, 0, maxMeeting, false, true},
+		{"the host has it all", 16, 0, 0, true, true},
+	} {
+		all := &tcp{maxFlows: 16, knocks: c.knocks, flows: map[*flow]bool{}, meeting: map[*meeting]bool{}, count: TCPStats{Drops: map[string]uint64{}}}
+		for range c.flows {
+			all.flows[new(flow)] = true
+		}
+		for range c.waiting {
+			all.meeting[new(meeting)] = true
+		}
+		if host, wire := all.full(), all.fullForWire(); host != c.host || wire != c.wire {
+			t.Errorf("%s: full for the host %t, for the wire %t; want %t, %t", c.name, host, wire, c.host, c.wire)
+		}
+	}
 }

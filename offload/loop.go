@@ -179,8 +179,8 @@ func (l *loop) do(f func()) bool {
 		return false
 	}
 	l.orders = append(l.orders, func() { f(); close(ran) })
-	l.mu.Unlock()
 	l.ring()
+	l.mu.Unlock()
 	select {
 	case <-ran:
 		return true
@@ -193,13 +193,15 @@ func (l *loop) do(f func()) bool {
 func (l *loop) stop() {
 	l.mu.Lock()
 	l.closed = true
-	l.mu.Unlock()
 	l.ring()
+	l.mu.Unlock()
 	<-l.done
 	_ = unix.Close(l.epoll)
 	_ = unix.Close(l.bell)
 }
 
+// ring is called with mu held, and not after closed: later the bell's number
+// may be that of another file, which the bytes would be written to.
 func (l *loop) ring() {
 	one := [8]byte{1}
 	_, _ = unix.Write(l.bell, one[:]) // EAGAIN: it rings already

@@ -188,5 +188,5 @@ func (t *tcp) accepted(fd int, peer netip.AddrPort) {
 	}
 	o.leave()
 	t.count.Opened++
-	t.joinAs(fd, o.fd, o.broken)
+	t.join(fd, o.fd, o.broken)
 }

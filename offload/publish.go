@@ -46,7 +46,7 @@ type meeting struct {
 // meet takes a client to the host. Its handshake with the card is complete:
 // what only pretends to be a client gets no further than the card's kernel.
 func (t *tcp) meet(p Publish, client int, from netip.AddrPort) {
-	if t.full() {
+	if t.fullForWire() {
 		_ = unix.Close(client)
 		return
 	}
@@ -104,7 +104,7 @@ func (m *meeting) ready(events uint32) {
 	m.leave()
 	m.t.count.Opened++
 	m.t.count.Published++
-	m.t.join(m.host, m.client)
+	m.t.add(&flow{t: m.t, fd: [2]int{m.host, m.client}, knock: true})
 }
 
 func (m *meeting) fail() {

@@ -37,6 +37,7 @@ type tcp struct {
 	oldest   *list.List        // of *opening
 	meeting  map[*meeting]bool // asked for by the wire
 	flows    map[*flow]bool
+	knocks   int // of flows, those that the wire began
 	maxFlows int
 	pipes    pipes
 
@@ -134,13 +135,23 @@ func (t *tcp) drop(cause string) { t.count.Drops[cause]++ }
 
 // full says whether another connection has no place, and counts it.
 func (t *tcp) full() bool {
+	if len(t.flows) < t.maxFlows {
+		return false
+	}
+	t.drop("table full")
+	return true
+}
+
+// fullForWire is full for clients of published services. They have three
+// quarters of the table: the wire cannot keep the host from connecting.
+func (t *tcp) fullForWire() bool {
 	switch {
 	case len(t.meeting) >= maxMeeting:
 		t.drop("too many clients waiting")
-	case len(t.flows) >= t.maxFlows:
-		t.drop("table full")
+	case t.knocks+len(t.meeting) >= t.maxFlows/4*3:
+		t.drop("too many clients")
 	default:
-		return false
+		return t.full()
 	}
 	return true
 }
