@@ -61,8 +61,9 @@ func (r reported) forHost(four bool) bool {
 }
 
 // takeErrors empties a socket's error queue. Each error is about a datagram
-// to target, which began as quoted.
-func takeErrors(fd int, each func(r reported, target peer, quoted []byte)) (n int) {
+// to target, which began as quoted. each returns false when it has closed the
+// socket, whose number may be another's then.
+func takeErrors(fd int, each func(r reported, target peer, quoted []byte) (more bool)) (n int) {
 	var room [64]uint64
 	control := bytesOf(&room)
 	quoted := make([]byte, 1280)
@@ -72,8 +73,9 @@ func takeErrors(fd int, each func(r reported, target peer, quoted []byte)) (n in
 			return n
 		}
 		n++
-		if r, ok := parseReported(control[:controlSize]); ok {
-			each(r, peerOf(addrPort(about)), quoted[:size])
+		r, ok := parseReported(control[:controlSize])
+		if ok && !each(r, peerOf(addrPort(about)), quoted[:size]) {
+			return n
 		}
 	}
 	return n
@@ -83,13 +85,12 @@ func takeErrors(fd int, each func(r reported, target peer, quoted []byte)) (n in
 // error with the socket by the ports that it quotes; that the remote is one
 // that the host talks to is seen here.
 func (o *outlet) readErrors() int {
-	return takeErrors(o.fd, func(r reported, remote peer, quoted []byte) {
-		if !r.forHost(remote.is4()) {
-			return
-		}
-		if t := o.u.talks.all[talkKey{host: o.host, remote: remote}]; t != nil {
+	return takeErrors(o.fd, func(r reported, remote peer, quoted []byte) bool {
+		t := o.u.talks.all[talkKey{host: o.host, remote: remote}]
+		if t != nil && r.forHost(remote.is4()) {
 			o.u.tellHost(t, r, quoted)
 		}
+		return true
 	})
 }
 
@@ -151,14 +152,15 @@ func noRoute(err unix.Errno, four bool) (reported, bool) {
 // readErrors hears what the host says about datagrams of the wire.
 func (f *face) readErrors() int {
 	u := f.u
-	return takeErrors(f.fd, func(r reported, host peer, _ []byte) {
+	return takeErrors(f.fd, func(r reported, host peer, _ []byte) bool {
 		if r.kind != unreachable4 && host.is4() || r.kind != unreachable6 && !host.is4() {
-			return
+			return true
 		}
 		t := u.talks.all[talkKey{host: host, remote: f.at, ours: f.own != nil}]
 		if t != nil && t.face == f {
 			u.unheard(t)
 		}
+		return !f.closed
 	})
 }
 

@@ -163,12 +163,14 @@ type mdnsHandler struct {
 	fd int
 }
 
+// ready takes its turn as every socket does: somebody on the wire may send
+// faster than the card reads.
 func (h mdnsHandler) ready(uint32) {
-	if h.fds == nil {
-		return
-	}
 	u := h.u
-	for {
+	for range turnBatches {
+		if h.fds == nil {
+			return
+		}
 		n, _ := u.in.receive(h.fd)
 		for i := range n {
 			u.in.get(i, &u.d)
@@ -178,6 +180,7 @@ func (h mdnsHandler) ready(uint32) {
 			return
 		}
 	}
+	u.loop.soon(func() { h.ready(0) })
 }
 
 // relay sends a message to the other side.
