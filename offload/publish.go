@@ -55,10 +55,7 @@ func (t *tcp) meet(p Publish, client int, from netip.AddrPort) {
 	if !keep || t.ofHost(from.Addr()) { // the host cannot answer its own address
 		source = netip.AddrPort{}
 	}
-	host, err := dial(source, to, towardsHost)
-	if err != nil && source.IsValid() && errors.Is(err, unix.EADDRINUSE) {
-		host, err = dial(netip.AddrPort{}, to, towardsHost)
-	}
+	host, err := dialFor(source, to)
 	if err != nil {
 		t.drop("published service not reached")
 		_ = unix.Close(client)
@@ -70,6 +67,19 @@ func (t *tcp) meet(p Publish, client int, from netip.AddrPort) {
 	if err := t.loop.add(host, unix.EPOLLOUT, m); err != nil {
 		m.fail()
 	}
+}
+
+// dialFor connects to a service for a client; without a source, as the card.
+// What listens on the card keeps a port from being used, whoever asks for it,
+// and a client may come from one port to two published ones: then its port is
+// another, and its address still its own. A client that could choose to look like
+// the card would pass where the card may.
+func dialFor(source, to netip.AddrPort) (int, error) {
+	fd, err := dial(source, to, towardsHost)
+	if source.IsValid() && (errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EADDRNOTAVAIL)) {
+		fd, err = dial(netip.AddrPortFrom(source.Addr(), 0), to, towardsHost)
+	}
+	return fd, err
 }
 
 // ofHost says whether an address is at the other end of a link.
