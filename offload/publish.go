@@ -82,9 +82,24 @@ func dialFor(source, to netip.AddrPort) (int, error) {
 	return fd, err
 }
 
-// ofHost says whether an address is at the other end of a link.
+// ofHost says whether an address is at the other end of a link. What is on the
+// links is asked of the kernel once a second at most, not for every client.
 func (t *tcp) ofHost(a netip.Addr) bool {
-	for _, name := range t.conf.Links {
+	if t.linkNets == nil || t.loop.now.Sub(t.linkNetsAt) >= time.Second {
+		t.linkNets, t.linkNetsAt = networks(t.conf.Links), t.loop.now
+	}
+	for _, n := range t.linkNets {
+		if n.Contains(a.AsSlice()) {
+			return true
+		}
+	}
+	return false
+}
+
+// networks are those of the addresses that interfaces have.
+func networks(names []string) []*net.IPNet {
+	found := []*net.IPNet{} // not nil: they have been looked for
+	for _, name := range names {
 		dev, err := net.InterfaceByName(name)
 		if err != nil {
 			continue
@@ -93,13 +108,13 @@ func (t *tcp) ofHost(a netip.Addr) bool {
 		if err != nil {
 			continue
 		}
-		for _, n := range addrs {
-			if n, ok := n.(*net.IPNet); ok && n.Contains(a.AsSlice()) {
-				return true
+		for _, a := range addrs {
+			if n, ok := a.(*net.IPNet); ok {
+				found = append(found, n)
 			}
 		}
 	}
-	return false
+	return found
 }
 
 // ready is the service's answer. It implements handler.

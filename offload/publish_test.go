@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,5 +43,27 @@ func TestClientKeepsItsAddress(t *testing.T) {
 		if got.Addr() != source.Addr() || (got == source) != c.port {
 			t.Errorf("%s: the service sees %s of the client %s", c.name, got, source)
 		}
+	}
+}
+
+// TestClientsOfTheHost: what is on the links is looked for again after a while,
+// and when the configuration changes.
+func TestClientsOfTheHost(t *testing.T) {
+	l := &loop{}
+	all := &tcp{loop: l, conf: Config{Links: []string{"lo"}}}
+	near, far := netip.MustParseAddr("127.0.0.9"), netip.MustParseAddr("192.0.2.9")
+	if !all.ofHost(near) || all.ofHost(far) {
+		t.Errorf("of the host: %t, %t; want %t, %t", all.ofHost(near), all.ofHost(far), true, false)
+	}
+	all.conf.Links = nil // as if lo had lost its address
+	if !all.ofHost(near) {
+		t.Error("looked for again at once")
+	}
+	l.now = l.now.Add(time.Second)
+	if all.ofHost(near) {
+		t.Error("not looked for again after a second")
+	}
+	if err := all.configure(Config{Links: []string{"lo"}}); err != nil || !all.ofHost(near) {
+		t.Error("not looked for again with another configuration", err)
 	}
 }

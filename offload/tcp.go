@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"time"
 
@@ -40,6 +41,10 @@ type tcp struct {
 	knocks   int // of flows, those that the wire began
 	maxFlows int
 	pipes    pipes
+
+	// See ofHost: what was found, and when.
+	linkNets   []*net.IPNet
+	linkNetsAt time.Time
 
 	count TCPStats
 }
@@ -113,7 +118,7 @@ func (t *tcp) configure(conf Config) error {
 			return err
 		}
 	}
-	t.conf = conf
+	t.conf, t.linkNets = conf, nil
 	return nil
 }
 
