@@ -111,7 +111,7 @@ func (a *Agent) setOffload(c *control.Config) error {
 func (a *Agent) keepOffloading(ctx context.Context) {
 	said := ""
 	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
-		err := a.beginOffload()
+		err := a.beginOffload(ctx)
 		if err == nil {
 			return
 		}
@@ -125,9 +125,14 @@ func (a *Agent) keepOffloading(ctx context.Context) {
 	}
 }
 
-func (a *Agent) beginOffload() error {
+// beginOffload begins nothing once ctx has ended: endOffload, which comes then,
+// may have been here already.
+func (a *Agent) beginOffload(ctx context.Context) error {
 	a.applying.Lock()
 	defer a.applying.Unlock()
+	if ctx.Err() != nil {
+		return nil
+	}
 	a.mu.Lock()
 	conf, running := a.conf, a.offload.now != nil
 	a.mu.Unlock()

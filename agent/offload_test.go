@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -320,5 +321,22 @@ func TestEndpointSettings(t *testing.T) {
 	}
 	if got := count(64<<20, 4<<10, 16384, 1<<20); got != "16384" {
 		t.Errorf("a small card: %s", got)
+	}
+}
+
+// TestEndpointDoesNotBeginAfterTheEnd: what begins while the card ends would be
+// left on it, rules and all.
+func TestEndpointDoesNotBeginAfterTheEnd(t *testing.T) {
+	f := &fakeEndpoint{}
+	a := &Agent{conf: &control.Config{Mode: control.ModeEndpoint}}
+	a.offload.start = f.start
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	a.endOffload()
+	if err := a.beginOffload(ctx); err != nil {
+		t.Error(err)
+	}
+	if starts, _, _ := f.told(); starts != 0 {
+		t.Error("endpoint mode began after its end")
 	}
 }
