@@ -71,20 +71,13 @@ func (s sysctls) endpoint(memory uint64) {
 	// the peer has acknowledged everything.
 	s.set("net/ipv4/tcp_fin_timeout", "30")
 
-	// A path on which ICMP is lost (a black hole): after three time-outs the
-	// segment size goes down to the base, and up again by probing (RFC 4821).
+	// Where a path is probed (late) the segment size goes down to this base:
 	// 1024 bytes fit every path of 1280 that IPv6 guarantees, tunnels too.
-	s.set("net/ipv4/tcp_mtu_probing", "1")
 	s.set("net/ipv4/tcp_base_mss", "1024")
 
-	// Tracked is the wire's side alone, for the firewall's "answers may come
-	// in". 320 bytes each, 20 MiB at most on a card of 256 MiB: 65,536, and
-	// as many hash chains, 8 bytes each. When it is full the kernel gives up
-	// first what was never answered, so a flood fills the table with itself.
-	tracked := count(memory, 4<<10, 16384, 1<<20)
-	s.set("net/netfilter/nf_conntrack_buckets", tracked)
-	s.set("net/netfilter/nf_conntrack_max", tracked)
-	// The card's sockets have a TIME_WAIT of their own. An entry need only
+	// Tracked (late) is the wire's side alone, for the firewall's "answers
+	// may come in". When the table is full the kernel gives up first what was
+	// never answered, so a flood fills it with itself. The card's sockets have a TIME_WAIT of their own. An entry need only
 	// outlive the repetitions of the peer's FIN; at 120 seconds, the kernel's
 	// own, 550 connections a second would fill the table.
 	s.set("net/netfilter/nf_conntrack_tcp_timeout_time_wait", "10")

@@ -297,10 +297,9 @@ func TestMulticastDNSComesIn(t *testing.T) {
 func TestEndpointSettings(t *testing.T) {
 	root := t.TempDir()
 	want := map[string]string{
-		"net/ipv4/tcp_syncookies": "1", "net/ipv4/tcp_tw_reuse": "1", "net/ipv4/tcp_mtu_probing": "1",
+		"net/ipv4/tcp_syncookies": "1", "net/ipv4/tcp_tw_reuse": "1", "net/ipv4/tcp_base_mss": "1024",
 		"net/ipv4/ip_local_port_range": "1024 65535", "net/ipv4/ip_local_reserved_ports": "7464,7465,8080",
 		"net/ipv4/tcp_max_orphans": "65536", "net/ipv4/tcp_max_tw_buckets": "32768",
-		"net/netfilter/nf_conntrack_max": "65536", "net/netfilter/nf_conntrack_buckets": "65536",
 		"net/ipv4/ipfrag_high_thresh": "16777216",
 	}
 	for key := range want {
