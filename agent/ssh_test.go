@@ -260,7 +260,7 @@ func TestSSHDisconnect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Start("trap '' PIPE; trap 'echo gone > " + mark + "; exit' HUP; echo ready; while :; do sleep 0.05; done"); err != nil {
+	if err := s.Start("trap '' PIPE; trap 'echo gone > " + mark + "; exit' HUP; echo ready; sleep 60 & wait"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(out, make([]byte, 6)); err != nil {

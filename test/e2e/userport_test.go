@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"bufio"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"strconv"
 	"strings"
@@ -54,6 +56,8 @@ func (h *host) loopback(t *testing.T) {
 					return
 				}
 				reached <- l.Addr().String()
+				// Who closes with the question unread resets the connection.
+				_, _ = http.ReadRequest(bufio.NewReader(c))
 				fmt.Fprint(c, "HTTP/1.0 200 OK\r\n\r\nhere\n")
 				c.Close()
 			}
