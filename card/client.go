@@ -106,6 +106,9 @@ func (cl *Client) send(ctx context.Context, method, path string, body []byte) (*
 // hungUp says whether the other end died before it answered: a process that is
 // killed may take a connection still, and resets it.
 func hungUp(err error) bool {
+	if err == nil {
+		return false
+	}
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) ||
 		// net/http's own word for an end before the request was written.
 		strings.Contains(err.Error(), "server closed idle connection")
