@@ -75,9 +75,9 @@ func (t *tcp) meet(p Publish, client int, from netip.AddrPort) {
 // another, and its address still its own. A client that could choose to look like
 // the card would pass where the card may.
 func dialFor(source, to netip.AddrPort) (int, error) {
-	fd, err := dial(source, to, towardsHost)
+	fd, err := dial(source, to, hostSide()...)
 	if source.IsValid() && (errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EADDRNOTAVAIL)) {
-		fd, err = dial(netip.AddrPortFrom(source.Addr(), 0), to, towardsHost)
+		fd, err = dial(netip.AddrPortFrom(source.Addr(), 0), to, hostSide()...)
 	}
 	return fd, err
 }

@@ -63,6 +63,19 @@ func transparent(family int) option {
 // towardsHost marks what a socket sends as traffic of the host's side.
 var towardsHost = option{unix.SOL_SOCKET, unix.SO_MARK, markOwn}
 
+// linkBuffer is what a connection to the host may hold of payload that is not
+// taken, in bytes each way. The kernel makes room for twice as much, and
+// would by itself let it grow to a sixteenth of the memory: a program on the
+// host that sleeps must not cost the others theirs. The link needs no more,
+// its round trip is a fraction of a millisecond.
+const linkBuffer = 1 << 20
+
+// hostSide are the options of a connection to the host.
+func hostSide(options ...option) []option {
+	return append(options, towardsHost,
+		option{unix.SOL_SOCKET, unix.SO_RCVBUF, linkBuffer}, option{unix.SOL_SOCKET, unix.SO_SNDBUF, linkBuffer})
+}
+
 // connection are the options of every connection that payload passes.
 //
 // Segments go out as they come: the host's own Nagle algorithm has had its

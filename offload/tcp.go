@@ -79,7 +79,7 @@ func (t *tcp) open() (err error) {
 		return err
 	}
 	for _, addr := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
-		fd, err := listen(netip.AddrPortFrom(addr, proxyPort), transparent(familyOf(addr)), towardsHost)
+		fd, err := listen(netip.AddrPortFrom(addr, proxyPort), hostSide(transparent(familyOf(addr)))...)
 		if err != nil {
 			if addr.Is6() && (noIPv6(err) || errors.Is(err, unix.EADDRNOTAVAIL)) {
 				continue
