@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"time"
 )
@@ -50,6 +51,9 @@ func inventory() map[string]bool {
 func leftSince(before map[string]bool) []string {
 	var left []string
 	for range 50 {
+		// Go keeps the pipes that it copied between two connections with until
+		// its collector has come by twice.
+		runtime.GC()
 		left = nil
 		for what := range inventory() {
 			if !before[what] {

@@ -26,6 +26,13 @@ func startStream(t *testing.T, netns string) *stream {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A router that has started anew knows nothing of a connection until the
+	// host sends something, and answers from the world end there. The host may
+	// have nothing to send: its part has been acknowledged.
+	alive := net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 60}
+	if err := c.(*net.TCPConn).SetKeepAliveConfig(alive); err != nil {
+		t.Fatal(err)
+	}
 	s := &stream{conn: c, done: make(chan error, 1)}
 	go func() { s.done <- s.talk() }()
 	t.Cleanup(func() { c.Close() })
