@@ -34,7 +34,7 @@ func pumpCmd() *cobra.Command {
 		Short: "Run the link's back end alone, for any virtual machine monitor",
 		Long: `Run the vhost-user-net back end of a link in the foreground: whatever virtual machine connects to
 the socket is joined to the TUN interface NAME by IP packets with an MTU of 65535. NAME is created if it does
-not exist. Ends on SIGTERM.
+not exist; its MTU and addresses are yours to set (ip link set NAME mtu 65535 up). Ends on SIGTERM.
 
 The device on the other side must have the hardware address 02:74:6f:65:00:01, the one that every packet of a link
 is addressed to (QEMU: mac=02:74:6f:65:00:01), and no ARP (ip link set DEV arp off mtu 65535).`,
