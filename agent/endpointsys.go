@@ -37,14 +37,13 @@ func (s sysctls) allowFiles() {
 // small one for a small machine: with 256 MiB, room for 2048 tracked
 // connections, and 1024 closing ones. memory is in bytes.
 func (s sysctls) endpoint(memory uint64) {
-	// A flood of SYNs at a published port: beyond somaxconn half-open
+	// A flood of SYNs at a published port: beyond somaxconn (late) half-open
 	// connections of a listener, 300 bytes each, SYNs are answered by cookies
 	// (1: only then), which keep nothing. So it shuts nobody out, and nothing
 	// of it reaches the host. tcp_max_syn_backlog bounds the same where a
 	// kernel has no cookies.
 	s.set("net/ipv4/tcp_syncookies", "1")
 	s.set("net/ipv4/tcp_max_syn_backlog", "4096")
-	s.set("net/core/somaxconn", "4096")
 
 	// The card asks a silent peer on its own account, for the keepalive of the
 	// host's programs ends at the card: one that is silently gone is an error

@@ -200,6 +200,35 @@ func (u *udp) room(foreign bool) bool {
 	return true
 }
 
+// receiver is a socket that datagrams pass: an outlet or a face.
+type receiver interface {
+	descriptor() int
+	gone() bool
+	readErrors() int
+	pass(n int)    // sends on n datagrams of the inbox
+	again() func() // receive, made once
+}
+
+// receive passes on what waits at a socket, a few batches at a time.
+func (u *udp) receive(r receiver) {
+	for range turnBatches {
+		if r.gone() {
+			return
+		}
+		n, err := u.in.receive(r.descriptor())
+		if err != 0 {
+			// An ICMP error that came meanwhile; it is taken by reporting it.
+			r.readErrors()
+			continue
+		}
+		r.pass(n)
+		if n < batchSize {
+			return
+		}
+	}
+	u.loop.soon(r.again())
+}
+
 // udpListener gets the first datagrams of flows.
 type udpListener struct {
 	u  *udp

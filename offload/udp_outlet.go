@@ -106,28 +106,14 @@ func (o *outlet) ready(events uint32) {
 }
 
 // receive takes what the wire sends to the host.
-func (o *outlet) receive() {
-	u := o.u
-	for range turnBatches {
-		if o.closed {
-			return
-		}
-		n, err := u.in.receive(o.fd)
-		if err != 0 {
-			// An ICMP error that came meanwhile; it is taken by reporting it.
-			o.readErrors()
-			continue
-		}
-		o.deliver(n)
-		if n < batchSize {
-			return
-		}
-	}
-	u.loop.soon(o.turn)
-}
+func (o *outlet) receive() { o.u.receive(o) }
 
-// deliver sends n datagrams of the inbox to the host, those of one remote together.
-func (o *outlet) deliver(n int) {
+func (o *outlet) descriptor() int { return o.fd }
+func (o *outlet) gone() bool      { return o.closed }
+func (o *outlet) again() func()   { return o.turn }
+
+// pass sends n datagrams of the inbox to the host, those of one remote together.
+func (o *outlet) pass(n int) {
 	u := o.u
 	var now *face
 	for i := range n {

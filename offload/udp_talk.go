@@ -147,28 +147,14 @@ func (f *face) ready(events uint32) {
 }
 
 // receive takes what the host sends to the wire.
-func (f *face) receive() {
-	u := f.u
-	for range turnBatches {
-		if f.closed {
-			return
-		}
-		n, err := u.in.receive(f.fd)
-		if err != 0 {
-			// An ICMP error that came meanwhile; it is taken by reporting it.
-			f.readErrors()
-			continue
-		}
-		f.forward(n)
-		if n < batchSize {
-			return
-		}
-	}
-	u.loop.soon(f.turn)
-}
+func (f *face) receive() { f.u.receive(f) }
 
-// forward sends n datagrams of the inbox to the wire, those of one endpoint together.
-func (f *face) forward(n int) {
+func (f *face) descriptor() int { return f.fd }
+func (f *face) gone() bool      { return f.closed }
+func (f *face) again() func()   { return f.turn }
+
+// pass sends n datagrams of the inbox to the wire, those of one endpoint together.
+func (f *face) pass(n int) {
 	u := f.u
 	var now *outlet
 	for i := range n {

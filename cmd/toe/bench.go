@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -95,14 +94,12 @@ func runBench(cmd *cobra.Command, f benchFlags) error {
 
 func showBench(cmd *cobra.Command, f benchFlags, rep bench.Report) error {
 	if f.chart != "" {
-		if err := writeChart(f.chart, rep); err != nil {
+		if err := writeChart(f.chart, rep.Chart); err != nil {
 			return err
 		}
 	}
 	if f.asJSON {
-		enc := json.NewEncoder(cmd.OutOrStdout())
-		enc.SetIndent("", "  ")
-		return enc.Encode(rep)
+		return printJSON(cmd.OutOrStdout(), rep)
 	}
 	rep.Print(cmd.OutOrStdout())
 	return nil

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -84,18 +82,12 @@ func runBenchOffload(cmd *cobra.Command, f offloadFlags) error {
 
 func showOffload(cmd *cobra.Command, f offloadFlags, rep bench.Report) error {
 	if f.chart != "" {
-		w, err := os.Create(f.chart)
-		if err != nil {
-			return fmt.Errorf("chart: %w", err)
-		}
-		if err := errors.Join(rep.OffloadChart(w), w.Close()); err != nil {
-			return fmt.Errorf("chart %s: %w", f.chart, err)
+		if err := writeChart(f.chart, rep.OffloadChart); err != nil {
+			return err
 		}
 	}
 	if f.asJSON {
-		enc := json.NewEncoder(cmd.OutOrStdout())
-		enc.SetIndent("", "  ")
-		return enc.Encode(rep)
+		return printJSON(cmd.OutOrStdout(), rep)
 	}
 	rep.PrintOffload(cmd.OutOrStdout())
 	return nil

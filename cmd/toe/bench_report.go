@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"github.com/spf13/cobra"
@@ -26,7 +27,7 @@ chart and the figures of docs/benchmarks.md of it.`,
 				return err
 			}
 			if chart != "" {
-				if err := writeChart(chart, rep); err != nil {
+				if err := writeChart(chart, rep.Chart); err != nil {
 					return err
 				}
 			}
@@ -55,9 +56,9 @@ func readReport(path string) (bench.Report, error) {
 	return rep, nil
 }
 
-func writeChart(path string, rep bench.Report) error {
+func writeChart(path string, draw func(io.Writer) error) error {
 	var b bytes.Buffer
-	if err := rep.Chart(&b); err != nil {
+	if err := draw(&b); err != nil {
 		return err
 	}
 	return writeWhole(path, b.Bytes())
