@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netlink"
@@ -13,12 +12,12 @@ import (
 )
 
 // abortConnections ends this network namespace's TCP connections over a link,
-// as ECONNABORTED to their programs: those from one of the host's addresses
-// or to one of the card's. An endpoint that is gone has taken their other
-// half with it, and a program that only reads would wait for ever. What
+// as ECONNABORTED to their programs. An endpoint that is gone has taken their
+// other half with it, and a program that only reads would wait for ever. What
 // listens stays, and what is still connecting, which the next card answers.
 // It needs a kernel with CONFIG_INET_DIAG_DESTROY, as Debian's.
 func abortConnections(a LinkAddrs) error {
+	w := wayOf(a)
 	var errs []error
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		all, err := netlink.SocketDiagTCP(family)
@@ -27,7 +26,7 @@ func abortConnections(a LinkAddrs) error {
 			continue
 		}
 		for _, s := range all {
-			if !crosses(s, a) {
+			if !slices.Contains(connected, s.State) || !w.carries(s) {
 				continue
 			}
 			err := destroy(s)
@@ -45,19 +44,6 @@ func abortConnections(a LinkAddrs) error {
 // connected are the states of <net/tcp_states.h> in which the far end knows
 // of a connection.
 var connected = []uint8{1, 4, 5, 8, 9, 11} // ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING
-
-func crosses(s *netlink.Socket, a LinkAddrs) bool {
-	from, ok1 := netip.AddrFromSlice(s.ID.Source)
-	to, ok2 := netip.AddrFromSlice(s.ID.Destination)
-	if !ok1 || !ok2 || !slices.Contains(connected, s.State) {
-		return false
-	}
-	from, to = from.Unmap(), to.Unmap()
-	if slices.Contains(a.HostAddrs(), to) || to.IsLoopback() {
-		return false // the host with itself
-	}
-	return slices.Contains(a.HostAddrs(), from) || slices.Contains(a.CardAddrs(), to)
-}
 
 // destroy ends one socket (SOCK_DESTROY of sock_diag(7)).
 func destroy(s *netlink.Socket) error {

@@ -14,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -222,100 +221,6 @@ func TestHostReturnRoute(t *testing.T) {
 	if left, _ := exec.Command("ip", "route", "show", "table", "7464000").Output(); len(left) > 0 {
 		t.Errorf("left in the table: %s", left)
 	}
-}
-
-// TestAbortEndsWhatCrossesTheLink: idle readers of connections over the link
-// get an error; listeners and other connections know nothing of it.
-func TestAbortEndsWhatCrossesTheLink(t *testing.T) {
-	if !ownHost(t) {
-		return
-	}
-	h, addrs := testHost(t, "")
-	att, err := h.Link(context.Background(), LinkWant{Queues: 1, Addrs: addrs})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeAll(att.Files)
-	// The card is this namespace's loopback: its addresses answer here.
-	ipShow(t, "link", "set", "lo", "up")
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	far := netip.MustParseAddr("198.18.0.9")
-	for _, a := range append(addrs.CardAddrs(), far) {
-		if err := netlink.AddrAdd(lo, &netlink.Addr{IPNet: toIPNet(netip.PrefixFrom(a, a.BitLen())), Flags: unix.IFA_F_NODAD}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	ln, err := net.Listen("tcp", ":9")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	go func() {
-		for {
-			c, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			defer c.Close()
-		}
-	}()
-	host, card := addrs.HostAddrs(), addrs.CardAddrs()
-	read := map[string]chan error{}
-	for name, c := range map[string]struct{ from, to netip.Addr }{
-		"from the link":     {host[0], far},
-		"from the link, 6":  {host[1], card[1]},
-		"to the card":       {netip.Addr{}, card[0]},
-		"of the host alone": {host[0], host[0]},
-		"over the loopback": {netip.Addr{}, netip.MustParseAddr("127.0.0.1")},
-		"from elsewhere":    {far, far},
-	} {
-		d := net.Dialer{Timeout: 5 * time.Second}
-		if c.from.IsValid() {
-			d.LocalAddr = &net.TCPAddr{IP: c.from.AsSlice()}
-		}
-		conn, err := d.Dial("tcp", netip.AddrPortFrom(c.to, 9).String())
-		for limit := time.Now().Add(5 * time.Second); err != nil && time.Now().Before(limit); time.Sleep(50 * time.Millisecond) {
-			conn, err = d.Dial("tcp", netip.AddrPortFrom(c.to, 9).String()) // an IPv6 address takes a moment to be usable
-		}
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		defer conn.Close()
-		end := make(chan error, 1)
-		read[name] = end
-		go func() {
-			_, err := conn.Read(make([]byte, 1))
-			end <- err
-		}()
-	}
-	time.Sleep(50 * time.Millisecond) // the readers wait
-	if err := att.Abort(t.Context()); err != nil {
-		if strings.Contains(err.Error(), "CONFIG_INET_DIAG_DESTROY") {
-			t.Skip(err)
-		}
-		t.Fatal(err)
-	}
-	for name, r := range read {
-		ends := strings.HasPrefix(name, "from the link") || name == "to the card"
-		select {
-		case err := <-r:
-			if !ends || !errors.Is(err, unix.ECONNABORTED) {
-				t.Errorf("%s: %v", name, err)
-			}
-		case <-time.After(500 * time.Millisecond):
-			if ends {
-				t.Errorf("%s: the reader still waits", name)
-			}
-		}
-	}
-	c, err := net.Dial("tcp", "127.0.0.1:9")
-	if err != nil {
-		t.Fatalf("the listener is gone: %v", err)
-	}
-	c.Close()
 }
 
 // TestHostExecFollowsTheMode: the same in the namespace of toe exec, which
