@@ -25,6 +25,8 @@ type flow struct {
 	fd    [2]int
 	way   [2]way
 	dead  [2]bool // this side's connection has ended with an error
+	calm  [2]bool // this side is watched with calmEvents
+	still int     // turns that ended with nothing under way, since one did not
 	busy  bool    // a turn is asked for
 	gone  bool
 	knock bool   // begun by the wire: a client of a published service
@@ -58,7 +60,8 @@ func (t *tcp) add(f *flow) {
 		t.knocks++
 	}
 	for s, fd := range f.fd {
-		if err := t.loop.watch(fd, flowEvents, side{f, s}); err != nil {
+		f.calm[s] = true
+		if err := t.loop.watch(fd, calmEvents, side{f, s}); err != nil {
 			t.drop("no memory")
 			f.reset()
 			return
@@ -69,8 +72,19 @@ func (t *tcp) add(f *flow) {
 	} // else the loop says what is there: nothing, most often
 }
 
-// flowEvents are what a flow is told of its sockets.
-const flowEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLPRI | unix.EPOLLRDHUP
+// How a side is watched: as a rule calmly, level triggered. Then one look at what it
+// has is enough, for the kernel tells what was left; most conversations
+// are a few bytes there and a few back, with never more than that to do.
+// When a side does not take what there is, or at the end, it would tell the
+// same again and again, so that both are watched by edges: every splice(2)
+// goes on until EAGAIN.
+const (
+	calmEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP
+	flowEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET
+
+	// calmAfter turns that nothing stood in the way of both are calm again.
+	calmAfter = 8
+)
 
 // side is one socket of a flow in the loop.
 type side struct {
@@ -86,9 +100,53 @@ func (s side) ready(events uint32) {
 	if events&unix.EPOLLPRI != 0 {
 		s.way[s.s].urgent = true
 	}
+	calm := s.calm[s.s]
+	if calm && events == unix.EPOLLIN && s.hop(s.s) {
+		return
+	}
 	const over = unix.EPOLLERR | unix.EPOLLHUP
 	s.turn(s.s, events&(unix.EPOLLIN|unix.EPOLLRDHUP|over) != 0,
 		events&(unix.EPOLLOUT|over) != 0 && s.way[1-s.s].pipe != nil)
+	if calm && events != unix.EPOLLIN {
+		s.watch(s.s, false) // else a condition that stays would be told again and again
+	}
+}
+
+// hop carries what a calm side has to the other. It reports false when there
+// is more to it than that.
+func (f *flow) hop(s int) bool {
+	if w := &f.way[s]; !f.gone && w.pipe == nil && !f.dead[1-s] && f.fill(s) {
+		for w.pipe != nil && f.drain(s) > 0 {
+		}
+		return w.pipe == nil
+	}
+	return f.gone
+}
+
+// rest is the end of a turn. It watches the sides as they have to be.
+func (f *flow) rest(more bool) {
+	stuck := more || f.way[host].pipe != nil || f.way[wire].pipe != nil || f.pause != nil && f.pause.index >= 0
+	if f.still++; stuck {
+		f.still = 0
+	}
+	for s := range f.fd {
+		w := &f.way[s]
+		can := !stuck && !w.end && !w.urgent && !f.dead[s]
+		f.watch(s, can && (f.calm[s] || f.still >= calmAfter))
+	}
+}
+
+// watch watches side s calmly, or by edges.
+func (f *flow) watch(s int, calm bool) {
+	if f.gone || f.calm[s] == calm {
+		return
+	}
+	f.calm[s] = calm
+	events := uint32(flowEvents)
+	if calm {
+		events = calmEvents
+	}
+	_ = f.t.loop.change(f.fd[s], events) // fails for a closed descriptor only
 }
 
 // advance moves what can be moved, both ways.
@@ -107,6 +165,7 @@ func (f *flow) turn(s int, away, towards bool) {
 		more = true
 	}
 	f.settle()
+	f.rest(more)
 	if more && !f.gone && !f.busy {
 		f.busy = true
 		f.t.loop.soon(func() { f.busy = false; f.advance() })

@@ -343,20 +343,9 @@ func TestPipesGiveLessWhenTheyAreFull(t *testing.T) {
 	}
 }
 
+// BenchmarkFlow is payload one way.
 func BenchmarkFlow(b *testing.B) {
-	l, err := newLoop()
-	if err != nil {
-		b.Fatal(err)
-	}
-	t := &tcp{loop: l, flows: map[*flow]bool{}, pipes: pipes{room: 16 << 20}, count: TCPStats{Drops: map[string]uint64{}}}
-	go l.run()
-	defer l.stop()
-	var tt testing.T
-	host, x := connected(&tt)
-	wire, y := connected(&tt)
-	l.do(func() { t.join(x, y, false) })
-	defer wire.Close()
-	defer host.Close()
+	host, wire := benchFlow(b)
 	data := make([]byte, 1<<20)
 	go func() { _, _ = io.Copy(io.Discard, wire) }()
 	b.SetBytes(int64(len(data)))
@@ -367,6 +356,41 @@ func BenchmarkFlow(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkFlowRequests is a few bytes there and a few back, in turn.
+func BenchmarkFlowRequests(b *testing.B) {
+	host, wire := benchFlow(b)
+	go func() { _, _ = io.Copy(wire, wire) }()
+	data := make([]byte, 128)
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = host.SetDeadline(time.Now().Add(10 * time.Second))
+		if _, err := host.Write(data); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := io.ReadFull(host, data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func benchFlow(b *testing.B) (host, wire *net.TCPConn) {
+	l, err := newLoop()
+	if err != nil {
+		b.Fatal(err)
+	}
+	t := &tcp{loop: l, flows: map[*flow]bool{}, pipes: pipes{room: 16 << 20}, count: TCPStats{Drops: map[string]uint64{}}}
+	go l.run()
+	var tt testing.T
+	host, x := connected(&tt)
+	wire, y := connected(&tt)
+	l.do(func() { t.join(x, y, false) })
+	b.Cleanup(func() {
+		_, _ = host.Close(), wire.Close()
+		l.stop()
+	})
+	return host, wire
 }
 
 // TestFlowUrgent sends an urgent byte in the middle: splice(2) stops before it

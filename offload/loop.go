@@ -22,9 +22,13 @@ type handler interface{ ready(events uint32) }
 type loop struct {
 	epoll, bell int // bell: an eventfd that ends a wait
 	slots       []slot
-	timers      timers
-	turns       []func()  // what asked for another turn
-	start, now  time.Time // now: when this turn began
+	turns       []func() // what asked for another turn
+
+	timers timers
+	alarm  int       // a timerfd
+	alert  time.Time // when it rings; zero: it does not
+	start  time.Time
+	clock  time.Time // see now; zero: not looked at in this turn
 
 	mu     sync.Mutex // guards orders and closed
 	orders []func()
@@ -44,19 +48,28 @@ func newLoop() (*loop, error) {
 	if err != nil {
 		return nil, fmt.Errorf("epoll_create1: %w", err)
 	}
-	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		_ = unix.Close(epoll)
+	l := &loop{epoll: epoll, bell: -1, alarm: -1, start: time.Now(), done: make(chan struct{})}
+	if l.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		l.close()
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	now := time.Now()
-	l := &loop{epoll: epoll, bell: bell, start: now, now: now, done: make(chan struct{})}
-	if err := l.add(bell, unix.EPOLLIN, bellHandler{l}); err != nil {
-		_ = unix.Close(epoll)
-		_ = unix.Close(bell)
+	if l.alarm, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
+		l.close()
+		return nil, fmt.Errorf("timerfd_create: %w", err)
+	}
+	if err := errors.Join(l.add(l.bell, unix.EPOLLIN, bellHandler{l}), l.add(l.alarm, unix.EPOLLIN, alarmHandler{l})); err != nil {
+		l.close()
 		return nil, err
 	}
 	return l, nil
+}
+
+func (l *loop) close() {
+	for _, fd := range []int{l.epoll, l.bell, l.alarm} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
 }
 
 // add watches fd, edge triggered, for events (EPOLLIN, EPOLLOUT, EPOLLRDHUP).
@@ -68,6 +81,7 @@ func (l *loop) add(fd int, events uint32, h handler) error {
 // where the look for a second one would be a system call in vain.
 func (l *loop) addLevel(fd int, h handler) error { return l.register(fd, unix.EPOLLIN, h) }
 
+// register watches fd for events; with EPOLLET among them edge triggered.
 func (l *loop) register(fd int, events uint32, h handler) error {
 	for fd >= len(l.slots) {
 		l.slots = append(l.slots, make([]slot, len(l.slots)+64)...)
@@ -86,25 +100,28 @@ func (l *loop) register(fd int, events uint32, h handler) error {
 // rest hears nothing of a level triggered descriptor for a while.
 func (l *loop) rest(fd int, d time.Duration) {
 	generation := l.slots[fd].generation
-	listen := func(events uint32) {
-		if s := l.slots[fd]; s.h == nil || s.generation != generation {
-			return // closed meanwhile
-		}
-		ev := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: int32(generation)}
-		_ = unix.EpollCtl(l.epoll, unix.EPOLL_CTL_MOD, fd, &ev)
-	}
-	listen(0)
-	l.after(d, func() { listen(unix.EPOLLIN) })
+	_ = l.change(fd, 0)
+	l.after(d, func() {
+		if s := l.slots[fd]; s.h != nil && s.generation == generation {
+			_ = l.change(fd, unix.EPOLLIN)
+		} // else closed meanwhile
+	})
 }
 
-// watch is add for a descriptor that may be in the loop already: its handler
+// watch is register for a descriptor that may be in the loop already: its handler
 // changes, and hears of everything that is there.
 func (l *loop) watch(fd int, events uint32, h handler) error {
 	if fd >= len(l.slots) || l.slots[fd].h == nil {
-		return l.add(fd, events, h)
+		return l.register(fd, events, h)
 	}
 	l.slots[fd].h = h
-	ev := unix.EpollEvent{Events: events | unix.EPOLLET, Fd: int32(fd), Pad: int32(l.slots[fd].generation)}
+	return l.change(fd, events)
+}
+
+// change makes other events of a descriptor known, and tells its handler of
+// those that are there.
+func (l *loop) change(fd int, events uint32) error {
+	ev := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: int32(l.slots[fd].generation)}
 	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_MOD, fd, &ev); err != nil {
 		return fmt.Errorf("epoll_ctl: %w", err)
 	}
@@ -128,14 +145,13 @@ func (l *loop) run() {
 	defer runtime.UnlockOSThread()
 	defer close(l.done)
 	events := make([]unix.EpollEvent, 256)
+	l.arm()
 	for {
 		n, err := unix.EpollWait(l.epoll, events, l.patience())
 		if err != nil && !errors.Is(err, unix.EINTR) {
 			return // the descriptor is gone: closed
 		}
-		// On User-Mode Linux a look at the clock is a system call, and those
-		// are slow there: one a turn, where time.Now takes two.
-		l.now = l.start.Add(time.Since(l.start))
+		l.clock = time.Time{}
 		l.deliver(events[:max(n, 0)])
 		if l.obey() {
 			return
@@ -145,7 +161,7 @@ func (l *loop) run() {
 		for _, f := range turns {
 			f()
 		}
-		l.expire()
+		l.arm()
 	}
 }
 
@@ -157,16 +173,23 @@ func (l *loop) deliver(events []unix.EpollEvent) {
 	}
 }
 
-// patience is how long a wait may last, in milliseconds.
+// patience is how long a wait may last, in milliseconds; the alarm ends it in
+// time for the timers.
 func (l *loop) patience() int {
-	switch {
-	case len(l.turns) > 0:
+	if len(l.turns) > 0 {
 		return 0
-	case len(l.timers) == 0:
-		return -1
 	}
-	d := l.timers[0].at.Sub(l.now)
-	return int(max(0, (d+time.Millisecond-1)/time.Millisecond))
+	return -1
+}
+
+// now is the time in this turn. On User-Mode Linux a look at the clock is a
+// system call, and those are slow there: one a turn, where time.Now takes two,
+// and none in a turn that does not ask.
+func (l *loop) now() time.Time {
+	if l.clock.IsZero() {
+		l.clock = l.start.Add(time.Since(l.start))
+	}
+	return l.clock
 }
 
 // do runs f on the loop's thread and waits for it. It reports whether f ran:
@@ -196,8 +219,7 @@ func (l *loop) stop() {
 	l.ring()
 	l.mu.Unlock()
 	<-l.done
-	_ = unix.Close(l.epoll)
-	_ = unix.Close(l.bell)
+	l.close()
 }
 
 // ring is called with mu held, and not after closed: later the bell's number
@@ -233,9 +255,9 @@ type timer struct {
 	index int // in the heap; -1 when it is not set
 }
 
-// after runs f once, d from when this turn began.
+// after runs f once, d from now.
 func (l *loop) after(d time.Duration, f func()) *timer {
-	t := &timer{at: l.now.Add(d), f: f}
+	t := &timer{at: l.now().Add(d), f: f}
 	heap.Push(&l.timers, t)
 	return t
 }
@@ -254,10 +276,26 @@ func (l *loop) every(d time.Duration, f func()) {
 	l.after(d, again)
 }
 
-func (l *loop) expire() {
-	for len(l.timers) > 0 && !l.timers[0].at.After(l.now) {
-		heap.Pop(&l.timers).(*timer).f()
+type alarmHandler struct{ *loop }
+
+func (a alarmHandler) ready(uint32) {
+	var count [8]byte
+	_, _ = unix.Read(a.alarm, count[:])
+	a.alert = time.Time{}
+	for len(a.timers) > 0 && !a.timers[0].at.After(a.now()) {
+		heap.Pop(&a.timers).(*timer).f()
 	}
+}
+
+// arm sets the alarm for the first timer. One that is cancelled leaves it as
+// it is: it rings once in vain.
+func (l *loop) arm() {
+	if len(l.timers) == 0 || !l.alert.IsZero() && !l.timers[0].at.Before(l.alert) {
+		return
+	}
+	l.alert = l.timers[0].at
+	in := unix.NsecToTimespec(max(1, int64(l.alert.Sub(l.now())))) // 0 would switch it off
+	_ = unix.TimerfdSettime(l.alarm, 0, &unix.ItimerSpec{Value: in}, nil)
 }
 
 type timers []*timer

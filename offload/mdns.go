@@ -131,7 +131,7 @@ func (m *mdns) tick() {
 	}
 	m.tokens = min(mdnsBurst, m.tokens+mdnsRate)
 	for key, at := range m.seen {
-		if m.u.loop.now.Sub(at) > mdnsRepeat {
+		if m.u.loop.now().Sub(at) > mdnsRepeat {
 			delete(m.seen, key)
 		}
 	}
@@ -219,7 +219,7 @@ func (m *mdns) relay(fd int, d *datagram) {
 // repeated remembers a message.
 func (m *mdns) repeated(data []byte) bool {
 	key := maphash.Bytes(m.seed, data)
-	now := m.u.loop.now
+	now := m.u.loop.now()
 	if at, ok := m.seen[key]; ok && now.Sub(at) < mdnsRepeat {
 		return true
 	}

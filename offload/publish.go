@@ -85,8 +85,8 @@ func dialFor(source, to netip.AddrPort) (int, error) {
 // ofHost says whether an address is at the other end of a link. What is on the
 // links is asked of the kernel once a second at most, not for every client.
 func (t *tcp) ofHost(a netip.Addr) bool {
-	if t.linkNets == nil || t.loop.now.Sub(t.linkNetsAt) >= time.Second {
-		t.linkNets, t.linkNetsAt = networks(t.conf.Links), t.loop.now
+	if t.linkNets == nil || t.loop.now().Sub(t.linkNetsAt) >= time.Second {
+		t.linkNets, t.linkNetsAt = networks(t.conf.Links), t.loop.now()
 	}
 	for _, n := range t.linkNets {
 		if n.Contains(a.AsSlice()) {

@@ -59,7 +59,7 @@ func TestClientsOfTheHost(t *testing.T) {
 	if !all.ofHost(near) {
 		t.Error("looked for again at once")
 	}
-	l.now = l.now.Add(time.Second)
+	l.clock = l.now().Add(time.Second)
 	if all.ofHost(near) {
 		t.Error("not looked for again after a second")
 	}

@@ -170,7 +170,7 @@ func (u *udp) tick() {
 // moment: they end over several turns.
 func (u *udp) expire() {
 	for range 256 {
-		t := u.talks.expired(u.loop.now)
+		t := u.talks.expired(u.loop.now())
 		if t == nil || u.closed {
 			return
 		}
@@ -262,7 +262,7 @@ func (u *udp) fromHost(d *datagram) {
 		return
 	}
 	t.widen(d, 1)
-	u.talks.touch(t, true, u.loop.now)
+	u.talks.touch(t, true, u.loop.now())
 	t.send(u, d)
 	u.flush(t.wire)
 }

@@ -138,7 +138,7 @@ func (o *outlet) pass(n int) {
 			now = t.face
 		}
 		t.widen(d, n)
-		u.talks.touch(t, false, u.loop.now)
+		u.talks.touch(t, false, u.loop.now())
 		u.count.ToHost += d.count()
 		u.count.ToHostBytes += uint64(len(d.data))
 		u.out.add(d, &t.key.host, nil, now.six)

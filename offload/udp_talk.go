@@ -43,7 +43,7 @@ func (u *udp) talkOver(o *outlet, key talkKey, l life) (*talk, error) {
 	if key.ours {
 		f.own = t
 	}
-	u.talks.add(t, l, u.loop.now)
+	u.talks.add(t, l, u.loop.now())
 	u.count.Opened++
 	return t, nil
 }
@@ -180,7 +180,7 @@ func (f *face) pass(n int) {
 			now = t.wire
 		}
 		t.widen(d, n)
-		u.talks.touch(t, true, u.loop.now)
+		u.talks.touch(t, true, u.loop.now())
 		t.send(u, d)
 	}
 	u.flush(now)
