@@ -3,6 +3,7 @@ package card
 import (
 	"context"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -51,6 +52,9 @@ func TestEndOfAnEndpointEndsItsConnections(t *testing.T) {
 		}
 		w.machine.Instances()[0].End(machine.Exit{Cause: machine.Crashed})
 		r.await("the second life", func(st Status) bool { return st.Restarts == 1 && st.State == Healthy })
+		if n := w.times("lock exec " + strconv.FormatBool(want)); n != 1 {
+			t.Errorf("%s: the link's routes made to fit %d times in two lives of the card, want once", mode, n)
+		}
 		if n := w.times("abort exec"); (n == 1) != want || n > 1 {
 			t.Errorf("%s: connections ended %d times after the machine's end", mode, n)
 		}

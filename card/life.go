@@ -269,8 +269,8 @@ func (s *Supervisor) setReady() {
 		if s.undo = undo; err != nil {
 			s.trouble("default route", err.Error())
 		}
+		s.steer(context.Background()) // these routes are new
 	}
-	s.steer(context.Background())
 	first := false
 	s.change(func() {
 		s.phase, s.stage = Healthy, ""

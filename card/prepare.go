@@ -224,11 +224,9 @@ func (s *Supervisor) afterNetwork(ctx context.Context) error {
 	}
 	agent, hangUp, err := s.parts.Control(netip.AddrPortFrom(s.address(), control.APIPort), keys, s.dial)
 	s.change(func() { s.agent, s.hangUp = agent, hangUp })
-	if s.card.Spec.endpoint() {
-		// Before the first packet: a path MTU that the host learns from a
-		// card that is still starting stays for ten minutes.
-		s.steer(ctx)
-	}
+	// Before the first packet: a path MTU that the host learns from a card that
+	// is still starting stays for ten minutes.
+	s.steer(ctx)
 	return err
 }
 

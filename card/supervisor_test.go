@@ -516,6 +516,9 @@ func TestDefaultRouteIsPutBack(t *testing.T) {
 	if !w.route {
 		t.Fatal("the route was not set")
 	}
+	if at := slices.Index(w.steps(), "route"); at < 0 || !slices.Contains(w.steps()[at:], "lock link true") {
+		t.Errorf("the path MTU of the new routes is not locked: %v", w.steps())
+	}
 	r.stop()
 	_ = r.wait()
 	if w.route {
