@@ -224,6 +224,7 @@ func (a *Agent) startRest(ctx context.Context) {
 			return
 		}
 	}
+	a.clearOffload()
 	a.updateDNS()
 	a.mu.Lock()
 	ports := slices.Clone(a.ports)

@@ -106,6 +106,22 @@ func (a *Agent) setOffload(c *control.Config) error {
 	return err
 }
 
+// clearOffload removes what the agent of before has left, if it was killed and
+// the card went on: nobody listens where its rules send packets to.
+func (a *Agent) clearOffload() {
+	a.applying.Lock()
+	defer a.applying.Unlock()
+	a.mu.Lock()
+	running := a.offload.now != nil
+	a.mu.Unlock()
+	if running {
+		return // an Apply was quicker, and has replaced them
+	}
+	if err := offload.Clear(); err != nil {
+		a.log.Sayf("what an earlier endpoint mode has left: %v", err)
+	}
+}
+
 // keepOffloading starts endpoint mode, behind the firewall, and goes on
 // trying where that fails. Until then the card routes, and says why.
 func (a *Agent) keepOffloading(ctx context.Context) {

@@ -9,11 +9,14 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/control"
@@ -109,6 +112,50 @@ func (c *card) awaitOffload(t *testing.T, want health) *cardpb.Reason {
 		return nil
 	})
 	return r
+}
+
+// TestRestOfAKilledAgent: in whatever mode an agent starts, the rules of one
+// that was killed in endpoint mode go, before something could meet them.
+func TestRestOfAKilledAgent(t *testing.T) {
+	needNamespace(t)
+	left := &nftables.Table{Family: nftables.TableFamilyINet, Name: "toe-offload"}
+	administrators := &nftables.Table{Family: nftables.TableFamilyINet, Name: "own"}
+	nft, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, table := range []*nftables.Table{left, administrators} {
+		nft.AddTable(table)
+	}
+	if err := nft.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nft.DelTable(administrators); _ = nft.Flush() })
+	rule := netlink.NewRule()
+	rule.Family, rule.Priority, rule.Table, rule.Mark = unix.AF_INET, 746, 746, 0x70e0001
+	if err := netlink.RuleAdd(rule); err != nil {
+		t.Fatal(err)
+	}
+	f := &fakeEndpoint{}
+	startCard(t, f.fakeStart(control.ModeRouter))
+	eventually(t, 5*time.Second, "the rest of the agent before", func() error {
+		tables, err := nft.ListTablesOfFamily(nftables.TableFamilyINet)
+		if err != nil {
+			return err
+		}
+		names := map[string]bool{}
+		for _, table := range tables {
+			names[table.Name] = true
+		}
+		rules, err := netlink.RuleList(unix.AF_INET)
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(rules, func(r netlink.Rule) bool { return r.Table == 746 }) || names["toe-offload"] || !names["own"] || !names["toe"] {
+			return fmt.Errorf("tables %v, rules %v", names, rules)
+		}
+		return nil
+	})
 }
 
 // TestEndpointLife: started behind the firewall, followed through changes,

@@ -76,10 +76,15 @@ func (e *Endpoint) Stats() (s Stats) {
 	return s
 }
 
+// Clear removes what an Endpoint of another process has left in the kernel,
+// that was killed before it could Close: its rules would hand packets to
+// sockets that are gone. It is no error that there is nothing.
+func Clear() error { return errors.Join(removeRules(), removePolicy()) }
+
 // Close ends endpoint mode: the rules first, then every connection, with an
 // error to both its sides.
 func (e *Endpoint) Close() error {
-	err := errors.Join(removeRules(), removePolicy())
+	err := Clear()
 	e.loop.do(func() {
 		if e.tcp != nil {
 			e.tcp.close()
