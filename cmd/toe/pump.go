@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/internal/sandbox"
@@ -34,7 +36,8 @@ func pumpCmd() *cobra.Command {
 		Short: "Run the link's back end alone, for any virtual machine monitor",
 		Long: `Run the vhost-user-net back end of a link in the foreground: whatever virtual machine connects to
 the socket is joined to the TUN interface NAME by IP packets with an MTU of 65535. NAME is created if it does
-not exist; its MTU and addresses are yours to set (ip link set NAME mtu 65535 up). Ends on SIGTERM.
+not exist, and gets that MTU where you may set it; its addresses are yours to set, and to bring it up
+(ip link set NAME up). The MTU of a TAP is yours, too. Ends on SIGTERM.
 
 The device on the other side must have the hardware address 02:74:6f:65:00:01, the one that every packet of a link
 is addressed to (QEMU: mac=02:74:6f:65:00:01), and no ARP (ip link set DEV arp off mtu 65535).`,
@@ -60,14 +63,17 @@ func runPump(cmd *cobra.Command, f pumpFlags) error {
 	if f.iface == "" || (f.socket == "") == (f.fd < 0) {
 		return usageError{fmt.Errorf("pump: want --interface and one of --socket-path and --fd")}
 	}
-	files, err := tun.Open(tun.Options{Name: f.iface, Queues: f.queues, TAP: f.tap})
+	say := func(format string, args ...any) {
+		fmt.Fprintf(cmd.ErrOrStderr(), f.iface+": "+format+"\n", args...)
+	}
+	files, err := openInterface(f, say)
 	if err != nil {
 		return err
 	}
 	k, err := link.NewKeeper(link.Device{
 		Name: f.iface, Socket: f.socket, MAC: net.HardwareAddr{2, 't', 'o', 'e', 0, 1},
 		MTU: frame.MaxPacket, Files: files, Seam: !f.tap,
-	}, link.Options{Event: func(e link.Event) { fmt.Fprintf(os.Stderr, "%s: %s\n", e.Device, e.Text) }})
+	}, link.Options{Event: func(e link.Event) { say("%s", e.Text) }})
 	if err != nil {
 		return err
 	}
@@ -78,6 +84,43 @@ func runPump(cmd *cobra.Command, f pumpFlags) error {
 		return conversePassed(ctx, k, f.fd)
 	}
 	return k.Serve(ctx)
+}
+
+// openInterface opens NAME, and gives a TUN the link's MTU.
+func openInterface(f pumpFlags, say func(string, ...any)) ([]*os.File, error) {
+	files, err := tun.Open(tun.Options{Name: f.iface, Queues: f.queues, TAP: f.tap})
+	if err != nil || f.tap {
+		return files, err
+	}
+	if err := giveMTU(f.iface, say); err != nil {
+		for _, file := range files {
+			file.Close()
+		}
+		return nil, err
+	}
+	return files, nil
+}
+
+// giveMTU is content with somebody else's interface as it is, and tells so.
+func giveMTU(iface string, say func(string, ...any)) error {
+	l, err := netlink.LinkByName(iface)
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", iface, err)
+	}
+	before := l.Attrs().MTU
+	if before == frame.MaxPacket {
+		return nil
+	}
+	err = netlink.LinkSetMTU(l, frame.MaxPacket)
+	if errors.Is(err, unix.EPERM) {
+		say("its MTU stays %d: not permitted to change it; root can: ip link set %s mtu %d", before, iface, frame.MaxPacket)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("interface %s: MTU %d: %w", iface, frame.MaxPacket, err)
+	}
+	say("MTU %d, was %d", frame.MaxPacket, before)
+	return nil
 }
 
 // conversePassed speaks with the one front end behind a descriptor.
