@@ -116,7 +116,7 @@ func TestOffloadMistakes(t *testing.T) {
 		{"too many", "offload: {bypass: {tcp: [" + strings.Repeat("1, ", 65) + "]}}\n", `offload.bypass.tcp: 65 entries: at most 64`},
 		{"mdns of a router", "offload: {mode: router, mdns: true}\n", `offload.mdns: true: only mode: endpoint`},
 		{"publish of a router", "offload: {mode: router}\npublish: [{port: 80}]\n", `publish: needs offload.mode: endpoint`},
-		{"no port", e + "publish: [{to: 80}]\n", `card.yaml:2: publish[0]: a published service needs a port`},
+		{"no port", e + "publish: [{to: 80}]\n", `card.yaml:2: publish[0].port: a published service needs one from 1 to 65535, such as port: 8080`},
 		{"port range", e + "publish: [{port: 70000}]\n", `publish[0].port: 70000: between 1 and 65535`},
 		{"protocol", e + "publish: [{port: 80, protocol: sctp}]\n", `publish[0].protocol: "sctp": must be tcp, udp`},
 		{"in", e + "publish: [{port: 80, in: card}]\n", `publish[0].in: "card": must be host, exec`},

@@ -51,8 +51,15 @@ func Parse(file string, data []byte) (Spec, error) {
 	}
 	if len(d.problems) == 0 {
 		s.fillDefaults()
-		for _, p := range s.problems() {
+		said := map[string]bool{}
+		for _, p := range d.zeros {
+			said[p.path] = true
 			d.fail(p.path, d.line(p.path), "%s", p.text)
+		}
+		for _, p := range s.problems() {
+			if !said[p.path] {
+				d.fail(p.path, d.line(p.path), "%s", p.text)
+			}
 		}
 	}
 	if len(d.problems) > 0 {
@@ -66,6 +73,7 @@ type decoder struct {
 	file     string
 	lines    map[string]int
 	problems []string
+	zeros    []problem // with zeros that stand in the file: an absent value is zero, too, and gets its default
 }
 
 func (d *decoder) fail(path string, line int, format string, args ...any) {
@@ -176,7 +184,11 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 		}
 		v.SetBool(strings.EqualFold(n.Value, "true"))
 	case reflect.Int:
-		i, err := strconv.ParseInt(n.Value, 10, 32)
+		i, err := strconv.ParseInt(n.Value, 10, strconv.IntSize)
+		if errors.Is(err, strconv.ErrRange) {
+			d.fail(path, n.Line, "%q: too large a number", n.Value)
+			return
+		}
 		if err != nil {
 			d.fail(path, n.Line, "%q: not a whole number", n.Value)
 			return
@@ -207,7 +219,7 @@ func (d *decoder) mapping(path string, n *yaml.Node, v reflect.Value) {
 	seen := map[string]bool{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, val := n.Content[i], n.Content[i+1]
-		field, ok := fieldByKey(v, key.Value)
+		f, field, ok := fieldByKey(v, key.Value)
 		switch {
 		case !ok:
 			keys := keysOf(v.Type())
@@ -220,6 +232,11 @@ func (d *decoder) mapping(path string, n *yaml.Node, v reflect.Value) {
 			d.fail(path, key.Line, "key %q stands twice", key.Value)
 		default:
 			d.value(join(path, key.Value), val, field)
+			if field.IsZero() && val.Tag != "!!null" {
+				tagProblem(join(path, key.Value), f, field, func(at, format string, args ...any) {
+					d.zeros = append(d.zeros, problem{at, fmt.Sprintf(format, args...)})
+				})
+			}
 		}
 		seen[key.Value] = true
 	}
@@ -258,11 +275,11 @@ func keysOf(t reflect.Type) []string {
 	return keys
 }
 
-func fieldByKey(v reflect.Value, key string) (reflect.Value, bool) {
+func fieldByKey(v reflect.Value, key string) (reflect.StructField, reflect.Value, bool) {
 	for i := range v.NumField() {
-		if keyOf(v.Type().Field(i)) == key {
-			return v.Field(i), true
+		if f := v.Type().Field(i); keyOf(f) == key {
+			return f, v.Field(i), true
 		}
 	}
-	return reflect.Value{}, false
+	return reflect.StructField{}, reflect.Value{}, false
 }

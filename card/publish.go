@@ -93,7 +93,7 @@ func (s *Spec) publishProblems(add func(string, string, ...any)) {
 	for i, p := range s.Publish {
 		at := fmt.Sprintf("publish[%d]", i)
 		if p.Port == 0 {
-			add(at, "a published service needs a port, such as port: 8080")
+			add(at+".port", "a published service needs one from 1 to 65535, such as port: 8080")
 			continue
 		}
 		tagProblems(at, reflect.ValueOf(p), add)

@@ -8,6 +8,7 @@ package card
 
 import (
 	"encoding"
+	"errors"
 	"fmt"
 	"net/netip"
 	"strconv"
@@ -106,7 +107,10 @@ func (m *Memory) UnmarshalText(text []byte) error {
 			continue
 		}
 		n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 32)
-		if err != nil || n <= 0 {
+		if n <= 0 && err == nil || errors.Is(err, strconv.ErrRange) {
+			return fmt.Errorf("between %s and %s", minMemory, maxMemory)
+		}
+		if err != nil {
 			return fmt.Errorf("not a whole number of %s", u.suffix)
 		}
 		*m = Memory(n) * u.unit

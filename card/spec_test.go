@@ -84,6 +84,17 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"memory huge", "machine: {memory: 2147483647GiB}\n", `between 64MiB and 1024GiB`},
 		{"cpus", "machine: {cpus: 0x}\n", `machine.cpus: "0x": not a whole number`},
 		{"cpus range", "machine: {cpus: 65}\n", `machine.cpus: 65: between 1 and 64`},
+		{"cpus zero", "machine: {cpus: 0}\n", `card.yaml:1: machine.cpus: 0: between 1 and 64`},
+		{"cpus negative", "machine: {cpus: -1}\n", `machine.cpus: -1: between 1 and 64`},
+		{"cpus huge", "machine: {cpus: 5000000000}\n", `machine.cpus: 5000000000: between 1 and 64`},
+		{"cpus beyond any number", "machine: {cpus: 99999999999999999999}\n", `machine.cpus: "99999999999999999999": too large a number`},
+		{"memory zero", "machine: {memory: 0MiB}\n", `machine.memory: "0MiB": between 64MiB and 1024GiB`},
+		{"memory negative", "machine: {memory: -1GiB}\n", `machine.memory: "-1GiB": between 64MiB and 1024GiB`},
+		{"memory beyond any number", "machine: {memory: 99999999999GiB}\n", `between 64MiB and 1024GiB`},
+		{"queues zero", "link: {queues: 0}\n", `link.queues: 0: between 1 and 8`},
+		{"mtu zero", "ports: [{name: wan, mtu: 0}]\n", `ports[0].mtu: 0: between 1280 and 65535`},
+		{"kind empty", "machine: {kind: ''}\n", `machine.kind: "": must be auto, kvm, uml, tcg`},
+		{"published port zero", "publish: [{port: 0}]\n", `publish[0].port: 0: between 1 and 65535`},
 		{"list for a value", "name: [a]\n", `name: a list where one value belongs`},
 		{"value for a list", "ports: wan\n", `ports: "wan" where a list belongs; write [wan]`},
 		{"value for a mapping", "machine: uml\n", `machine: "uml" where keys and values belong (arch, cpus, kind, memory)`},
@@ -132,6 +143,9 @@ func TestAllMistakesAreShownAtOnce(t *testing.T) {
 	if !errors.As(err, &se) || len(se.Problems) != 4 {
 		t.Errorf("%v", err)
 	}
+	if _, err = Parse("f", []byte("publish: [{port: 0}]\n")); !errors.As(err, &se) || len(se.Problems) != 1 {
+		t.Errorf("one mistake: %v", err)
+	}
 }
 
 func TestSchemaHasEveryKeyAndItsLimits(t *testing.T) {
@@ -139,15 +153,18 @@ func TestSchemaHasEveryKeyAndItsLimits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	type value struct {
+		Enum    []string `json:"enum"`
+		Minimum *int     `json:"minimum"`
+		Maximum *int     `json:"maximum"`
+	}
 	var s struct {
 		Additional bool `json:"additionalProperties"`
 		Properties map[string]struct {
-			Properties map[string]struct {
-				Enum    []string `json:"enum"`
-				Minimum *int     `json:"minimum"`
-			} `json:"properties"`
-			Items struct {
-				Required []string `json:"required"`
+			Properties map[string]value `json:"properties"`
+			Items      struct {
+				Required   []string         `json:"required"`
+				Properties map[string]value `json:"properties"`
 			} `json:"items"`
 			Description string `json:"description"`
 		} `json:"properties"`
@@ -163,8 +180,15 @@ func TestSchemaHasEveryKeyAndItsLimits(t *testing.T) {
 	if got := s.Properties["machine"].Properties["kind"].Enum; !cmp.Equal(got, []string{"auto", "kvm", "uml", "tcg"}) {
 		t.Errorf("machine.kind: %v", got)
 	}
-	if got := s.Properties["link"].Properties["queues"].Minimum; got == nil || *got != 1 {
-		t.Errorf("link.queues has no minimum of 1")
+	for key, want := range map[string][2]int{"machine.cpus": {1, 64}, "link.queues": {1, 8}, "ports.mtu": {1280, 65535}, "publish.port": {1, 65535}} {
+		outer, inner, _ := strings.Cut(key, ".")
+		got, found := s.Properties[outer].Properties[inner]
+		if !found {
+			got = s.Properties[outer].Items.Properties[inner]
+		}
+		if got.Minimum == nil || got.Maximum == nil || *got.Minimum != want[0] || *got.Maximum != want[1] {
+			t.Errorf("%s: from %v to %v, want %v", key, got.Minimum, got.Maximum, want)
+		}
 	}
 	if got := s.Properties["ports"].Items.Required; !cmp.Equal(got, []string{"name"}) {
 		t.Errorf("required in a port: %v", got)

@@ -176,17 +176,20 @@ func (s *Spec) portProblems(add func(string, string, ...any)) {
 // tagProblems checks a struct against its own enum, min and max tags.
 func tagProblems(path string, v reflect.Value, add func(string, string, ...any)) {
 	for i := range v.NumField() {
-		f, val := v.Type().Field(i), v.Field(i)
-		at := join(path, keyOf(f))
-		if enum := f.Tag.Get("enum"); enum != "" {
-			values := strings.Split(enum, "|")
-			if got := val.String(); !contains(values, got) {
-				add(at, "%q: must be %s%s", got, strings.Join(values, ", "), didYouMean(got, values...))
-			}
+		f := v.Type().Field(i)
+		tagProblem(join(path, keyOf(f)), f, v.Field(i), add)
+	}
+}
+
+func tagProblem(at string, f reflect.StructField, val reflect.Value, add func(string, string, ...any)) {
+	if enum := f.Tag.Get("enum"); enum != "" {
+		values := strings.Split(enum, "|")
+		if got := val.String(); !contains(values, got) {
+			add(at, "%q: must be %s%s", got, strings.Join(values, ", "), didYouMean(got, values...))
 		}
-		if lo, hi, ok := bounds(f); ok && (int(val.Int()) < lo || int(val.Int()) > hi) {
-			add(at, "%d: between %d and %d", val.Int(), lo, hi)
-		}
+	}
+	if lo, hi, ok := bounds(f); ok && (int(val.Int()) < lo || int(val.Int()) > hi) {
+		add(at, "%d: between %d and %d", val.Int(), lo, hi)
 	}
 }
 
