@@ -53,7 +53,7 @@ func (p *port) hold(ctx context.Context, name string, l *lease) {
 		sleep(ctx, time.Second)
 		return
 	}
-	p.log.Sayf("port %s: %s by DHCP from %s, for %v", name, l.prefix, l.server, l.time.Round(time.Second))
+	p.log.Sayf("port %s: %s by DHCP from %s, %s", name, l.prefix, l.server, l.lasts())
 	for {
 		next := p.renew(ctx, name, l)
 		if next == nil {

@@ -26,6 +26,9 @@ type lease struct {
 	time, t1, t2 time.Duration
 }
 
+// endless is the lease time that means no end (RFC 2131, section 3.3).
+const endless = (1<<32 - 1) * time.Second
+
 const maxLeaseList = 16 // of any list in a lease
 
 func newLease(raw *nclient4.Lease, guarded []netip.Prefix) (*lease, error) {
@@ -72,6 +75,14 @@ func (l *lease) times(ack *dhcpv4.DHCPv4) {
 	if l.t1 < dhcpMinLease/2 || l.t1 >= l.t2 || l.t2 >= l.time {
 		l.t1, l.t2 = l.time/2, late
 	}
+}
+
+// lasts says for how long, to a person.
+func (l *lease) lasts() string {
+	if l.time >= endless {
+		return "no end"
+	}
+	return "for " + l.time.Round(time.Second).String()
 }
 
 // setRoutes takes the classless routes and only without them the router

@@ -55,17 +55,17 @@ func TestLeaseTimes(t *testing.T) {
 	seconds := func(code uint8, d time.Duration) dhcpv4.Modifier {
 		return dhcpv4.WithOption(dhcpv4.Option{Code: dhcpv4.GenericOptionCode(code), Value: dhcpv4.Duration(d)})
 	}
-	const forever = (1<<32 - 1) * time.Second // RFC 2131, section 3.3
 	for name, tt := range map[string]struct {
 		with          []dhcpv4.Modifier
 		lease, t1, t2 time.Duration
+		lasts         string
 	}{
-		"defaults":    {nil, time.Hour, 30 * time.Minute, 52*time.Minute + 30*time.Second},
-		"given":       {[]dhcpv4.Modifier{seconds(58, 10*time.Minute), seconds(59, 20*time.Minute)}, time.Hour, 10 * time.Minute, 20 * time.Minute},
-		"nonsense":    {[]dhcpv4.Modifier{seconds(58, 50*time.Minute), seconds(59, 20*time.Minute)}, time.Hour, 30 * time.Minute, 52*time.Minute + 30*time.Second},
-		"for ever":    {[]dhcpv4.Modifier{seconds(51, forever)}, forever, forever / 2, forever / 8 * 7},
-		"no time":     {[]dhcpv4.Modifier{seconds(51, 0)}, time.Minute, 30 * time.Second, 52*time.Second + 500*time.Millisecond},
-		"ever asking": {[]dhcpv4.Modifier{seconds(58, 0), seconds(59, time.Second)}, time.Hour, 30 * time.Minute, 52*time.Minute + 30*time.Second},
+		"defaults":    {nil, time.Hour, 30 * time.Minute, 52*time.Minute + 30*time.Second, "for 1h0m0s"},
+		"given":       {[]dhcpv4.Modifier{seconds(58, 10*time.Minute), seconds(59, 20*time.Minute)}, time.Hour, 10 * time.Minute, 20 * time.Minute, "for 1h0m0s"},
+		"nonsense":    {[]dhcpv4.Modifier{seconds(58, 50*time.Minute), seconds(59, 20*time.Minute)}, time.Hour, 30 * time.Minute, 52*time.Minute + 30*time.Second, "for 1h0m0s"},
+		"for ever":    {[]dhcpv4.Modifier{seconds(51, endless)}, endless, endless / 2, endless / 8 * 7, "no end"},
+		"no time":     {[]dhcpv4.Modifier{seconds(51, 0)}, time.Minute, 30 * time.Second, 52*time.Second + 500*time.Millisecond, "for 1m0s"},
+		"ever asking": {[]dhcpv4.Modifier{seconds(58, 0), seconds(59, time.Second)}, time.Hour, 30 * time.Minute, 52*time.Minute + 30*time.Second, "for 1h0m0s"},
 	} {
 		l, err := newLease(ack(t, tt.with...), nil)
 		if err != nil {
@@ -73,6 +73,9 @@ func TestLeaseTimes(t *testing.T) {
 		}
 		if l.time != tt.lease || l.t1 != tt.t1 || l.t2 != tt.t2 {
 			t.Errorf("%s: %v %v %v, want %v %v %v", name, l.time, l.t1, l.t2, tt.lease, tt.t1, tt.t2)
+		}
+		if got := l.lasts(); got != tt.lasts {
+			t.Errorf("%s: %q, want %q", name, got, tt.lasts)
 		}
 	}
 }
