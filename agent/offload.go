@@ -38,7 +38,7 @@ func startOffload(o Options) func(offload.Config) (endpoint, error) {
 // offloadOf is what a configuration means for the endpoint.
 func offloadOf(c *control.Config) offload.Config {
 	b := c.Offload.Bypass
-	out := offload.Config{Preserve: c.Offload.Preserve, MDNS: c.Offload.MDNS, Bypass: offload.Bypass{
+	out := offload.Config{Preserve: c.Offload.Preserve, MDNS: c.Offload.MDNS, Congestion: c.Offload.Congestion, Bypass: offload.Bypass{
 		TCP: portRanges(b.TCP), UDP: portRanges(b.UDP), Addresses: b.Addresses,
 	}}
 	for _, d := range b.DSCP {

@@ -11,12 +11,17 @@ import (
 	"github.com/toe-project/toe/control"
 )
 
+// congestionCubic is the default of OffloadSpec.Congestion: the kernel's own.
+const congestionCubic = "cubic"
+
 // OffloadSpec says how the card speaks for the host.
 type OffloadSpec struct {
 	Mode   string     `yaml:"mode,omitempty" enum:"endpoint|router" doc:"endpoint: the card ends the host's TCP and UDP and speaks for it on the wire; router: the card forwards packets" default:"endpoint"`
 	Source string     `yaml:"source,omitempty" enum:"masquerade|preserve" doc:"masquerade: the wire sees the card's own addresses; preserve: it sees the host's, for networks that route them to the card" default:"masquerade"`
 	Bypass BypassSpec `yaml:"bypass,omitempty" doc:"what an endpoint only forwards, end to end"`
-	MDNS   bool       `yaml:"mdns,omitempty" doc:"relay multicast DNS between host and ports; endpoint mode" default:"false"`
+	// Congestion is one of control.Congestions.
+	Congestion string `yaml:"congestion,omitempty" enum:"cubic|bbr|reno" doc:"how the card's connections on the wire find their rate: cubic slows down for each loss, bbr measures what the path carries; endpoint mode" default:"cubic"`
+	MDNS       bool   `yaml:"mdns,omitempty" doc:"relay multicast DNS between host and ports; endpoint mode" default:"false"`
 }
 
 // BypassSpec is what stays end to end: a packet that meets one of the lists.
@@ -128,12 +133,15 @@ func (s *Spec) offloadProblems(add func(string, string, ...any)) {
 	if o.Mode == control.ModeRouter && o.MDNS {
 		add("offload.mdns", "true: only mode: endpoint relays multicast DNS")
 	}
+	if o.Mode == control.ModeRouter && o.Congestion != congestionCubic {
+		add("offload.congestion", "%q: only mode: endpoint has connections of its own on the wire", o.Congestion)
+	}
 	s.publishProblems(add)
 }
 
 // config is what the card is told of it.
 func (o OffloadSpec) config() control.Offload {
-	out := control.Offload{Preserve: o.Source == sourcePreserve, MDNS: o.MDNS}
+	out := control.Offload{Preserve: o.Source == sourcePreserve, MDNS: o.MDNS, Congestion: o.Congestion}
 	for _, r := range o.Bypass.TCP {
 		out.Bypass.TCP = append(out.Bypass.TCP, control.PortRange(r))
 	}

@@ -20,6 +20,7 @@ link: {ipv4: 10.116.0.2/31, ipv6: "fd74:6f65::2/127"}
 offload:
   mode: endpoint
   source: preserve
+  congestion: bbr
   mdns: true
   bypass:
     tcp: [22, "8000-8010"]
@@ -89,7 +90,7 @@ func TestWhatTheCardIsTold(t *testing.T) {
 		t.Error(diff)
 	}
 	o := spec.Offload.config()
-	if !o.Preserve || !o.MDNS || !slices.Equal(o.Bypass.TCP, []control.PortRange{{First: 22, Last: 22}, {First: 8000, Last: 8010}}) ||
+	if !o.Preserve || !o.MDNS || o.Congestion != "bbr" || !slices.Equal(o.Bypass.TCP, []control.PortRange{{First: 22, Last: 22}, {First: 8000, Last: 8010}}) ||
 		!slices.Equal(o.Bypass.DSCP, []int{8, 46, 1}) || len(o.Bypass.Addresses) != 3 || len(o.Bypass.UDP) != 1 {
 		t.Errorf("offload: %+v", o)
 	}
@@ -104,6 +105,8 @@ func TestOffloadMistakes(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"mode", "offload: {mode: endpiont}\n", `card.yaml:1: offload.mode: "endpiont": must be endpoint, router; did you mean "endpoint"?`},
 		{"source", "offload: {source: keep}\n", `offload.source: "keep": must be masquerade, preserve`},
+		{"congestion", "offload: {congestion: vegas}\n", `offload.congestion: "vegas": must be cubic, bbr, reno`},
+		{"congestion of a router", "offload: {mode: router, congestion: bbr}\n", `offload.congestion: "bbr": only mode: endpoint`},
 		{"key", "offload: {bypas: {}}\n", `unknown key "bypas"; did you mean "bypass"?`},
 		{"port", "offload: {bypass: {tcp: [0]}}\n", `offload.bypass.tcp[0]: "0": not a port from 1 to 65535`},
 		{"port large", "offload: {bypass: {udp: [65536]}}\n", `offload.bypass.udp[0]: "65536"`},

@@ -43,6 +43,7 @@ func (s *Spec) fillDefaults() {
 	s.Link.Queues = orInt(s.Link.Queues, 1)
 	s.Offload.Mode = orString(s.Offload.Mode, control.ModeEndpoint)
 	s.Offload.Source = orString(s.Offload.Source, sourceMasquerade)
+	s.Offload.Congestion = orString(s.Offload.Congestion, congestionCubic)
 	for i := range s.Publish {
 		p := &s.Publish[i]
 		p.Protocol = orString(p.Protocol, control.TCP)

@@ -3,7 +3,9 @@ package control
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 )
 
 // The modes of a card.
@@ -30,7 +32,13 @@ type Offload struct {
 	Preserve bool   `json:"preserve,omitempty"`
 	Bypass   Bypass `json:"bypass,omitzero"`
 	MDNS     bool   `json:"mdns,omitempty"` // relay multicast DNS (RFC 6762)
+	// Congestion controls what the card's own connections send on the wire:
+	// one of Congestions, or empty for the kernel's choice.
+	Congestion string `json:"congestion,omitempty"`
 }
+
+// Congestions are the ways of congestion control that every card's kernel has.
+var Congestions = []string{"cubic", "bbr", "reno"}
 
 // Bypass is what a card in endpoint mode only forwards.
 type Bypass struct {
@@ -81,6 +89,9 @@ func (v *validator) offload(c *Config) {
 	o := c.Offload
 	if o.Preserve && c.NAT {
 		v.bad("offload.preserve", "true beside nat: true, one of them is right: NAT would hide the address that is to be kept")
+	}
+	if o.Congestion != "" && !slices.Contains(Congestions, o.Congestion) {
+		v.bad("offload.congestion", "%q: %s, or none, is right", o.Congestion, strings.Join(Congestions, ", "))
 	}
 	v.ranges("offload.bypass.tcp", o.Bypass.TCP)
 	v.ranges("offload.bypass.udp", o.Bypass.UDP)

@@ -12,7 +12,7 @@ func endpoint(t testing.TB) *Config {
 	t.Helper()
 	c := sample(t)
 	c.Mode = ModeEndpoint
-	c.Offload = Offload{MDNS: true, Bypass: Bypass{
+	c.Offload = Offload{MDNS: true, Congestion: "bbr", Bypass: Bypass{
 		TCP: []PortRange{{22, 22}, {8000, 8010}}, UDP: []PortRange{{123, 123}},
 		Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8:9::/48")},
 		DSCP:      []int{8, 63},
@@ -61,6 +61,7 @@ func TestEndpointRefusals(t *testing.T) {
 	}{
 		"mode":                {func(c *Config) { c.Mode = "switch" }, []string{"mode", "switch", "endpoint"}},
 		"preserve with NAT":   {func(c *Config) { c.Offload.Preserve = true }, []string{"offload.preserve", "nat"}},
+		"congestion":          {func(c *Config) { c.Offload.Congestion = "vegas" }, []string{"offload.congestion", "vegas", "cubic, bbr, reno"}},
 		"range backwards":     {func(c *Config) { c.Offload.Bypass.TCP[0] = PortRange{9, 8} }, []string{"offload.bypass.tcp", "9-8"}},
 		"range from zero":     {func(c *Config) { c.Offload.Bypass.UDP[0] = PortRange{0, 8} }, []string{"offload.bypass.udp", "0-8"}},
 		"ranges without end":  {func(c *Config) { c.Offload.Bypass.TCP = many(MaxBypass + 1) }, []string{"offload.bypass.tcp", "65"}},

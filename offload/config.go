@@ -12,6 +12,9 @@ type Config struct {
 	Preserve bool
 	Bypass   Bypass
 	Publish  []Publish
+	// Congestion is who decides how fast a connection on the wire sends, by the
+	// kernel's name: cubic, bbr. Empty: the kernel's own choice.
+	Congestion string
 	// MDNS relays multicast DNS between links and ports (RFC 6762).
 	MDNS bool
 }

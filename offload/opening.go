@@ -59,6 +59,9 @@ func (t *tcp) begin(s segment, held uint32) {
 		return
 	}
 	o.fd = fd
+	if t.congestion != "" { // no error: the kernel has taken it before
+		_ = unix.SetsockoptString(fd, unix.SOL_TCP, unix.TCP_CONGESTION, t.congestion)
+	}
 	t.opening[s.pair] = o
 	o.age = t.oldest.PushBack(o)
 	if len(t.opening) > maxOpening {

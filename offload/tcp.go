@@ -42,6 +42,8 @@ type tcp struct {
 	maxFlows int
 	pipes    pipes
 
+	congestion string // what the wire's sockets have to be told; empty: nothing
+
 	// See ofHost: what was found, and when.
 	linkNets   []*net.IPNet
 	linkNetsAt time.Time
@@ -97,6 +99,10 @@ func (t *tcp) open() (err error) {
 // configure takes a configuration over: what is published changes, and the
 // source of connections to come.
 func (t *tcp) configure(conf Config) error {
+	control, told, err := congestion(conf.Congestion)
+	if err != nil {
+		return err
+	}
 	want := map[Publish]bool{}
 	for _, p := range conf.Publish {
 		if p.Protocol != "tcp" {
@@ -118,7 +124,14 @@ func (t *tcp) configure(conf Config) error {
 			return err
 		}
 	}
-	t.conf, t.linkNets = conf, nil
+	for _, fds := range t.published {
+		for _, fd := range fds {
+			if err := unix.SetsockoptString(fd, unix.SOL_TCP, unix.TCP_CONGESTION, control); err != nil {
+				return fmt.Errorf("congestion control %q: %w", control, err)
+			}
+		}
+	}
+	t.conf, t.linkNets, t.congestion = conf, nil, told
 	return nil
 }
 
