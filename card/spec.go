@@ -208,7 +208,7 @@ func (a *Attach) UnmarshalText(text []byte) error {
 		}
 	case AttachTAP, AttachBridge, AttachMacvtap:
 		got.Name = rest
-		if err := checkIfName(rest); err != nil {
+		if err := CheckInterface(rest); err != nil {
 			return fmt.Errorf("after %s: comes the name of an interface: %w", kind, err)
 		}
 	case AttachNetns:
@@ -216,7 +216,7 @@ func (a *Attach) UnmarshalText(text []byte) error {
 		if !ok || ns == "" || strings.ContainsAny(ns, "/\x00 ") || ns == "." || ns == ".." {
 			return fmt.Errorf("netns is written netns:NAME/DEV")
 		}
-		if err := checkIfName(dev); err != nil {
+		if err := CheckInterface(dev); err != nil {
 			return fmt.Errorf("netns is written netns:NAME/DEV: %w", err)
 		}
 		got.Name, got.Device = ns, dev

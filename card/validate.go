@@ -122,7 +122,7 @@ func (s *Spec) problems() []problem {
 
 func (s *Spec) linkProblems(add func(string, string, ...any)) {
 	if s.Link.Interface != "" {
-		if err := checkIfName(s.Link.Interface); err != nil {
+		if err := CheckInterface(s.Link.Interface); err != nil {
 			add("link.interface", "%v", err)
 		}
 	}
@@ -224,9 +224,9 @@ func CheckName(name string) error {
 	return nil
 }
 
-// checkIfName says why name cannot be an interface's (dev_valid_name of the
+// CheckInterface says why name cannot be an interface's (dev_valid_name of the
 // kernel: at most 15 bytes, no slash, colon or space).
-func checkIfName(name string) error {
+func CheckInterface(name string) error {
 	if name == "" || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/:% \t\n\x00") {
 		return fmt.Errorf("interface name %q: 1 to 15 characters, no slash, colon, percent or space", name)
 	}

@@ -20,7 +20,7 @@ func benchReportCmd() *cobra.Command {
 		Long: `Report prints the tables of a run that was kept with --json, and makes the
 chart and the figures of docs/benchmarks.md of it.`,
 		Example: "  toe bench report bench.json\n  toe bench report bench.json --chart docs/benchmarks.svg --docs docs/benchmarks.md",
-		Args:    cobra.ExactArgs(1),
+		Args:    oneOf("report", "FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			rep, err := readReport(args[0])
 			if err != nil {

@@ -90,11 +90,16 @@ func completeCards(_ *cobra.Command, args []string, _ string) ([]string, cobra.S
 }
 
 // oneName is for a command that must be told which card.
-func oneName(_ *cobra.Command, args []string) error {
-	if len(args) != 1 {
-		return fmt.Errorf("which card? one NAME, not %d", len(args))
+var oneName = oneOf("card", "NAME")
+
+// oneOf is for a command that must be told one thing, and which.
+func oneOf(thing, word string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != 1 {
+			return fmt.Errorf("which %s? one %s, not %d", thing, word, len(args))
+		}
+		return nil
 	}
-	return nil
 }
 
 // atMostOneName is for a command that knows which card is meant when nothing

@@ -41,6 +41,9 @@ linux-source, which takes minutes the first time.`,
 			if o.Target != firmware.QEMU && o.Target != firmware.UML {
 				return usageError{fmt.Errorf("--machine %q: there are qemu and uml", target)}
 			}
+			if o.Edition != firmware.Micro {
+				return usageError{fmt.Errorf("--edition %q: there is %s", edition, firmware.Micro)}
+			}
 			dir, err := firmware.CacheDir()
 			if err != nil {
 				return err

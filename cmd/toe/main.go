@@ -8,12 +8,10 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
 
-	"github.com/toe-project/toe/card"
 	"github.com/toe-project/toe/internal/sandbox"
 )
 
@@ -42,7 +40,16 @@ func main() {
 func run(args []string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	root := rootCmd()
+	return execute(ctx, rootCmd(), args)
+}
+
+// execute is a whole command line. cobra's own commands write to what is
+// root's output when they are made, which is now.
+func execute(ctx context.Context, root *cobra.Command, args []string) int {
+	root.SetHelpCommand(helpCmd())
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd(args...)
+	misuse(root)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	return report(cmd, err)
@@ -91,57 +98,5 @@ with an MTU of 65535. Without a NAME, commands mean the card called card0.`,
 	root.AddCommand(upCmd(), downCmd(), resetCmd(), rmCmd(), lsCmd(), statusCmd(), consoleCmd(), sshCmd(), logsCmd(),
 		execCmd(), applyCmd(), firmwareCmd(), doctorCmd(), benchCmd(), benchPartCmd(), schemaCmd(), pumpCmd(), pumpWorkerCmd(),
 		runCmd(), holderCmd(), manCmd(), versionCmd())
-	misuse(root)
 	return root
-}
-
-// unknownVerb is for what is no command.
-func unknownVerb(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return cmd.Help()
-	}
-	var names []string
-	for _, c := range cmd.Commands() {
-		if !c.Hidden {
-			names = append(names, c.Name())
-		}
-	}
-	return usageError{fmt.Errorf("%s has no command %q%s", cmd.CommandPath(), args[0], suggestion(args[0], names))}
-}
-
-func flagError(cmd *cobra.Command, err error) error {
-	text := err.Error()
-	if strings.HasPrefix(cmd.Use, "exec") || strings.HasPrefix(cmd.Use, "ssh") {
-		return usageError{fmt.Errorf("%s; the command to run comes after --, as in `%s -- CMD`", text, cmd.CommandPath())}
-	}
-	_, flag, ok := strings.Cut(text, "unknown flag: --")
-	if !ok {
-		return usageError{err}
-	}
-	return usageError{fmt.Errorf("%s%s", text, suggestion(flag, flagNames(cmd)))}
-}
-
-func suggestion(got string, names []string) string {
-	if best := card.Nearest(got, names...); best != "" {
-		return fmt.Sprintf("; did you mean %q?", best)
-	}
-	return ""
-}
-
-// misuse makes wrong arguments of every command a usageError.
-func misuse(cmd *cobra.Command) {
-	if check := cmd.Args; check != nil {
-		cmd.Args = func(c *cobra.Command, args []string) error {
-			if err := check(c, args); err != nil {
-				return usageError{fmt.Errorf("%s: %w", c.CommandPath(), err)}
-			}
-			return nil
-		}
-	}
-	if cmd.HasParent() && cmd.HasSubCommands() && cmd.RunE == nil && cmd.Run == nil {
-		cmd.Args, cmd.RunE = cobra.ArbitraryArgs, unknownVerb
-	}
-	for _, c := range cmd.Commands() {
-		misuse(c)
-	}
 }

@@ -24,11 +24,9 @@ func toe(t *testing.T, args ...string) (status int, out, errs string) {
 	t.Helper()
 	var stdout, stderr bytes.Buffer
 	root := rootCmd()
-	root.SetArgs(args)
 	root.SetOut(&stdout)
 	root.SetErr(&stderr)
-	cmd, err := root.ExecuteContextC(context.Background())
-	status = report(cmd, err)
+	status = execute(context.Background(), root, args)
 	return status, stdout.String(), stderr.String()
 }
 
@@ -63,14 +61,37 @@ func TestExitStatus(t *testing.T) {
 		{"version", 0, ""},
 		{"schema", 0, ""},
 		{"help", 0, ""},
-		{"stauts", 2, `toe has no command "stauts"; did you mean "status"?`},
-		{"xyzzy", 2, `toe has no command "xyzzy"`},
-		{"firmware biuld", 2, `toe firmware has no command "biuld"; did you mean "build"?`},
+		{"stauts", 2, `toe: there is no command "stauts"; did you mean "status"?`},
+		{"xyzzy", 2, `toe: there is no command "xyzzy"`},
+		{"xyzzy --foo", 2, `toe: there is no command "xyzzy"`},
+		{"firmware biuld", 2, `toe: firmware has no command "biuld"; did you mean "build"?; there are build, status`},
+		{"firmware xyzzy --offline", 2, `toe: firmware has no command "xyzzy"; there are build, status`},
+		{"firmware --offline", 2, "unknown flag: --offline"},
+		{"firmware build extra", 2, `toe: firmware build: takes no argument, and "extra" is one`},
+		{"firmware build --edition huge", 2, `--edition "huge": there is micro`},
+		{"completion bsh", 2, `toe: completion has no command "bsh"; did you mean "bash"?; there are bash, fish, powershell, zsh`},
+		{"completion bash extra", 2, `toe: completion bash: takes no argument, and "extra" is one`},
+		{"completion bash", 0, ""},
+		{"help up", 0, ""},
+		{"help firmware build", 0, ""},
+		{"help stauts", 2, `toe: there is no command "stauts"; did you mean "status"?`},
+		{"help firmware biuld", 2, `toe: firmware has no command "biuld"; did you mean "build"?`},
+		{"help up extra", 2, `toe: help: "extra": toe up has no commands of its own`},
+		{"bench ofload", 2, `toe: bench has no command "ofload"; did you mean "offload"?`},
+		{"bench report", 2, "toe: bench report: which report? one FILE, not 0"},
+		{"bench --rounds x", 2, `--rounds: "x": want a whole number`},
+		{"status --json=x", 2, `--json: "x": want true or false`},
+		{"logs -n -5", 2, `--tail: "-5": want a whole number, 0 or more`},
+		{"up -f", 2, "--file: nothing follows: want"},
+		{"pump", 2, "want --interface and one of --socket-path and --fd"},
+		{"pump --interface a/b --socket-path x", 2, `interface name "a/b"`},
+		{"pump --interface t --socket-path x --queues 0", 2, "--queues 0: between 1 and 256"},
+		{"pump --interface t --fd 2000", 2, "--fd 2000: no such descriptor"},
 		{"status --jsno", 2, `unknown flag: --jsno; did you mean "json"?`},
-		{"status a b", 2, `toe status: which card? one NAME at most, not ["a" "b"]`},
-		{"up a b", 2, "toe up: which card? one NAME at most"},
-		{"rm", 2, "toe rm: which card? one NAME, not 0"},
-		{"ls extra", 2, "toe ls"},
+		{"status a b", 2, `toe: status: which card? one NAME at most, not ["a" "b"]`},
+		{"up a b", 2, "toe: up: which card? one NAME at most"},
+		{"rm", 2, "toe: rm: which card? one NAME, not 0"},
+		{"ls extra", 2, `toe: ls: takes no argument, and "extra" is one`},
 		{"status UPPER", 2, "lower-case letters"},
 		{"apply", 2, "which specification? -f card.yaml"},
 		{"exec", 2, "which command?"},

@@ -11,7 +11,7 @@ import (
 // manCmd writes the man pages; `make man` calls it.
 func manCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "man DIR", Short: "Write the man pages into a folder", Hidden: true, Args: cobra.ExactArgs(1),
+		Use: "man DIR", Short: "Write the man pages into a folder", Hidden: true, Args: oneOf("folder", "DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return err

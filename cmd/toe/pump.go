@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/card"
 	"github.com/toe-project/toe/internal/sandbox"
 	"github.com/toe-project/toe/link"
 	"github.com/toe-project/toe/link/frame"
@@ -63,6 +64,9 @@ func runPump(cmd *cobra.Command, f pumpFlags) error {
 	if f.iface == "" || (f.socket == "") == (f.fd < 0) {
 		return usageError{fmt.Errorf("pump: want --interface and one of --socket-path and --fd")}
 	}
+	if err := f.check(); err != nil {
+		return usageError{fmt.Errorf("pump: %w", err)}
+	}
 	say := func(format string, args ...any) {
 		fmt.Fprintf(cmd.ErrOrStderr(), f.iface+": "+format+"\n", args...)
 	}
@@ -84,6 +88,22 @@ func runPump(cmd *cobra.Command, f pumpFlags) error {
 		return conversePassed(ctx, k, f.fd)
 	}
 	return k.Serve(ctx)
+}
+
+// check is for what is wrong whatever the host is like, before anything is made.
+func (f pumpFlags) check() error {
+	if err := card.CheckInterface(f.iface); err != nil {
+		return err
+	}
+	if f.queues < 1 || f.queues > tun.MaxQueues {
+		return fmt.Errorf("--queues %d: between 1 and %d", f.queues, tun.MaxQueues)
+	}
+	if f.fd >= 0 {
+		if _, err := unix.FcntlInt(uintptr(f.fd), unix.F_GETFD, 0); err != nil {
+			return fmt.Errorf("--fd %d: no such descriptor was passed in", f.fd)
+		}
+	}
+	return nil
 }
 
 // openInterface opens NAME, and gives a TUN the link's MTU.

@@ -54,7 +54,7 @@ func splitDash(cmd *cobra.Command, args []string) (names, words []string, err er
 	}
 	if at > 1 {
 		return nil, nil, usageError{fmt.Errorf("%s: %q: the command comes after --, as in `%s %s -- %s`",
-			cmd.CommandPath(), args[1], cmd.CommandPath(), args[0], strings.Join(args[1:at], " "))}
+			verbPath(cmd), args[1], cmd.CommandPath(), args[0], strings.Join(args[1:at], " "))}
 	}
 	return args[:at], args[at:], nil
 }
