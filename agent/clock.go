@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,6 +14,9 @@ import (
 const (
 	// clockStep is how far the clock may be from the host's before it is set.
 	clockStep = time.Second
+	// clockSure is how many times in a row the host has to seem behind before
+	// the clock is set back: a message may have been long on its way.
+	clockSure = 3
 	// ntpStep is how far it may be from a server's before it is set at once;
 	// less is mended gradually, so that time never runs backwards for it.
 	ntpStep     = 128 * time.Millisecond // as ntpd does
@@ -37,6 +41,7 @@ type clock struct {
 	since   time.Time
 	synced  string // the server or "host" that last set or confirmed the clock
 	byNTP   bool
+	ahead   []time.Duration // offsets in a row by which the host seems to be behind
 	err     error
 	changed chan struct{}
 }
@@ -110,7 +115,11 @@ func (c *clock) mend(offset time.Duration) error {
 	return c.step(offset)
 }
 
-// hear takes the host's time out of a status request.
+// hear takes the host's time out of a status request. It was that when the
+// request was made: a host that is ahead is ahead by so much at least. One that
+// is behind may be so by what the request has waited, while the card booted, or
+// for a busy CPU; of some in a row the one that waited least is nearest to
+// the truth.
 func (c *clock) hear(host time.Time) {
 	offset := time.Until(host)
 	c.mu.Lock()
@@ -118,6 +127,13 @@ func (c *clock) hear(host time.Time) {
 	if c.byNTP {
 		return
 	}
+	if offset < -clockStep {
+		if c.ahead = append(c.ahead, offset); len(c.ahead) < clockSure {
+			return
+		}
+		offset = slices.Max(c.ahead)
+	}
+	c.ahead = nil
 	if offset.Abs() > clockStep {
 		c.log.Sayf("clock: set by %v, to the host's", offset.Round(time.Millisecond))
 		if err := c.step(offset); err != nil {

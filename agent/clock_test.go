@@ -34,6 +34,26 @@ func TestClockFollowsHost(t *testing.T) {
 	}
 }
 
+// A request that was long on its way says an old time: the clock is not set
+// back for one, nor by more than the quickest of some says.
+func TestClockIsNotSetBackByDelay(t *testing.T) {
+	var offset time.Duration
+	var fail error
+	c, done := testClock(&offset, &fail)
+	for _, late := range []time.Duration{3 * time.Second, 5 * time.Second, 0, 4 * time.Second, 2 * time.Second, 0} {
+		c.hear(time.Now().Add(-late))
+	}
+	if len(*done) != 0 {
+		t.Errorf("set back by requests that came late: %v", *done)
+	}
+	for _, late := range []time.Duration{62 * time.Second, 60 * time.Second, 65 * time.Second} {
+		c.hear(time.Now().Add(-late))
+	}
+	if len(*done) != 1 || (*done)[0] != "step -1m0s" {
+		t.Errorf("ahead by a minute: %v, want one step by the smallest", *done)
+	}
+}
+
 func TestClockAsksServers(t *testing.T) {
 	offset, fail := 10*time.Millisecond, error(nil)
 	c, done := testClock(&offset, &fail)
