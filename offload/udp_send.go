@@ -12,6 +12,9 @@ type sink interface {
 	// refused is told that the kernel did not send something, and why. When
 	// it returns true that is tried again.
 	refused(refusal) (again bool)
+	// gone says that the socket is closed, which a refusal may have led to:
+	// its number may be another's already.
+	gone() bool
 }
 
 // refusal is a datagram or a train that the kernel did not send.
@@ -127,17 +130,19 @@ func (b *outbox) flush(fd int, s sink) {
 	b.n = 0
 	for i := 0; i < n; {
 		sent, err := sendmmsg(fd, b.headers[i:n])
-		switch {
-		case err == 0:
+		if err == 0 {
 			i += sent
-		case b.segments[i] != 0 && (err == unix.EMSGSIZE || err == unix.EINVAL || err == unix.EIO):
+			continue
+		}
+		if b.segments[i] != 0 && (err == unix.EMSGSIZE || err == unix.EINVAL || err == unix.EIO) {
 			// Datagrams that need fragments, or a device or a policy that
 			// trains are not for.
 			b.split(fd, i, s)
-			i++
-		default:
+		} else {
 			b.retry(fd, i, s, err)
-			i++
+		}
+		for i++; i < n && s.gone(); i++ {
+			s.refused(b.refusal(i, unix.EBADF))
 		}
 	}
 }
@@ -145,6 +150,15 @@ func (b *outbox) flush(fd int, s sink) {
 // retry sends again what was refused, as long as the sink says so, but not
 // for ever.
 func (b *outbox) retry(fd, i int, s sink, err unix.Errno) {
+	r := b.refusal(i, err)
+	for ; r.attempt < 4 && s.refused(r); r.attempt++ {
+		if _, r.err = sendmmsg(fd, b.headers[i:i+1]); r.err == 0 {
+			return
+		}
+	}
+}
+
+func (b *outbox) refusal(i int, err unix.Errno) refusal {
 	r := refusal{err: err, count: 1}
 	if b.headers[i].msg.Name != nil {
 		r.to = &b.peers[i]
@@ -152,11 +166,7 @@ func (b *outbox) retry(fd, i int, s sink, err unix.Errno) {
 	if size := b.segments[i]; size != 0 {
 		r.count = uint64((int(b.vectors[i].Len) + size - 1) / size)
 	}
-	for ; r.attempt < 4 && s.refused(r); r.attempt++ {
-		if _, r.err = sendmmsg(fd, b.headers[i:i+1]); r.err == 0 {
-			return
-		}
-	}
+	return r
 }
 
 // split sends the datagrams of a train one by one.
@@ -166,6 +176,10 @@ func (b *outbox) split(fd, i int, s sink) {
 	b.segments[i] = 0
 	m.SetControllen(int(m.Controllen) - unix.CmsgSpace(2))
 	for len(train) > 0 {
+		if s.gone() {
+			s.refused(refusal{to: &b.peers[i], err: unix.EBADF, count: uint64((len(train) + size - 1) / size)})
+			return
+		}
 		n := min(size, len(train))
 		v.Base = &train[0]
 		v.SetLen(n)
