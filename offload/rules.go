@@ -1,43 +1,22 @@
 package offload
 
 import (
-	"fmt"
 	"net/netip"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/nft"
 )
 
 const tableName = "toe-offload"
 
 // ruler fills one table.
-type ruler struct {
-	conn  *nftables.Conn
-	table *nftables.Table
-}
+type ruler struct{ nft.Table }
 
-func (r ruler) chain(name string) *chain {
-	return &chain{r, r.conn.AddChain(&nftables.Chain{Name: name, Table: r.table})}
-}
-
-func (r ruler) base(name string, hook *nftables.ChainHook, priority *nftables.ChainPriority) *chain {
-	return &chain{r, r.conn.AddChain(&nftables.Chain{
-		Name: name, Table: r.table, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: priority,
-	})}
-}
-
-type chain struct {
-	ruler
-	nft *nftables.Chain
-}
-
-func (c *chain) add(parts ...match) {
-	var all []expr.Any
-	for _, p := range parts {
-		all = append(all, p...)
-	}
-	c.conn.AddRule(&nftables.Rule{Table: c.table, Chain: c.nft, Exprs: all})
+func (r ruler) base(name string, hook *nftables.ChainHook, priority *nftables.ChainPriority) nft.Chain {
+	return r.Base(nftables.Chain{Name: name, Type: nftables.ChainTypeFilter, Hooknum: hook, Priority: priority})
 }
 
 // applyRules replaces the table of endpoint mode in one transaction. Its
@@ -61,23 +40,13 @@ func (c *chain) add(parts ...match) {
 // Connection tracking sees nothing of the host's side: the sockets are the
 // state, and a table beside them would only cost memory and fill up.
 func applyRules(conf Config) error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nf_tables: %w", err)
-	}
-	r := ruler{c, &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}}
-	c.AddTable(r.table) // so that the removal finds one
-	c.DelTable(r.table)
-	c.AddTable(r.table)
-	r.all(conf, match{&expr.Queue{Num: queueNumber}})
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nf_tables: replace table inet %s: %w", tableName, err)
-	}
-	return nil
+	return nft.Replace(tableName, func(t nft.Table) {
+		ruler{t}.all(conf, nft.Match{&expr.Queue{Num: queueNumber}})
+	})
 }
 
 // all makes every chain; hold is what becomes of a first segment.
-func (r ruler) all(conf Config, hold match) {
+func (r ruler) all(conf Config, hold nft.Match) {
 	r.fresh(conf, hold)
 	r.host(conf)
 	r.take(conf)
@@ -86,28 +55,16 @@ func (r ruler) all(conf Config, hold match) {
 	r.own()
 }
 
-func removeRules() error {
-	c, err := nftables.New()
-	if err != nil {
-		return fmt.Errorf("nf_tables: %w", err)
-	}
-	t := &nftables.Table{Family: nftables.TableFamilyINet, Name: tableName}
-	c.AddTable(t)
-	c.DelTable(t)
-	if err := c.Flush(); err != nil {
-		return fmt.Errorf("nf_tables: remove table inet %s: %w", tableName, err)
-	}
-	return nil
-}
+func removeRules() error { return nft.Remove(tableName) }
 
 func (r ruler) take(conf Config) {
 	c := r.base("take", nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
 	for _, link := range conf.Links {
-		c.add(from(link), jump("host"))
+		c.Add(nft.In(link), nft.Jump("host"))
 	}
 	if conf.Preserve {
 		for _, port := range conf.Ports {
-			c.add(from(port), socketOfOurs(), setMark(markLocal), accept)
+			c.Add(nft.In(port), socketOfOurs(), nft.SetMark(markLocal), nft.Accept)
 		}
 	}
 }
@@ -117,99 +74,99 @@ func (r ruler) take(conf Config) {
 // socket with the card's own address could take what is for another. In IPv4
 // the kernel drops the card's own as a source; in IPv6 it lets it in.
 func (r ruler) wire(conf Config) {
-	forged := r.chain("forged")
-	forged.add(sourceOfOurs(), drop)
+	forged := r.Chain("forged")
+	forged.Add(sourceOfOurs(), nft.Drop)
 	for _, link := range conf.Links {
-		forged.add(sourceBehind(link), drop)
+		forged.Add(sourceBehind(link), nft.Drop)
 	}
 	c := r.base("wire", nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
 	for _, port := range conf.Ports {
-		c.add(from(port), begins(), jump("forged"))
+		c.Add(nft.In(port), begins(), nft.Jump("forged"))
 	}
 }
 
 // host is for what comes over a link.
 func (r ruler) host(conf Config) {
-	c := r.chain("host")
-	tcp, udp := protocol(unix.IPPROTO_TCP), protocol(unix.IPPROTO_UDP)
+	c := r.Chain("host")
+	tcp, udp := nft.Protocol(unix.IPPROTO_TCP), nft.Protocol(unix.IPPROTO_UDP)
 	// What strict reverse path filtering is in IPv4.
 	for _, link := range conf.Links {
-		for _, p := range []match{tcp, udp} {
-			c.add(from(link), p, notFrom6(link), drop)
+		for _, p := range []nft.Match{tcp, udp} {
+			c.Add(nft.In(link), p, notFrom6(link), nft.Drop)
 		}
 	}
 	// A first segment may meet what is left of an old connection (TIME_WAIT):
 	// it opens a new one.
-	c.add(tcp, opens(), skip("fresh"))
-	c.add(tcp, socketOfOurs(), untrack, setMark(markLocal), accept)
+	c.Add(tcp, opens(), nft.Goto("fresh"))
+	c.Add(tcp, socketOfOurs(), nft.Untrack, nft.SetMark(markLocal), nft.Accept)
 	r.ownWay(c, conf)
-	c.add(udp, socketOfOurs(), untrack, setMark(markLocal), accept)
+	c.Add(udp, socketOfOurs(), nft.Untrack, nft.SetMark(markLocal), nft.Accept)
 	// ICMP errors of the host, by the packet that they quote: that its
 	// program has closed a UDP socket is an error of ours.
 	for _, p := range []byte{unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6} {
-		c.add(protocol(p), socketOfOurs(), untrack, setMark(markLocal), accept)
+		c.Add(nft.Protocol(p), socketOfOurs(), nft.Untrack, nft.SetMark(markLocal), nft.Accept)
 	}
-	c.add(skip("fresh"))
+	c.Add(nft.Goto("fresh"))
 }
 
 // ownWay leaves datagrams alone that each for itself ask for that. A socket with
 // their remote's address may be there: all programs of the host share it. The
 // answers of a published service go to their client whatever they ask for.
-func (r ruler) ownWay(c *chain, conf Config) {
-	udp := protocol(unix.IPPROTO_UDP)
+func (r ruler) ownWay(c nft.Chain, conf Config) {
+	udp := nft.Protocol(unix.IPPROTO_UDP)
 	for _, p := range conf.Publish {
 		for _, to := range []netip.AddrPort{p.To4, p.To6} {
 			if p.Protocol == "udp" && to.IsValid() {
-				c.add(udp, source(to), socketOfOurs(), untrack, setMark(markLocal), accept)
+				c.Add(udp, nft.From(to), socketOfOurs(), nft.Untrack, nft.SetMark(markLocal), nft.Accept)
 			}
 		}
 	}
 	for _, m := range fewHops() {
-		c.add(udp, m, leave)
+		c.Add(udp, m, nft.Return)
 	}
 	for _, v := range conf.Bypass.DSCP {
 		for _, m := range dscp(v) {
-			c.add(udp, m, leave)
+			c.Add(udp, m, nft.Return)
 		}
 	}
 }
 
 // fresh is for what no socket is there for yet. What returns is routed.
-func (r ruler) fresh(conf Config, hold match) {
-	c := r.chain("fresh")
-	tcp, udp := protocol(unix.IPPROTO_TCP), protocol(unix.IPPROTO_UDP)
-	c.add(notUnicast(), leave)
+func (r ruler) fresh(conf Config, hold nft.Match) {
+	c := r.Chain("fresh")
+	tcp, udp := nft.Protocol(unix.IPPROTO_TCP), nft.Protocol(unix.IPPROTO_UDP)
+	c.Add(notUnicast(), nft.Return)
 	for _, link := range conf.Links {
-		c.add(routedTo(link), leave)
+		c.Add(routedTo(link), nft.Return)
 	}
 	for _, m := range fewHops() {
-		c.add(m, leave)
+		c.Add(m, nft.Return)
 	}
 	bypass(c, conf.Bypass)
-	c.add(tcp, opens(), untrack, hold)
-	c.add(tcp, untrack, answerReset())
+	c.Add(tcp, opens(), nft.Untrack, hold)
+	c.Add(tcp, nft.Untrack, nft.Reset)
 	// Who asks for the path's MTU shall have it, from the routers.
-	c.add(udp, family(unix.NFPROTO_IPV4), wantsPathMTU(), leave)
+	c.Add(udp, nft.Family(unix.NFPROTO_IPV4), wantsPathMTU(), nft.Return)
 	for _, f := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
-		c.add(udp, untrack, toListener(f))
+		c.Add(udp, nft.Untrack, toListener(f))
 	}
 	// Without a listener: untracked it would leave with the host's address.
-	c.add(udp, drop)
+	c.Add(udp, nft.Drop)
 }
 
-func bypass(c *chain, b Bypass) {
+func bypass(c nft.Chain, b Bypass) {
 	for _, r := range b.TCP {
-		c.add(protocol(unix.IPPROTO_TCP), destinationPort(r), leave)
+		c.Add(nft.Protocol(unix.IPPROTO_TCP), nft.ToPorts(r.First, r.Last), nft.Return)
 	}
 	for _, r := range b.UDP {
-		c.add(protocol(unix.IPPROTO_UDP), destinationPort(r), leave)
+		c.Add(nft.Protocol(unix.IPPROTO_UDP), nft.ToPorts(r.First, r.Last), nft.Return)
 	}
 	for _, p := range b.Addresses {
-		c.add(destination(p), leave)
+		c.Add(nft.To(p), nft.Return)
 	}
 	for _, v := range b.DSCP {
 		for _, m := range dscp(v) {
-			c.add(m, leave)
+			c.Add(m, nft.Return)
 		}
 	}
 }
@@ -218,26 +175,26 @@ func bypass(c *chain, b Bypass) {
 func (r ruler) own() {
 	c := r.base("own", nftables.ChainHookOutput, nftables.ChainPriorityRaw)
 	for _, erase := range eraseSACK() {
-		c.add(protocol(unix.IPPROTO_TCP), marked(markOwn), opens(), erase)
+		c.Add(nft.Protocol(unix.IPPROTO_TCP), nft.Marked(markOwn), opens(), erase)
 	}
-	c.add(marked(markOwn), untrack)
+	c.Add(nft.Marked(markOwn), nft.Untrack)
 }
 
 // open is for held segments whose verdict has come.
 func (r ruler) open() {
 	c := r.base("open", nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
-	tcp := protocol(unix.IPPROTO_TCP)
+	tcp := nft.Protocol(unix.IPPROTO_TCP)
 	for _, erase := range eraseSACK() {
-		c.add(tcp, marked(markOpen), erase)
+		c.Add(tcp, nft.Marked(markOpen), erase)
 	}
 	for _, f := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
-		c.add(tcp, marked(markOpen), toListener(f))
+		c.Add(tcp, nft.Marked(markOpen), toListener(f))
 	}
-	c.add(tcp, marked(markOpen), drop)
-	c.add(tcp, marked(markReset), answerReset())
+	c.Add(tcp, nft.Marked(markOpen), nft.Drop)
+	c.Add(tcp, nft.Marked(markReset), nft.Reset)
 	// Codes of reject for both families, linux/netfilter/nf_tables.h.
 	const noRoute, hostUnreachable, prohibited = 0, 2, 3
-	c.add(marked(markNetUnreachable), answerUnreachable(noRoute))
-	c.add(marked(markHostUnreachable), answerUnreachable(hostUnreachable))
-	c.add(marked(markProhibited), answerUnreachable(prohibited))
+	c.Add(nft.Marked(markNetUnreachable), nft.Unreachable(noRoute))
+	c.Add(nft.Marked(markHostUnreachable), nft.Unreachable(hostUnreachable))
+	c.Add(nft.Marked(markProhibited), nft.Unreachable(prohibited))
 }

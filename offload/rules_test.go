@@ -10,6 +10,8 @@ import (
 
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/nft"
 )
 
 // chains puts some chains of the real rules into force, behind those that a
@@ -17,13 +19,7 @@ import (
 func (r *trial) chains(t *testing.T, fill func(ruler)) {
 	t.Helper()
 	r.card.in(func() error {
-		c, err := nftables.New()
-		if err != nil {
-			return err
-		}
-		table := c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "trial"})
-		fill(ruler{c, table})
-		return c.Flush()
+		return nft.Replace("trial", func(table nft.Table) { fill(ruler{table}) })
 	})
 }
 
@@ -83,7 +79,7 @@ func TestForgedSourcesOfALink(t *testing.T) {
 	r := newTrial(t, conf)
 	r.chains(t, func(u ruler) {
 		c := u.base("take", nftables.ChainHookPrerouting, nftables.ChainPriorityRaw)
-		c.add(from("pci0"), notFrom6("pci0"), drop)
+		c.Add(nft.In("pci0"), notFrom6("pci0"), nft.Drop)
 	})
 	world := r.world.listen(at(worldAddr6, 9))
 	r.host.forge(at(cardAddr6, 4444), at(worldAddr6, 9))
@@ -103,7 +99,7 @@ func (r *trial) full(t *testing.T, conf Config) {
 	t.Helper()
 	conf.Links, conf.Ports = []string{"pci0"}, []string{"wan"}
 	r.card.nft("delete table inet toe-offload")
-	r.chains(t, func(u ruler) { u.all(conf, drop) })
+	r.chains(t, func(u ruler) { u.all(conf, nft.Drop) })
 }
 
 // TestOwnWayOfADatagram: what asks to be left alone is, also when the card has

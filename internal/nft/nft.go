@@ -1,0 +1,76 @@
+// Package nft writes tables of nf_tables: google/nftables has their netlink
+// form, this package the words that rules are made of.
+//
+// A rule is a list of Matches; each is a condition, or what to do with a
+// packet that has met those before it. See nft(8) and the kernel's
+// include/uapi/linux/netfilter/nf_tables.h.
+package nft
+
+import (
+	"fmt"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/expr"
+)
+
+// Match is a part of a rule.
+type Match []expr.Any
+
+// Table is one table of the family inet, IPv4 and IPv6 in one.
+type Table struct {
+	conn  *nftables.Conn
+	table *nftables.Table
+}
+
+// Replace puts what fill writes in the place of the table of this name, in
+// one transaction: a packet meets the old rules or the new ones, never none.
+// Other tables are somebody else's.
+func Replace(name string, fill func(Table)) error {
+	return change("replace", name, func(t Table) {
+		t.conn.AddTable(t.table)
+		fill(t)
+	})
+}
+
+// Remove removes a table. It is no error that there is none.
+func Remove(name string) error { return change("remove", name, func(Table) {}) }
+
+func change(what, name string, fill func(Table)) error {
+	c, err := nftables.New()
+	if err != nil {
+		return fmt.Errorf("nf_tables: %w", err)
+	}
+	t := Table{c, &nftables.Table{Family: nftables.TableFamilyINet, Name: name}}
+	c.AddTable(t.table) // so that the removal finds one
+	c.DelTable(t.table)
+	fill(t)
+	if err := c.Flush(); err != nil {
+		return fmt.Errorf("nf_tables: %s table inet %s: %w", what, name, err)
+	}
+	return nil
+}
+
+// Chain is a list of rules.
+type Chain struct {
+	table Table
+	chain *nftables.Chain
+}
+
+// Chain adds one that others jump to.
+func (t Table) Chain(name string) Chain { return t.Base(nftables.Chain{Name: name}) }
+
+// Base adds one that a hook of the kernel calls: its Type, Hooknum, Priority
+// and Policy are the caller's.
+func (t Table) Base(c nftables.Chain) Chain {
+	c.Table = t.table
+	return Chain{t, t.conn.AddChain(&c)}
+}
+
+// Add appends a rule.
+func (c Chain) Add(parts ...Match) {
+	var all []expr.Any
+	for _, p := range parts {
+		all = append(all, p...)
+	}
+	c.table.conn.AddRule(&nftables.Rule{Table: c.table.table, Chain: c.chain, Exprs: all})
+}
