@@ -88,6 +88,9 @@ func check(spec machine.Spec) error {
 
 func (m *Machine) admit(spec machine.Spec) error {
 	if spec.Initrd != "" {
+		if err := holdLastPage(spec.Initrd); err != nil {
+			return fmt.Errorf("initrd: %w", err)
+		}
 		if err := sandbox.Admit(spec.Initrd, m.cfg.UID, m.cfg.GID, false); err != nil {
 			return fmt.Errorf("initrd: %w", err)
 		}
