@@ -218,11 +218,7 @@ func TestAbortEndsWhatCrossesTheLink(t *testing.T) {
 	if !ownHost(t) {
 		return
 	}
-	h, addrs := testHost(t, "link: {ipv4: 10.116.7.0/31}\n")
-	att, err := h.Link(t.Context(), LinkWant{Queues: 1, Addrs: addrs})
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, addrs, att := testLink(t, "link: {ipv4: 10.116.7.0/31}\n", 1)
 	own, far := netip.MustParseAddr("198.18.0.1"), netip.MustParseAddr("198.18.0.9")
 	if err := addAddr("lo", own); err != nil {
 		t.Fatal(err)

@@ -72,15 +72,35 @@ func testHost(t *testing.T, text string) (*Host, LinkAddrs) {
 	return NewHost(c, t.Logf), *l.Link
 }
 
+// testLink is a card's link in this namespace, as a card with the
+// specification text has it. It is closed with the test.
+func testLink(t *testing.T, text string, queues int) (*Host, LinkAddrs, *Attachment) {
+	t.Helper()
+	return openEnd(t, text, queues, (*Host).Link)
+}
+
+// testExec is the same in the namespace of toe exec.
+func testExec(t *testing.T) (*Host, LinkAddrs, *Attachment) {
+	t.Helper()
+	return openEnd(t, "", 1, (*Host).Exec)
+}
+
+func openEnd(t *testing.T, text string, queues int, how func(*Host, context.Context, LinkWant) (*Attachment, error)) (*Host, LinkAddrs, *Attachment) {
+	t.Helper()
+	h, addrs := testHost(t, text)
+	att, err := how(h, t.Context(), LinkWant{Queues: queues, Addrs: addrs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeAll(att.Files) })
+	return h, addrs, att
+}
+
 func TestHostLink(t *testing.T) {
 	if !ownHost(t) {
 		return
 	}
-	h, addrs := testHost(t, "")
-	att, err := h.Link(context.Background(), LinkWant{Queues: 2, Addrs: addrs})
-	if err != nil {
-		t.Fatal(err)
-	}
+	h, addrs, att := testLink(t, "", 2)
 	l, err := netlink.LinkByName("toe0")
 	if err != nil || att.Interface != "toe0" || len(att.Files) != 2 {
 		t.Fatalf("interface %s with %d queues: %v", att.Interface, len(att.Files), err)
@@ -124,11 +144,7 @@ func TestHostDefaultRoute(t *testing.T) {
 	if err := unix.Mount(etc, "/etc", "", unix.MS_BIND, ""); err != nil {
 		t.Skipf("mounts are not allowed here: %v", err)
 	}
-	h, addrs := testHost(t, "link: {default_route: true}\n")
-	att, err := h.Link(context.Background(), LinkWant{Queues: 1, Addrs: addrs})
-	if err != nil {
-		t.Fatal(err)
-	}
+	h, addrs, att := testLink(t, "link: {default_route: true}\n", 1)
 	undo, err := h.DefaultRoute(context.Background(), att.Interface, addrs)
 	if err != nil {
 		t.Fatal(err)
@@ -257,11 +273,7 @@ func TestHostExecNamespace(t *testing.T) {
 	if !ownHost(t) {
 		return
 	}
-	h, addrs := testHost(t, "")
-	att, err := h.Exec(context.Background(), LinkWant{Queues: 1, Addrs: addrs})
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, addrs, att := testExec(t)
 	if att.Interface != "toe0" || len(att.Files) != 1 || interfaceExists("toe0") {
 		t.Errorf("interface %s, %d queues; it must not be in this namespace", att.Interface, len(att.Files))
 	}
@@ -270,7 +282,7 @@ func TestHostExecNamespace(t *testing.T) {
 	// nobody answers.
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
-	_, err = att.Dial(context.Background(), "tcp", net.JoinHostPort(addrs.HostAddrs()[0].String(), "9"))
+	_, err := att.Dial(context.Background(), "tcp", net.JoinHostPort(addrs.HostAddrs()[0].String(), "9"))
 	if err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("dial in the namespace: %v", err)
 	}

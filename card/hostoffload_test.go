@@ -1,7 +1,6 @@
 package card
 
 import (
-	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -32,12 +31,7 @@ func TestHostLocksThePathMTU(t *testing.T) {
 	if !ownHost(t) {
 		return
 	}
-	h, addrs := testHost(t, "")
-	att, err := h.Link(context.Background(), LinkWant{Queues: 1, Addrs: addrs})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeAll(att.Files)
+	_, addrs, att := testLink(t, "", 1)
 	ipShow(t, "route", "add", "default", "via", addrs.CardAddrs()[0].String(), "proto", strconv.Itoa(routeProtocol))
 	ipShow(t, "route", "add", "198.51.100.0/24", "via", addrs.CardAddrs()[0].String()) // an administrator's own
 	ipShow(t, "link", "set", "lo", "up")
@@ -144,12 +138,7 @@ func TestHostReturnRoute(t *testing.T) {
 	if !ownHost(t) {
 		return
 	}
-	h, addrs := testHost(t, "")
-	att, err := h.Link(context.Background(), LinkWant{Queues: 1, Addrs: addrs})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeAll(att.Files)
+	h, addrs, att := testLink(t, "", 1)
 	ipShow(t, "link", "set", "lo", "up")
 	ipShow(t, "link", "add", "eth7", "type", "veth", "peer", "name", "peer7")
 	ipShow(t, "link", "set", "eth7", "up")
@@ -229,12 +218,7 @@ func TestHostExecFollowsTheMode(t *testing.T) {
 	if !ownHost(t) {
 		return
 	}
-	h, addrs := testHost(t, "")
-	att, err := h.Exec(context.Background(), LinkWant{Queues: 1, Addrs: addrs})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeAll(att.Files)
+	_, _, att := testExec(t)
 	for _, on := range []bool{true, false} {
 		if err := att.Lock(t.Context(), on); err != nil {
 			t.Fatal(err)
