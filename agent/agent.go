@@ -302,9 +302,6 @@ func rulesOf(c *control.Config) rules {
 		}
 		r.published = append(r.published, s)
 	}
-	if c.Endpoint() && c.Offload.MDNS {
-		r.published = append(r.published, service{unix.IPPROTO_UDP, 5353})
-	}
 	return r
 }
 

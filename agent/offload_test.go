@@ -294,9 +294,14 @@ func TestPublishedPortsAreOpen(t *testing.T) {
 func TestMulticastDNSComesIn(t *testing.T) {
 	for _, relayed := range []bool{true, false} {
 		t.Run(fmt.Sprint(relayed), func(t *testing.T) {
-			r := both
-			r.mdns = relayed
-			_, wire := crossing(t, r)
+			c := &control.Config{Mode: control.ModeEndpoint, NAT: both.nat, Offload: control.Offload{MDNS: relayed}}
+			for _, l := range both.links {
+				c.Links = append(c.Links, control.Link{Name: l})
+			}
+			for _, p := range both.ports {
+				c.Ports = append(c.Ports, control.Port{Name: p})
+			}
+			_, wire := crossing(t, rulesOf(c))
 			dev, err := wire.nl.LinkByName("srv")
 			if err == nil {
 				err = addRoute(wire.nl, dev, route{dst: netip.MustParsePrefix("224.0.0.0/4")})

@@ -16,6 +16,9 @@ import (
 // wait for it, it must take some, or sleep at times.
 const (
 	passtLook = 100 * time.Millisecond
+	// passtRest is between two looks while nothing waits for it: one system
+	// call each, for an idle card is to cost nothing.
+	passtRest = time.Second
 	// passtSpin is the CPU time that passt may use without either. One that is
 	// alive takes what waits within milliseconds of it.
 	passtSpin = 2 * time.Second
@@ -43,30 +46,44 @@ func (s *spin) look(now work) bool {
 	return now.cpu-s.since.cpu >= passtSpin
 }
 
-// watch waits for the end of passt, and says when it spins; gauge is the socket
-// that the pump writes to.
+// watchPasst waits for the end of passt, and says when it spins; gauge is the
+// socket that the pump writes to.
 func watchPasst(pid int, gauge *os.File, ended <-chan struct{}) (spins bool) {
-	tick := time.NewTicker(passtLook)
-	defer tick.Stop()
+	look := time.NewTimer(passtRest)
+	defer look.Stop()
 	var s spin
-	for {
+	for busy := false; ; {
 		select {
 		case <-ended:
 			return false
-		case <-tick.C:
+		case <-look.C:
 		}
-		now, err := passtWork(pid, int(gauge.Fd()))
+		waiting, err := unix.IoctlGetInt(int(gauge.Fd()), unix.SIOCOUTQ) // unix(7)
+		if err == nil && waiting == 0 {
+			busy = false
+			look.Reset(passtRest)
+			continue
+		}
+		var now work
+		if err == nil {
+			now, err = passtWork(pid, waiting)
+		}
 		if err != nil {
 			return false // it ended, or cannot be seen
+		}
+		if !busy {
+			s, busy = spin{since: now, before: now}, true
 		}
 		if s.look(now) {
 			return true
 		}
+		look.Reset(passtLook)
 	}
 }
 
-// passtWork reads proc_pid_stat(5), proc_pid_status(5) and SIOCOUTQ (unix(7)).
-func passtWork(pid, gauge int) (w work, err error) {
+// passtWork reads proc_pid_stat(5) and proc_pid_status(5).
+func passtWork(pid, waiting int) (w work, err error) {
+	w.waiting = waiting
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return w, err
@@ -95,6 +112,5 @@ func passtWork(pid, gauge int) (w work, err error) {
 			}
 		}
 	}
-	w.waiting, err = unix.IoctlGetInt(gauge, unix.SIOCOUTQ)
-	return w, err
+	return w, nil
 }

@@ -29,9 +29,10 @@ type flow struct {
 	still int     // turns that ended with nothing under way, since one did not
 	busy  bool    // a turn is asked for
 	gone  bool
-	knock bool   // begun by the wire: a client of a published service
-	grace *timer // ends what cannot be delivered
-	pause *timer // until another try
+	knock bool          // begun by the wire: a client of a published service
+	grace *timer        // ends what cannot be delivered
+	pause *timer        // until another try
+	look  time.Duration // how long until the next look at what is not acknowledged
 }
 
 // way is one direction.
@@ -46,6 +47,9 @@ type way struct {
 // drainLimit is how long payload that was there before an error may take to
 // reach the side that the error is for.
 const drainLimit = time.Minute
+
+// firstLook and lastLook are the pauses between looks whether it has.
+const firstLook, lastLook = 10 * time.Millisecond, time.Second
 
 // join makes one flow of two sockets, and owns them. The wire's socket, or
 // that of a published service, is in the loop already. broken: the error of the
@@ -355,7 +359,10 @@ func (f *flow) settleError(dead int) {
 	}
 	unsent, err := unix.IoctlGetInt(f.fd[1-dead], unix.TIOCOUTQ)
 	if err == nil && unsent > 0 {
-		f.retry(20 * time.Millisecond)
+		// No event says when all is acknowledged. Less and less often: many may
+		// wait for one wire that stands still.
+		f.look = min(max(2*f.look, firstLook), lastLook)
+		f.retry(f.look)
 		return
 	}
 	f.reset()
