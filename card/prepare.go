@@ -26,10 +26,8 @@ func (s *Supervisor) prepare(ctx context.Context) error {
 		return err
 	}
 	s.setStage("checking where the ports lead")
-	for _, p := range s.card.Spec.Ports {
-		if err := s.parts.Network.CheckPort(p); err != nil {
-			return fmt.Errorf("port %s: %w", p.Name, err)
-		}
+	if err := checkPorts(s.parts.Network, s.card.Spec.Ports); err != nil {
+		return err
 	}
 	s.setStage("firmware, links and ports")
 	s.plan()
@@ -46,6 +44,19 @@ func (s *Supervisor) prepare(ctx context.Context) error {
 	}
 	return s.afterNetwork(ctx)
 }
+
+func checkPorts(n Network, ports []PortSpec) error {
+	for _, p := range ports {
+		if err := n.CheckPort(p); err != nil {
+			return fmt.Errorf("port %s: %w", p.Name, err)
+		}
+	}
+	return nil
+}
+
+// CheckPorts says what is wrong with where the ports of a card that is not
+// running shall lead: before it is made, and before its firmware is.
+func CheckPorts(spec Spec) error { return checkPorts(&Host{}, spec.Ports) }
 
 // plan lists the card's devices in the order the card sees them.
 func (s *Supervisor) plan() {

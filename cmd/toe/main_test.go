@@ -51,6 +51,10 @@ func TestExitStatus(t *testing.T) {
 	if err := os.WriteFile(named, []byte("name: other\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	astray := filepath.Join(t.TempDir(), "astray.yaml")
+	if err := os.WriteFile(astray, []byte("ports: [{name: wan, attach: \"bridge:nosuch0\"}]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		args   string
 		status int
@@ -101,6 +105,8 @@ func TestExitStatus(t *testing.T) {
 		{"status nosuch", 1, "card nosuch: no such card; `toe up nosuch` makes it"},
 		{"up -f " + bad, 1, bad + `:1: unknown key "nmae"; did you mean "name"?`},
 		{"up -f /no/such/file", 1, "/no/such/file"},
+		{"up astray -f " + astray, 1, "toe: port wan: attach bridge:nosuch0: "},
+		{"rm astray", 1, "no such card"}, // up has not made it
 		{"exec nosuch -- true", 1, "no such card"},
 		{"exec -- no-such-program", 127, ""},
 		{"console nosuch", 1, "no such card"},
