@@ -103,7 +103,7 @@ func TestEventsMayAsk(t *testing.T) {
 		o.Event = func(Event) {
 			mu.Lock()
 			defer mu.Unlock()
-			asked <- keeper.Connected()
+			asked <- keeper.Connected() && keeper.PumpPID() != 0 && len(keeper.Stats()) == 1
 		}
 	})
 	mu.Lock()

@@ -398,8 +398,6 @@ func TestUnknown(t *testing.T) {
 	}
 }
 
-// A message that breaks the protocol ends the conversation with an error, and
-// whatever descriptors came with it are closed.
 // QEMU 7.2 adds and removes a slot once for each queue pair.
 func TestSlotOncePerPair(t *testing.T) {
 	k := newTalk(t, &device{})
@@ -429,6 +427,8 @@ func TestSlotOncePerPair(t *testing.T) {
 	}
 }
 
+// A message that breaks the protocol ends the conversation with an error, and
+// whatever descriptors came with it are closed.
 func TestMalformed(t *testing.T) {
 	u32, u64 := fakecard.U32, fakecard.U64
 	many := func(k *talk, n int) (f []*os.File) {

@@ -34,8 +34,8 @@ type Memory struct {
 // ErrAddress says that a range is not wholly in the card's memory.
 var ErrAddress = errors.New("address outside the card's memory")
 
-// NewMemory makes a table of regions that are mapped already, for tests and
-// for rings in a process's own memory.
+// NewMemory makes a table of regions that are mapped already. An error says
+// which of them is empty, wraps, or overlaps another.
 func NewMemory(regions ...Region) (*Memory, error) {
 	m := &Memory{regions: append([]Region(nil), regions...)}
 	sort.Slice(m.regions, func(i, j int) bool { return m.regions[i].Guest < m.regions[j].Guest })
@@ -83,9 +83,6 @@ func (r Region) Unmap() error {
 	}
 	return r.unmap()
 }
-
-// Regions returns the table.
-func (m *Memory) Regions() []Region { return m.regions }
 
 // at finds the part of [guest, guest+size) that the region of guest holds:
 // where it is mapped and how many bytes of it are there, never 0.

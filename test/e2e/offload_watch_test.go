@@ -20,7 +20,6 @@ type watch struct {
 	ended    sync.WaitGroup
 	seen     sight
 	pieces   map[uint32][]byte // of IPv4 datagrams, by identification
-	missing  map[uint32]int    // bytes of them that have not come; -1: unknown
 }
 
 // sight is what a watch has seen.
@@ -46,7 +45,7 @@ type checksum struct{ notComputed, valid, unknown, largest int }
 // watchOn begins to look. The result of end is complete but for what was lost.
 func watchOn(t *testing.T, netns, iface string, ethernet bool) *watch {
 	t.Helper()
-	w := &watch{fd: -1, ethernet: ethernet, stop: make(chan struct{}), pieces: map[uint32][]byte{}, missing: map[uint32]int{}}
+	w := &watch{fd: -1, ethernet: ethernet, stop: make(chan struct{}), pieces: map[uint32][]byte{}}
 	err := inNetns(netns, func() (err error) { w.fd, err = packetSocket(iface); return err })
 	if err == nil {
 		err = errors.Join(
@@ -166,7 +165,6 @@ func (w *watch) assemble(b, body []byte, at uint16) []byte {
 	offset := int(at&0x1fff) * 8
 	if w.pieces[id] == nil {
 		w.pieces[id] = make([]byte, 0, 65535)
-		w.missing[id] = -1
 	}
 	whole := w.pieces[id]
 	if end := offset + len(body); end > len(whole) {
