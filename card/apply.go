@@ -139,7 +139,9 @@ func (s *Supervisor) apply(ctx context.Context, spec Spec) ([]string, error) {
 	if err := next.saveSpec(); err != nil {
 		return nil, err
 	}
-	s.change(func() { s.card.Spec, s.config = spec, cfg })
+	// What the agent said last is of before: who asks for the status next
+	// hears of the change.
+	s.change(func() { s.card.Spec, s.config, s.replied = spec, cfg, time.Time{} })
 	s.steer(ctx)
 	s.event("configuration changed: %s", strings.Join(keysOfChanges(live), ", "))
 	return live, nil

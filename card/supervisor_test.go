@@ -531,12 +531,21 @@ func TestApplyChangesTheCardAndItsFile(t *testing.T) {
 	r := startCard(t, w, testCard(t, ""))
 	r.await("health", inState(Healthy))
 	spec, _ := Parse("f", []byte("dns: {servers: [192.0.2.53]}\n"))
+	if _, err := r.c.Client().Status(context.Background(), 0); err != nil { // the agent has said something just now
+		t.Fatal(err)
+	}
+	after := healthyReply()
+	after.Interfaces[0].Addresses = []string{"10.0.2.99/24"}
+	w.agent.set(after, false)
 	changes, err := r.c.Client().Apply(context.Background(), spec)
 	if err != nil || len(changes) != 1 || !strings.HasPrefix(changes[0], "dns:") {
 		t.Fatalf("%q, %v", changes, err)
 	}
 	if len(w.agent.configs) != 1 || !strings.Contains(string(w.agent.configs[0]), "192.0.2.53") {
 		t.Errorf("the card got %q", w.agent.configs)
+	}
+	if st, err := r.c.Client().Status(context.Background(), 0); err != nil || len(st.Ports) != 1 || !slices.Equal(st.Ports[0].Addresses, after.Interfaces[0].Addresses) {
+		t.Errorf("the status at once after it is that of before: %+v, %v", st.Ports, err)
 	}
 	again, err := r.c.dirs.Open("card0")
 	if err != nil || len(again.Spec.DNS.Servers) != 1 {
