@@ -36,7 +36,6 @@ type world struct {
 	seen  []string          // steps in the order they were reached
 	route bool              // the default route leads through the card
 	event func(text string) // of the keeper that was made last
-	slow  time.Duration     // how long that one takes to tell it
 	died  chan error        // says that the namespace's holder is dead
 }
 
@@ -131,7 +130,6 @@ type fakeKeeper struct {
 	name string
 	quit chan struct{}
 	once sync.Once
-	lock sync.Mutex // held while an event is told, as the real one's is
 }
 
 func (w *world) keeper(d Device, event func(string)) (Keeper, error) {
@@ -142,20 +140,13 @@ func (w *world) keeper(d Device, event func(string)) (Keeper, error) {
 	k := &fakeKeeper{w: w, name: d.Name, quit: make(chan struct{})}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.event = func(text string) {
-		k.lock.Lock()
-		defer k.lock.Unlock()
-		time.Sleep(w.slow)
-		event(text)
-	}
+	w.event = event
 	return k, nil
 }
 
 func (k *fakeKeeper) Serve(context.Context) error { <-k.quit; return nil }
 func (k *fakeKeeper) PumpPID() int                { return 4711 }
 func (k *fakeKeeper) Stats() []link.QueueStats {
-	k.lock.Lock()
-	defer k.lock.Unlock()
 	return []link.QueueStats{{ToCard: link.Direction{Packets: 3, Bytes: 200}}}
 }
 func (k *fakeKeeper) Close() error {

@@ -109,6 +109,8 @@ type Device struct {
 type Keeper interface {
 	// Serve speaks with one front end after the other until Close.
 	Serve(ctx context.Context) error
+	// PumpPID and Stats wait for nothing, and an event is told with nothing held:
+	// both may be asked for with a lock held that the event wants.
 	PumpPID() int
 	Stats() []link.QueueStats
 	Close() error

@@ -61,33 +61,8 @@ func healthWord(h cardpb.Health) string {
 	return strings.ToLower(strings.TrimPrefix(h.String(), "HEALTH_"))
 }
 
-// pumpStatus is what a keeper says of its pump.
-type pumpStatus struct {
-	pid    int
-	queues []link.QueueStats
-}
-
-// pumps asks the keepers. A keeper reports events with its own lock held, and
-// event takes mu: whoever asked one with mu held would wait for ever.
-func (s *Supervisor) pumps() map[*device]pumpStatus {
-	keepers := map[*device]Keeper{}
-	s.mu.Lock()
-	for _, d := range slices.Concat(s.links, s.ports) {
-		if d.keeper != nil {
-			keepers[d] = d.keeper
-		}
-	}
-	s.mu.Unlock()
-	out := map[*device]pumpStatus{}
-	for d, k := range keepers {
-		out[d] = pumpStatus{k.PumpPID(), k.Stats()}
-	}
-	return out
-}
-
 // Status is how the card is now.
 func (s *Supervisor) Status() Status {
-	pumps := s.pumps()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.card.empty()
@@ -106,7 +81,7 @@ func (s *Supervisor) Status() Status {
 	if s.image.Version != "" {
 		st.Firmware = FirmwareStatus{Edition: s.image.Edition, Version: s.image.Version, Kernel: s.image.KernelVersion}
 	}
-	s.linksStatus(&st, pumps)
+	s.linksStatus(&st)
 	s.agentStatus(&st)
 	return st
 }
@@ -150,14 +125,15 @@ func (s *Supervisor) clearer(component, detail string) string {
 	return detail
 }
 
-func (s *Supervisor) linksStatus(st *Status, pumps map[*device]pumpStatus) {
+// linksStatus adds links and ports. Keepers answer at once, so that mu may be held.
+func (s *Supervisor) linksStatus(st *Status) {
 	for i, d := range s.links {
 		l := LinkStatus{MTU: linkMTU, Host: d.addrs.HostAddrs(), Card: d.addrs.CardAddrs(), Queues: []link.QueueStats{}, Namespace: d.Name == devExec}
 		if d.Att != nil {
 			l.Interface = d.Att.Interface
 		}
-		if p, ok := pumps[d]; ok {
-			l.PumpPID, l.Queues = p.pid, p.queues
+		if d.keeper != nil {
+			l.PumpPID, l.Queues = d.keeper.PumpPID(), d.keeper.Stats()
 		}
 		if i == 0 {
 			st.Link, st.Pump.PID = l, l.PumpPID
@@ -167,7 +143,9 @@ func (s *Supervisor) linksStatus(st *Status, pumps map[*device]pumpStatus) {
 		}
 	}
 	for i, d := range s.ports {
-		st.Ports[i].PumpPID, st.Ports[i].Queues = pumps[d].pid, pumps[d].queues
+		if d.keeper != nil {
+			st.Ports[i].PumpPID, st.Ports[i].Queues = d.keeper.PumpPID(), d.keeper.Stats()
+		}
 	}
 }
 

@@ -366,35 +366,6 @@ func TestPumpEventsStandInTheHistory(t *testing.T) {
 	r.await("the event", func(st Status) bool { return strings.Contains(history(st), "replaced by 13 in 40ms") })
 }
 
-// A keeper tells an event with its lock held, and takes that lock to answer:
-// a status asked for at that moment must not hold what event wants.
-func TestStatusWhileAPumpIsReplaced(t *testing.T) {
-	w := newWorld()
-	w.slow = 20 * time.Millisecond
-	r := startCard(t, w, testCard(t, ""))
-	r.await("health", inState(Healthy))
-	w.mu.Lock()
-	tell := w.event
-	w.mu.Unlock()
-	told := make(chan struct{})
-	go func() { tell("pump 12 ended"); close(told) }()
-	asked := make(chan struct{})
-	go func() {
-		for range 5 {
-			r.s.Status()
-			time.Sleep(5 * time.Millisecond)
-		}
-		close(asked)
-	}()
-	for what, done := range map[string]chan struct{}{"event": told, "status": asked} {
-		select {
-		case <-done:
-		case <-time.After(5 * time.Second):
-			t.Fatalf("%s hangs", what)
-		}
-	}
-}
-
 // A namespace whose holder is dead is not given out: its process id may be
 // another's, and a command would run in the host's own network.
 func TestDeadNamespaceIsNotEntered(t *testing.T) {
