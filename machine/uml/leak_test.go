@@ -137,7 +137,7 @@ func TestTwenty(t *testing.T) {
 	time.Sleep(3 * time.Second)
 	used := cpu(t, all) - before
 	t.Logf("20 idle cards used %v of CPU in 3 s", used)
-	if used > 300*time.Millisecond { // half a percent of a CPU each
+	if used > 1200*time.Millisecond { // two percent of a CPU each; one that spins uses three seconds
 		t.Errorf("20 idle cards used %v of CPU in 3 s, want next to none", used)
 	}
 }

@@ -23,7 +23,7 @@ func kernel(t testing.TB) string {
 	t.Helper()
 	k := os.Getenv("TOE_UML_KERNEL")
 	if k == "" {
-		t.Skip("no User-Mode Linux kernel: set TOE_UML_KERNEL to the path of one")
+		t.Skip("no User-Mode Linux kernel: set TOE_UML_KERNEL to the path of one, as test/run does")
 	}
 	return k
 }

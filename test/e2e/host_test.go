@@ -32,6 +32,9 @@ type host struct {
 
 func newHost(t *testing.T) *host {
 	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root for its network namespaces")
+	}
 	dir, err := os.MkdirTemp("/tmp", "te-")
 	if err != nil {
 		t.Fatal(err)

@@ -29,8 +29,7 @@ func TestMain(m *testing.M) {
 
 func run(m *testing.M) int {
 	if os.Geteuid() != 0 {
-		fmt.Println("test/e2e: needs root for its network namespaces; nothing was tested")
-		return 0
+		return m.Run() // every test skips, and says why: see newHost
 	}
 	undo, err := setUp()
 	if err != nil {
