@@ -33,7 +33,7 @@ func Load(path string) (Spec, error) {
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxSpec+1))
 	if err != nil {
-		return Spec{}, fmt.Errorf("read %s: %w", path, err)
+		return Spec{}, err // which names the file
 	}
 	return Parse(path, data)
 }

@@ -69,8 +69,17 @@ func execIn(cmd *cobra.Command, names, words []string) error {
 	return execOwn(cmd.Context(), dirs, words)
 }
 
+// withoutExec takes off the "exec: " that os/exec begins with.
+func withoutExec(err error) error {
+	var lookup *exec.Error
+	if errors.As(err, &lookup) {
+		return fmt.Errorf("%q: %w", lookup.Name, lookup.Err)
+	}
+	return err
+}
+
 func cannotRun(err error) error {
-	fmt.Fprintf(visible{os.Stderr}, "toe: exec: %v\n", err)
+	fmt.Fprintf(visible{os.Stderr}, "toe: exec: %v\n", withoutExec(err))
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
 		return exitError{exitNotFound}
 	}

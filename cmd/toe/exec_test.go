@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -29,5 +30,12 @@ func TestBindsWithoutResolvConf(t *testing.T) {
 	}
 	if has(binds("/card/resolv.conf", missing)) {
 		t.Error("something is to be laid over a file that is not there")
+	}
+}
+
+func TestNoSuchCommandIsSaidOnce(t *testing.T) {
+	_, err := exec.LookPath("te-no-such-program")
+	if got, want := withoutExec(err).Error(), `"te-no-such-program": executable file not found in $PATH`; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }

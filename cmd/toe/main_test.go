@@ -105,6 +105,7 @@ func TestExitStatus(t *testing.T) {
 		{"status nosuch", 1, "card nosuch: no such card; `toe up nosuch` makes it"},
 		{"up -f " + bad, 1, bad + `:1: unknown key "nmae"; did you mean "name"?`},
 		{"up -f /no/such/file", 1, "/no/such/file"},
+		{"up -f /", 1, "toe: read /: is a directory"},
 		{"up astray -f " + astray, 1, "toe: port wan: attach bridge:nosuch0: "},
 		{"rm astray", 1, "no such card"}, // up has not made it
 		{"exec nosuch -- true", 1, "no such card"},

@@ -266,7 +266,8 @@ func await(ctx context.Context, c *card.Card, p *progress.Progress, s *superviso
 			stage.Done("")
 			return st, nil
 		}
-		if st.Stage != "" && st.Stage != shown {
+		// A start that has failed is taken down: its last stage is what failed.
+		if st.Stage != "" && st.Stage != shown && (st.State == card.Starting || shown == "") {
 			stage, shown = p.Stage(st.Stage, 0), st.Stage
 		}
 		next, err := c.Client().Status(ctx, st.Sequence)
