@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -61,7 +62,28 @@ docs/benchmarks.md says how each figure is made.`,
 	return c
 }
 
+// check is for what no measurement can be made with.
+func (f benchFlags) check() error {
+	switch {
+	case f.rounds < 1:
+		return usageError{fmt.Errorf("--rounds %d: want at least 1", f.rounds)}
+	case f.seconds < 1:
+		return usageError{fmt.Errorf("--seconds %v: want at least 1", f.seconds)}
+	case f.cards < 0:
+		return usageError{fmt.Errorf("--cards %d: want at least 1, or 0 for the default", f.cards)}
+	}
+	for _, part := range f.only {
+		if !slices.Contains(bench.Parts(), part) {
+			return usageError{fmt.Errorf("--only %q%s; there are %s", part, suggestion(part, bench.Parts()), strings.Join(bench.Parts(), ", "))}
+		}
+	}
+	return nil
+}
+
 func runBench(cmd *cobra.Command, f benchFlags) error {
+	if err := f.check(); err != nil {
+		return err
+	}
 	if os.Getuid() != 0 {
 		return errors.New("bench makes network interfaces and namespaces: run it as root")
 	}

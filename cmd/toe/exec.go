@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -69,13 +70,19 @@ func execIn(cmd *cobra.Command, names, words []string) error {
 	return execOwn(cmd.Context(), dirs, words)
 }
 
-// withoutExec takes off the "exec: " that os/exec begins with.
+// withoutExec takes off the "exec: " that os/exec begins with, and says the
+// program's name once.
 func withoutExec(err error) error {
 	var lookup *exec.Error
-	if errors.As(err, &lookup) {
-		return fmt.Errorf("%q: %w", lookup.Name, lookup.Err)
+	if !errors.As(err, &lookup) {
+		return err
 	}
-	return err
+	why := lookup.Err
+	var path *fs.PathError
+	if errors.As(why, &path) {
+		why = path.Err
+	}
+	return fmt.Errorf("%q: %w", lookup.Name, why)
 }
 
 func cannotRun(err error) error {

@@ -34,8 +34,13 @@ func TestBindsWithoutResolvConf(t *testing.T) {
 }
 
 func TestNoSuchCommandIsSaidOnce(t *testing.T) {
-	_, err := exec.LookPath("te-no-such-program")
-	if got, want := withoutExec(err).Error(), `"te-no-such-program": executable file not found in $PATH`; got != want {
-		t.Errorf("%q, want %q", got, want)
+	for name, want := range map[string]string{
+		"te-no-such-program": `"te-no-such-program": executable file not found in $PATH`,
+		"./no-such-program":  `"./no-such-program": no such file or directory`,
+	} {
+		_, err := exec.LookPath(name)
+		if got := withoutExec(err).Error(); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
 	}
 }

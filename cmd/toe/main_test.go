@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -55,6 +56,12 @@ func TestExitStatus(t *testing.T) {
 	if err := os.WriteFile(astray, []byte("ports: [{name: wan, attach: \"bridge:nosuch0\"}]\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	plain, err := os.Open(bad)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer plain.Close()
+	fileno := strconv.Itoa(int(plain.Fd()))
 	for _, c := range []struct {
 		args   string
 		status int
@@ -83,6 +90,9 @@ func TestExitStatus(t *testing.T) {
 		{"help up extra", 2, `toe: help: "extra": toe up has no commands of its own`},
 		{"bench ofload", 2, `toe: bench has no command "ofload"; did you mean "offload"?`},
 		{"bench report", 2, "toe: bench report: which report? one FILE, not 0"},
+		{"bench --rounds 0", 2, "--rounds 0: want at least 1"},
+		{"bench --seconds -1", 2, "--seconds -1: want at least 1"},
+		{"bench --only pmup", 2, `--only "pmup"; did you mean "pump"?; there are `},
 		{"bench --rounds x", 2, `--rounds: "x": want a whole number`},
 		{"status --json=x", 2, `--json: "x": want true or false`},
 		{"logs -n -5", 2, `--tail: "-5": want a whole number, 0 or more`},
@@ -91,6 +101,7 @@ func TestExitStatus(t *testing.T) {
 		{"pump --interface a/b --socket-path x", 2, `interface name "a/b"`},
 		{"pump --interface t --socket-path x --queues 0", 2, "--queues 0: between 1 and 256"},
 		{"pump --interface t --fd 2000", 2, "--fd 2000: no such descriptor"},
+		{"pump --interface t --fd " + fileno, 2, "want a connected stream socket, and this is none"},
 		{"status --jsno", 2, `unknown flag: --jsno; did you mean "json"?`},
 		{"status a b", 2, `toe: status: which card? one NAME at most, not ["a" "b"]`},
 		{"up a b", 2, "toe: up: which card? one NAME at most"},

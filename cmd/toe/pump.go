@@ -99,8 +99,12 @@ func (f pumpFlags) check() error {
 		return fmt.Errorf("--queues %d: between 1 and %d", f.queues, tun.MaxQueues)
 	}
 	if f.fd >= 0 {
-		if _, err := unix.FcntlInt(uintptr(f.fd), unix.F_GETFD, 0); err != nil {
+		kind, err := unix.GetsockoptInt(f.fd, unix.SOL_SOCKET, unix.SO_TYPE)
+		switch {
+		case errors.Is(err, unix.EBADF):
 			return fmt.Errorf("--fd %d: no such descriptor was passed in", f.fd)
+		case err != nil || kind != unix.SOCK_STREAM:
+			return fmt.Errorf("--fd %d: want a connected stream socket, and this is none", f.fd)
 		}
 	}
 	return nil
