@@ -21,7 +21,7 @@ type counters struct {
 	disabled, refused, tooSmall uint64 // drops: where it was to go
 	chains, broken              uint64 // the ring: bad chains, times stopped
 	recalls                     uint64 // calls that were repeated
-	_                           uint64
+	fault                       uint64 // drops: the card's buffer is not there
 }
 
 const countersLen = 16 * 8
@@ -53,11 +53,12 @@ type Drops struct {
 	Disabled uint64 `json:"disabled"`  // queue pair switched off by the driver
 	Refused  uint64 `json:"refused"`   // the kernel or the port did not take it
 	TooSmall uint64 `json:"too_small"` // no receive buffer is large enough
+	Fault    uint64 `json:"fault"`     // the card's buffer is not there: its memory file was cut short
 }
 
 // Total is the sum over all causes.
 func (d Drops) Total() uint64 {
-	return d.Short + d.Long + d.NotIP + d.Header + d.Disabled + d.Refused + d.TooSmall
+	return d.Short + d.Long + d.NotIP + d.Header + d.Disabled + d.Refused + d.TooSmall + d.Fault
 }
 
 // QueueStats is one queue pair.
@@ -129,7 +130,7 @@ func (c *counters) read() Direction {
 	return Direction{
 		Packets: l(&c.packets), Bytes: l(&c.bytes), Kicks: l(&c.kicks), Calls: l(&c.calls), Stalls: l(&c.stalls), Recalls: l(&c.recalls),
 		Drops: Drops{Short: l(&c.short), Long: l(&c.long), NotIP: l(&c.notIP), Header: l(&c.header),
-			Disabled: l(&c.disabled), Refused: l(&c.refused), TooSmall: l(&c.tooSmall)},
+			Disabled: l(&c.disabled), Refused: l(&c.refused), TooSmall: l(&c.tooSmall), Fault: l(&c.fault)},
 		BadChains: l(&c.chains), Broken: l(&c.broken),
 	}
 }

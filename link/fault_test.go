@@ -1,6 +1,7 @@
 package link
 
 import (
+	"encoding/binary"
 	"errors"
 	"os"
 	"strings"
@@ -8,6 +9,10 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/link/fakecard"
+	"github.com/toe-project/toe/link/frame"
+	"github.com/toe-project/toe/link/vhostuser"
 )
 
 // A card that cuts its memory file short (SIGBUS at the next look at a ring)
@@ -95,4 +100,105 @@ func newBareFile(t testing.TB) []*os.File {
 		t.Fatal(err)
 	}
 	return []*os.File{f}
+}
+
+// A receive buffer whose memory is gone (EFAULT in readv) costs the packet that
+// met it, which is counted, and none behind it: an edge-triggered descriptor
+// tells of those only once.
+func TestBufferGone(t *testing.T) {
+	b := newBare(t)
+	b.fillBehind(0, 100, func(p []byte) { unix.Write(b.host, append(make([]byte, frame.HeaderLen), p...)) })
+	if s := b.handled(4); s.Packets != 3 || s.Drops.Fault != 1 {
+		t.Errorf("%+v, want 3 packets and 1 fault", s)
+	}
+	for i, want := range []uint32{0, 126, 126, 126} {
+		if id, n := b.used(0, i); id != uint32(i) || n != want {
+			t.Errorf("head %d came back with %d bytes in place %d, want %d", id, n, i, want)
+		}
+	}
+}
+
+// A TUN does not say that it could not copy all (tun_put_user of 6.18 looks away):
+// whether it does or not, the packets behind come through.
+func TestBufferHalfGoneOnTUN(t *testing.T) {
+	h := newHost(t, false, 1)
+	defer closeAll(h.files)
+	b := newBareOn(t, -1, h.files[0])
+	b.fillBehind(4096, 9000, func(p []byte) { h.send(t, vnet{}, p) })
+	s := b.handled(4)
+	if s.Packets < 3 || s.Drops.Total() != s.Drops.Fault {
+		t.Errorf("%+v, want 3 packets or 4", s)
+	}
+	for i := range 4 {
+		if id, n := b.used(0, i); id != uint32(i) || n != 9026 && i > 0 {
+			t.Errorf("head %d came back with %d bytes in place %d", id, n, i)
+		}
+	}
+}
+
+// fillBehind sends 4 packets of n bytes and then starts a ring to the card with
+// 4 buffers, of the first of which only left bytes are there.
+func (b *bare) fillBehind(left int64, n int, send func([]byte)) {
+	b.t.Helper()
+	gone := b.addMemory(0x2_0000)
+	for range 4 {
+		send(fakecard.UDP(hostIP, cardIP, 1, 2, n))
+	}
+	if err := gone.Truncate(left); err != nil {
+		b.t.Fatal(err)
+	}
+	const size = 66000 // the largest packet, and no more
+	b.tell(order{Op: opOffer, Features: vhostuser.NetMergeable})
+	b.ready(0, 0, 4, seedDescs(
+		fuzzGuest+fuzzMem, size, 2, 0,
+		fuzzGuest+fuzzData, size, 2, 0,
+		fuzzGuest+fuzzData+size, size, 2, 0,
+		fuzzGuest+fuzzData+2*size, size, 2, 0), []byte{0, 0, 1, 0, 2, 0, 3, 0})
+}
+
+// addMemory puts a second region, of a file of its own, behind the first.
+func (b *bare) addMemory(size int64) *os.File {
+	b.t.Helper()
+	fd, err := unix.MemfdCreate("second", unix.MFD_CLOEXEC)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "second")
+	b.t.Cleanup(func() { f.Close() })
+	if err := f.Truncate(size); err != nil {
+		b.t.Fatal(err)
+	}
+	b.tell(order{Op: opMemory, Regions: []region{
+		{fuzzGuest, fuzzUser, fuzzMem, 0}, {fuzzGuest + fuzzMem, fuzzUser + fuzzMem, uint64(size), 0}}}, b.file, f)
+	return f
+}
+
+// handled waits until n packets have gone to the card or been dropped.
+func (b *bare) handled(n uint64) (s Direction) {
+	b.t.Helper()
+	for deadline := time.Now().Add(2 * time.Second); ; time.Sleep(time.Millisecond) {
+		if s = b.board.stats()[0].ToCard; s.Packets+s.Drops.Total() == n {
+			return s
+		}
+		if time.Now().After(deadline) {
+			b.t.Fatalf("of %d packets to the card: %+v", n, s)
+		}
+	}
+}
+
+// used is an entry of a ring's used ring.
+func (b *bare) used(ring, i int) (id, size uint32) {
+	e := b.mem[ring*fuzzRing+0x804+8*i:]
+	return binary.LittleEndian.Uint32(e), binary.LittleEndian.Uint32(e[4:])
+}
+
+// seedDescs makes descriptors of (addr, len, flags, next).
+func seedDescs(v ...uint64) (b []byte) {
+	for i := 0; i+3 < len(v); i += 4 {
+		b = binary.LittleEndian.AppendUint64(b, v[i])
+		b = binary.LittleEndian.AppendUint32(b, uint32(v[i+1]))
+		b = binary.LittleEndian.AppendUint16(b, uint16(v[i+2]))
+		b = binary.LittleEndian.AppendUint16(b, uint16(v[i+3]))
+	}
+	return b
 }

@@ -38,7 +38,23 @@ type bare struct {
 }
 
 func newBare(t testing.TB) *bare {
-	b := &bare{t: t}
+	t.Helper()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, fd := range pair {
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 8<<20)
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "host")
+	defer theirs.Close()
+	return newBareOn(t, pair[0], theirs)
+}
+
+// newBareOn has theirs for the host's end, and host, if it is not -1, is what
+// stands for the host.
+func newBareOn(t testing.TB, host int, theirs *os.File) *bare {
+	b := &bare{t: t, host: host}
 	var err error
 	check := func() {
 		t.Helper()
@@ -55,14 +71,6 @@ func newBare(t testing.TB) *bare {
 	check()
 	b.board, err = newBoard(1)
 	check()
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	check()
-	b.host = pair[0]
-	for _, fd := range pair {
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 8<<20)
-	}
-	theirs := os.NewFile(uintptr(pair[1]), "host")
-	defer theirs.Close()
 	for i := range b.kicks {
 		e, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 		if err != nil {
@@ -86,7 +94,9 @@ func (b *bare) close() {
 	b.board.close()
 	unix.Munmap(b.mem)
 	closeAll(append(b.kicks[:], b.file))
-	unix.Close(b.host)
+	if b.host >= 0 {
+		unix.Close(b.host)
+	}
 }
 
 func (b *bare) tell(o order, files ...*os.File) {

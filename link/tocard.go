@@ -229,7 +229,17 @@ func (q *queue) readPacket() (n, used int, ok bool) {
 	}
 	w.iov[at-1] = own
 	w.iov[at] = entry
-	if e != 0 || int(got) < frame.HeaderLen {
+	switch {
+	case e == unix.EFAULT:
+		// The packet is gone from the host's queue, and there may be more,
+		// of which an edge-triggered descriptor tells no second time. Which
+		// buffer it was nobody says: all go back, for others to be tried.
+		count(&q.rx.ctr.fault, 1)
+		q.giveBack()
+		return 0, 0, true
+	case e == unix.EINTR:
+		return 0, 0, true
+	case e != 0 || int(got) < frame.HeaderLen:
 		return 0, 0, false
 	}
 	if n = int(got) - frame.HeaderLen; n == 0 {

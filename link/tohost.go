@@ -90,11 +90,15 @@ func (q *queue) send(iov []unix.Iovec, size int) int {
 	}
 	iov[at-1] = unix.Iovec{Base: &q.hdr[0], Len: frame.HeaderLen}
 	_, _, e := unix.RawSyscall(unix.SYS_WRITEV, uintptr(q.fd), uintptr(unsafe.Pointer(&iov[at-1])), uintptr(len(iov)-at+1))
-	if e != 0 {
+	switch e {
+	case 0:
+		return size - skip
+	case unix.EFAULT:
+		count(&q.tx.ctr.fault, 1)
+	default:
 		count(&q.tx.ctr.refused, 1)
-		return 0
 	}
-	return size - skip
+	return 0
 }
 
 // cut copies the head of a frame out of iov[1:], once, into head, and cuts it

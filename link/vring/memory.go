@@ -53,8 +53,9 @@ func NewMemory(regions ...Region) (*Memory, error) {
 // Map maps size bytes of the file fd from offset as the region at guest. The file
 // must be as long as the region says. One that could be cut short afterwards
 // (no F_SEAL_SHRINK) is accepted, since User-Mode Linux has no other: payload
-// then meets EFAULT in readv and writev, and a ring access is a fault that
-// ends the pump, not the host.
+// then meets EFAULT in readv and writev (or a hole: a TUN's read does not tell),
+// and an access of the pump's own, to a ring or to the first bytes of a buffer,
+// is a fault that ends the pump, not the host.
 func Map(fd int, guest, user, size, offset uint64) (Region, error) {
 	const most = 1 << 46
 	if size == 0 || size > most || offset > most || guest+size < guest || user+size < user {
