@@ -28,6 +28,7 @@ func (p *port) runDHCP(ctx context.Context, name string) {
 	pause := time.Second
 	for ctx.Err() == nil {
 		carrier := p.carrierComes()
+		p.awaitQueue(ctx, name, carrier)
 		l, err := p.acquire(ctx, name)
 		if err != nil {
 			p.setLease(nil, err)
@@ -42,6 +43,21 @@ func (p *port) runDHCP(ctx context.Context, name string) {
 		}
 		pause = time.Second
 		p.hold(ctx, name, l)
+	}
+}
+
+// awaitQueue waits, for a moment at most, until the device takes packets. The
+// kernel gives it a queue some time after it is up, when it has heard of the
+// carrier: what is sent before is dropped, and asking again costs dhcpFirstTry.
+func (p *port) awaitQueue(ctx context.Context, name string, carrier <-chan struct{}) {
+	dev, err := p.nl.LinkByName(name)
+	if err != nil || dev.Attrs().OperState == netlink.OperUp || dev.Attrs().OperState == netlink.OperUnknown {
+		return // or acquire says what is wrong
+	}
+	select {
+	case <-carrier:
+	case <-time.After(dhcpFirstTry):
+	case <-ctx.Done():
 	}
 }
 

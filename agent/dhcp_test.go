@@ -13,6 +13,7 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/server4"
+	"github.com/vishvananda/netlink"
 
 	"github.com/toe-project/toe/control"
 )
@@ -172,6 +173,43 @@ func TestDHCPLease(t *testing.T) {
 		})
 		return
 	})
+}
+
+// TestDHCPAsksWhenTheDeviceTakesPackets: before there is a carrier the kernel
+// drops what is sent, and counts it.
+func TestDHCPAsksWhenTheDeviceTakesPackets(t *testing.T) {
+	p, wire, _ := wanPort(t)
+	srv, err := wire.nl.LinkByName("srv")
+	if err == nil {
+		err = wire.nl.LinkSetDown(srv)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.configure(t.Context(), p.wanted()); err != nil {
+		t.Fatal(err)
+	}
+	defer p.remove()
+	time.Sleep(100 * time.Millisecond)
+	if err := wire.nl.LinkSetUp(srv); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, 5*time.Second, "carrier", func() error {
+		dev, err := p.nl.LinkByName("wan")
+		if err == nil && dev.Attrs().OperState != netlink.OperUp {
+			err = fmt.Errorf("state %s", dev.Attrs().OperState)
+		}
+		return err
+	})
+	p.linkChanged("wan", true) // as the agent's watcher does
+	eventually(t, 5*time.Second, "lease", hasAddress(t, p, "192.0.2.77/24"))
+	dev, err := p.nl.LinkByName("wan")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := dev.Attrs().Statistics.TxDropped; n != 0 {
+		t.Errorf("%d packets were sent while nothing could be", n)
+	}
 }
 
 // TestDHCPLateServer: nobody answers at first; the port says so and gets its
