@@ -55,9 +55,15 @@ func (r *run) output(ctx context.Context, args ...string) ([]byte, error) {
 
 // up starts a card and says how long the command took. A start that failed or
 // was interrupted leaves nothing running.
+// It has a link and nothing else.
 func (r *run) up(ctx context.Context, name, kind string) (*testCard, time.Duration, error) {
+	return r.upWith(ctx, name, kind, "link:\n  exec: false\nports: []\n")
+}
+
+// upWith is up with more lines of card.yaml.
+func (r *run) upWith(ctx context.Context, name, kind, more string) (*testCard, time.Duration, error) {
 	file := filepath.Join(r.dir, name+".yaml")
-	text := fmt.Sprintf("name: %s\nmachine:\n  kind: %s\nlink:\n  exec: false\nports: []\n", name, kind)
+	text := fmt.Sprintf("name: %s\nmachine:\n  kind: %s\n%s", name, kind, more)
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		return nil, 0, err
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -60,7 +61,14 @@ func measureStart(ctx context.Context, r *run) (err error) {
 	}
 	r.reportStart(kind, command, own, bare)
 	r.measureMemory(kind, c)
-	return r.measureIdle(ctx, kind, c)
+	if err := r.measureIdle(ctx, string(kind)+"/idle/", c); err != nil {
+		return err
+	}
+	if err := c.down(); err != nil {
+		return err
+	}
+	c = nil
+	return r.measureDefault(ctx, kind)
 }
 
 func (r *run) reportStart(kind machine.Kind, command, own, bare []float64) {
@@ -141,13 +149,18 @@ func family(pid int) []int {
 }
 
 // measureIdle leaves the card alone and sees what its processes use.
-func (r *run) measureIdle(ctx context.Context, kind machine.Kind, c *testCard) error {
+func (r *run) measureIdle(ctx context.Context, name string, c *testCard) error {
 	stage := r.Progress.Stage("a card that has nothing to do", int64(r.Rounds))
 	defer stage.Done("")
-	own := total(process(c.status.Pump.PID), process(c.status.Supervisor.PID))
-	machines := total()
-	for _, pid := range family(c.status.Machine.PID) {
+	own, machines := total(), total()
+	of := family(c.status.Machine.PID)
+	for _, pid := range of {
 		machines = total(machines, process(pid))
+	}
+	for _, pid := range family(c.status.Supervisor.PID) {
+		if !slices.Contains(of, pid) {
+			own = total(own, process(pid))
+		}
 	}
 	var ownRounds, machineRounds []float64
 	for range r.Rounds {
@@ -178,7 +191,7 @@ func (r *run) measureIdle(ctx context.Context, kind machine.Kind, c *testCard) e
 		machineRounds = append(machineRounds, (machineAfter-machineBefore).Seconds()*1e3/seconds)
 		stage.Add(1)
 	}
-	r.add(string(kind)+"/idle/toe", "ms/s", ownRounds).Note = "pump and supervisor"
-	r.add(string(kind)+"/idle/machine", "ms/s", machineRounds).Note = "the machine's own processes, the card's kernel included"
+	r.add(name+"toe", "ms/s", ownRounds).Note = "the supervisor and all that it started but the machine: pumps, passt"
+	r.add(name+"machine", "ms/s", machineRounds).Note = "the machine's own processes, the card's kernel included"
 	return nil
 }
