@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +30,51 @@ type forwarder struct {
 	upstreams atomic.Pointer[[]netip.AddrPort]
 	slots     chan struct{}
 	last      atomic.Uint32 // index of the upstream that answered last
+
+	mu      sync.Mutex // guards unheard
+	unheard unheard
+}
+
+// unheard are the queries that no server has answered, since one did: how many,
+// and when the first and the last of them were given up.
+type unheard struct {
+	n           int
+	first, last time.Time
+}
+
+const (
+	// dnsSilence is for how long nobody may have answered, dnsUnheard queries
+	// at least, before the card says that its name servers are silent.
+	dnsSilence = 30 * time.Second
+	dnsUnheard = 3
+	// dnsForgets: what was the matter when somebody asked last may be over.
+	dnsForgets = 5 * time.Minute
+)
+
+// heard notes whether a query has been answered.
+func (f *forwarder) heard(answered bool, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if answered {
+		f.unheard = unheard{}
+		return
+	}
+	if f.unheard.n == 0 {
+		f.unheard.first = now
+	}
+	f.unheard.n++
+	f.unheard.last = now
+}
+
+// silent is for how long no server has answered, or 0.
+func (f *forwarder) silent(now time.Time) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	u := f.unheard
+	if d := u.last.Sub(u.first); u.n >= dnsUnheard && d >= dnsSilence && now.Sub(u.last) < dnsForgets {
+		return d
+	}
+	return 0
 }
 
 func newForwarder(log *Log) *forwarder {
@@ -43,7 +89,9 @@ func (f *forwarder) set(servers []netip.Addr) {
 	for _, s := range servers {
 		list = append(list, netip.AddrPortFrom(s, dnsPort))
 	}
-	f.upstreams.Store(&list)
+	if before := f.upstreams.Swap(&list); before != nil && !slices.Equal(*before, list) {
+		f.heard(true, time.Time{}) // nothing is known of the new ones
+	}
 }
 
 // listen serves one address over UDP and TCP until ctx ends. It returns when
@@ -140,12 +188,15 @@ func (f *forwarder) ask(q *dns.Msg) *dns.Msg {
 	}
 	begin := f.last.Load()
 	var fallback *dns.Msg
+	answered := false
+	defer func() { f.heard(answered, time.Now()) }()
 	for i := range min(n, dnsPerAsk) {
 		at := (begin + i) % n
 		answer, err := exchange(q, list[at].String())
 		if err != nil {
 			continue
 		}
+		answered = true
 		if answer.Rcode == dns.RcodeServerFailure || answer.Rcode == dns.RcodeRefused {
 			fallback = answer
 			continue

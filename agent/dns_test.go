@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -227,4 +228,64 @@ func TestDNSIsBounded(t *testing.T) {
 		t.Errorf("rcode %v, want SERVFAIL", dns.RcodeToString[m.Rcode])
 	}
 	close(hold)
+}
+
+// TestDNSSilence: a card says that its servers are silent when the host has
+// asked in vain for a while, and no longer when one answers, when they are
+// replaced, or when nobody has asked since.
+func TestDNSSilence(t *testing.T) {
+	start := time.Now()
+	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
+	f := newForwarder(NewLog(io.Discard))
+	f.set([]netip.Addr{netip.MustParseAddr("192.0.2.53")})
+	ask := func(answered bool, seconds ...int) {
+		for _, s := range seconds {
+			f.heard(answered, at(s))
+		}
+	}
+	says := func(step string, seconds int, want time.Duration) {
+		t.Helper()
+		if got := f.silent(at(seconds)); got != want {
+			t.Errorf("%s: silent for %v, want %v", step, got, want)
+		}
+	}
+	ask(false, 0, 40)
+	says("two queries", 40, 0)
+	ask(false, 41)
+	says("three", 41, 41*time.Second)
+	says("long ago", 41+int(dnsForgets.Seconds()), 0)
+	ask(true, 42)
+	says("answered", 42, 0)
+	ask(false, 50, 51, 52, 53)
+	says("within seconds", 53, 0)
+	ask(false, 90)
+	says("again", 90, 40*time.Second)
+	f.set([]netip.Addr{netip.MustParseAddr("192.0.2.53")})
+	says("the same servers", 91, 40*time.Second)
+	f.set([]netip.Addr{netip.MustParseAddr("192.0.2.54")})
+	says("other servers", 91, 0)
+	some := []netip.Addr{netip.MustParseAddr("192.0.2.53")}
+	if r := dnsHealth(some, true, false, 40*time.Second); r.state != degraded || !strings.Contains(r.detail, "40s") || !strings.Contains(r.detail, "192.0.2.53") {
+		t.Errorf("health %v", r)
+	}
+}
+
+// TestDNSCountsWhatNobodyAnswers: queries that go through.
+func TestDNSCountsWhatNobodyAnswers(t *testing.T) {
+	startNameServer(t, "127.0.0.2", func(w dns.ResponseWriter, q *dns.Msg) {
+		_ = w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)) // alive
+	})
+	f := startForwarder(t, "127.0.0.3") // nobody is there
+	count := func() int {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return f.unheard.n
+	}
+	if m := query(t, "udp", question("example.org.")); m.Rcode != dns.RcodeServerFailure || count() != 1 {
+		t.Errorf("%v, %d unheard, want SERVFAIL and 1", m, count())
+	}
+	f.set([]netip.Addr{netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("127.0.0.2")})
+	if query(t, "udp", question("example.org.")); count() != 0 {
+		t.Errorf("%d unheard after an answer", count())
+	}
 }

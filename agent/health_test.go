@@ -37,7 +37,7 @@ func TestDNSHealth(t *testing.T) {
 		"port may bring it": {nil, true, true, starting},
 		"none":              {nil, true, false, degraded},
 	} {
-		if got := dnsHealth(tt.servers, tt.wanted, tt.waiting); got.state != tt.want {
+		if got := dnsHealth(tt.servers, tt.wanted, tt.waiting, 0); got.state != tt.want {
 			t.Errorf("%s: %v, want %v", name, got, tt.want)
 		}
 	}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"fmt"
 	"maps"
 	"net/netip"
 	"os"
@@ -77,7 +78,7 @@ func (a *Agent) health() []reason {
 	}
 	waiting = waiting || !guarding
 	out = append(out, speaking...)
-	out = append(out, fire, dnsHealth(a.nameServers(), wantsDNS(conf), waiting), a.clock.health())
+	out = append(out, fire, dnsHealth(a.nameServers(), wantsDNS(conf), waiting, a.dns.silent(time.Now())), a.clock.health())
 	for _, name := range slices.Sorted(maps.Keys(services)) {
 		out = append(out, reason{name, degraded, services[name].Error()})
 	}
@@ -104,10 +105,13 @@ func (a *Agent) device(name, kind, mac string) *cardpb.Interface {
 	return out
 }
 
-// dnsHealth does not ask the internet anything: it says what is known.
-func dnsHealth(servers []netip.Addr, wanted, waiting bool) reason {
+// dnsHealth does not ask the internet anything: it says what is known, and for
+// how long the servers have been silent when the host asked.
+func dnsHealth(servers []netip.Addr, wanted, waiting bool, silent time.Duration) reason {
 	r := reason{component: "dns", state: healthy}
 	switch {
+	case len(servers) > 0 && silent > 0:
+		return r.with(degraded, fmt.Sprintf("for %v no name server has answered: %v", silent.Round(time.Second), servers))
 	case len(servers) > 0:
 		return r
 	case !wanted:
