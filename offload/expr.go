@@ -25,6 +25,16 @@ func wantsPathMTU() nft.Match {
 	return nft.Match{nft.Network(6, 2), nft.Mask(0x40, 0), nft.Unequal(0, 0)}
 }
 
+// flow4 loads what tells a flow of UDP over IPv4: addresses and ports, as in
+// flowKey.
+func flow4() nft.Match {
+	ports := nft.Transport(0, 4)
+	ports.DestRegister = nft.Reg1 + 2 // behind the addresses
+	return nft.Match{nft.Network(12, 8), ports}
+}
+
+var flowKey = []nftables.SetDatatype{nftables.TypeIPAddr, nftables.TypeIPAddr, nftables.TypeMark}
+
 // dscp matches the differentiated services code point (RFC 2474): six bits
 // of the second byte in IPv4, and across the first two in IPv6.
 func dscp(v uint8) [2]nft.Match {

@@ -2,6 +2,7 @@ package offload
 
 import (
 	"net/netip"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -11,6 +12,13 @@ import (
 )
 
 const tableName = "toe-offload"
+
+// The set of flows over IPv4 that the card serves. A flow rests two minutes at
+// most (patience). What is beyond its size is served too, DF or not.
+const (
+	servedMemory = 150 * time.Second
+	maxServed    = 1 << 14
+)
 
 // ruler fills one table.
 type ruler struct{ nft.Table }
@@ -47,8 +55,9 @@ func applyRules(conf Config) error {
 
 // all makes every chain; hold is what becomes of a first segment.
 func (r ruler) all(conf Config, hold nft.Match) {
-	r.fresh(conf, hold)
-	r.host(conf)
+	served := r.Set("served", servedMemory, maxServed, flowKey...)
+	r.fresh(conf, hold, served)
+	r.host(conf, served)
 	r.take(conf)
 	r.wire(conf)
 	r.open()
@@ -86,7 +95,7 @@ func (r ruler) wire(conf Config) {
 }
 
 // host is for what comes over a link.
-func (r ruler) host(conf Config) {
+func (r ruler) host(conf Config, served nft.Set) {
 	c := r.Chain("host")
 	tcp, udp := nft.Protocol(unix.IPPROTO_TCP), nft.Protocol(unix.IPPROTO_UDP)
 	// What strict reverse path filtering is in IPv4.
@@ -100,6 +109,11 @@ func (r ruler) host(conf Config) {
 	c.Add(tcp, opens(), nft.Goto("fresh"))
 	c.Add(tcp, socketOfOurs(), nft.Untrack, nft.SetMark(markLocal), nft.Accept)
 	r.ownWay(c, conf)
+	// Who asks for the path's MTU from the first datagram on shall have it, from
+	// the routers, whatever other programs of the host send to the same remote.
+	// Flows that the card serves stay: on the wire they have a port already.
+	c.Add(udp, nft.Family(unix.NFPROTO_IPV4), wantsPathMTU(), flow4(), nft.Match{served.Lacks()}, nft.Return)
+	c.Add(udp, nft.Family(unix.NFPROTO_IPV4), socketOfOurs(), flow4(), nft.Match{served.Update()}, nft.Untrack, nft.SetMark(markLocal), nft.Accept)
 	c.Add(udp, socketOfOurs(), nft.Untrack, nft.SetMark(markLocal), nft.Accept)
 	// ICMP errors of the host, by the packet that they quote: that its
 	// program has closed a UDP socket is an error of ours.
@@ -132,7 +146,7 @@ func (r ruler) ownWay(c nft.Chain, conf Config) {
 }
 
 // fresh is for what no socket is there for yet. What returns is routed.
-func (r ruler) fresh(conf Config, hold nft.Match) {
+func (r ruler) fresh(conf Config, hold nft.Match, served nft.Set) {
 	c := r.Chain("fresh")
 	tcp, udp := nft.Protocol(unix.IPPROTO_TCP), nft.Protocol(unix.IPPROTO_UDP)
 	c.Add(notUnicast(), nft.Return)
@@ -145,8 +159,9 @@ func (r ruler) fresh(conf Config, hold nft.Match) {
 	bypass(c, conf.Bypass)
 	c.Add(tcp, opens(), nft.Untrack, hold)
 	c.Add(tcp, nft.Untrack, nft.Reset)
-	// Who asks for the path's MTU shall have it, from the routers.
+	// The same for a remote that no socket is there for.
 	c.Add(udp, nft.Family(unix.NFPROTO_IPV4), wantsPathMTU(), nft.Return)
+	c.Add(udp, nft.Family(unix.NFPROTO_IPV4), flow4(), nft.Match{served.Update()})
 	for _, f := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
 		c.Add(udp, nft.Untrack, toListener(f))
 	}

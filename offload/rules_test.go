@@ -129,6 +129,34 @@ func TestOwnWayOfADatagram(t *testing.T) {
 		setHops(t, near, 5)
 		_, _ = near.Write([]byte("x"))
 		hears("what may take few hops", c.host)
+		if c.card == cardAddr6 {
+			continue // IPv6 has no DF
+		}
+		asking := r.host.dial(at(c.remote, 9))
+		setDF(t, asking, true)
+		for range 2 {
+			_, _ = asking.Write([]byte("x"))
+			hears("what asks for the path's MTU", c.host)
+		}
+		served := r.host.dial(at(c.remote, 9))
+		for _, df := range []bool{false, true, false, true} {
+			setDF(t, served, df)
+			_, _ = served.Write([]byte("x"))
+			hears("what was served from the beginning", c.card)
+		}
+	}
+}
+
+// setDF: what it is without is what sockets have on a route with a locked MTU.
+func setDF(t *testing.T, c *net.UDPConn, on bool) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := map[bool]int{true: unix.IP_PMTUDISC_DO, false: unix.IP_PMTUDISC_DONT}[on]
+	if err2 := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_IP, unix.IP_MTU_DISCOVER, value) }); err != nil || err2 != nil {
+		t.Fatal(err, err2)
 	}
 }
 

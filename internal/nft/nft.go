@@ -18,8 +18,9 @@ type Match []expr.Any
 
 // Table is one table of the family inet, IPv4 and IPv6 in one.
 type Table struct {
-	conn  *nftables.Conn
-	table *nftables.Table
+	conn   *nftables.Conn
+	table  *nftables.Table
+	failed *error // of what could not be written down
 }
 
 // Replace puts what fill writes in the place of the table of this name, in
@@ -40,11 +41,15 @@ func change(what, name string, fill func(Table)) error {
 	if err != nil {
 		return fmt.Errorf("nf_tables: %w", err)
 	}
-	t := Table{c, &nftables.Table{Family: nftables.TableFamilyINet, Name: name}}
+	var failed error
+	t := Table{c, &nftables.Table{Family: nftables.TableFamilyINet, Name: name}, &failed}
 	c.AddTable(t.table) // so that the removal finds one
 	c.DelTable(t.table)
 	fill(t)
-	if err := c.Flush(); err != nil {
+	if failed == nil {
+		failed = c.Flush()
+	}
+	if err := failed; err != nil {
 		return fmt.Errorf("nf_tables: %s table inet %s: %w", what, name, err)
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
@@ -43,10 +44,11 @@ func TestWords(t *testing.T) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		t.Skip("needs nft")
 	}
-	all := []struct {
+	type word struct {
 		rule []Match
 		want string
-	}{
+	}
+	all := []word{
 		{[]Match{In("wan"), Out("pci0"), Accept}, `iifname "wan" oifname "pci0" accept`},
 		{[]Match{Protocol(unix.IPPROTO_UDP), Ports(67, 68), Drop}, "udp sport 67 udp dport 68 drop"},
 		{[]Match{Protocol(unix.IPPROTO_TCP), ToPort(443), Return}, "tcp dport 443 return"},
@@ -66,6 +68,9 @@ func TestWords(t *testing.T) {
 	inNamespace(t, func() {
 		err := Replace("words", func(table Table) {
 			table.Chain("other")
+			seen := table.Set("seen", time.Minute, 9, nftables.TypeIPAddr)
+			all = append(all, word{[]Match{Family(unix.NFPROTO_IPV4), {Network(16, 4), seen.Lacks()}, Drop}, "ip daddr != @seen drop"},
+				word{[]Match{Family(unix.NFPROTO_IPV4), {Network(16, 4), seen.Update()}, Accept}, "update @seen { ip daddr } accept"})
 			c := table.Chain("one")
 			for _, r := range all {
 				c.Add(r.rule...)
@@ -74,6 +79,9 @@ func TestWords(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 			return
+		}
+		if set := list(t, "set", "inet", "words", "seen"); !strings.Contains(set, "size 9") || !strings.Contains(set, "timeout 1m") || !strings.Contains(set, "type ipv4_addr") {
+			t.Error(set)
 		}
 		_, body, _ := strings.Cut(list(t, "chain", "inet", "words", "one"), "chain one {\n")
 		lines := strings.Split(body, "\n")
