@@ -109,7 +109,7 @@ func NewKeeper(dev Device, opts Options) (k *Keeper, err error) {
 		return k, err
 	}
 	if dev.Socket != "" {
-		if k.listener, err = net.ListenUnix("unix", &net.UnixAddr{Name: dev.Socket, Net: "unix"}); err != nil {
+		if k.listener, err = listen(dev.Socket); err != nil {
 			return k, fmt.Errorf("device %s: %w", dev.Name, err)
 		}
 	}
