@@ -22,6 +22,7 @@ func TestOffloadChoices(t *testing.T) {
 		ended         bool // by the card
 		own           bool // the world sees the host's own address
 		multipath     bool // the program asks for Multipath TCP
+		six           bool // over IPv6
 	}{
 		{name: "nothing chosen", ended: true},
 		{name: "Multipath TCP falls back", multipath: true, ended: true},
@@ -31,21 +32,27 @@ func TestOffloadChoices(t *testing.T) {
 		{name: "a mark that it has", offload: ", bypass: {dscp: [cs1]}", class: 8 << 2},
 		{name: "a mark that it has not", offload: ", bypass: {dscp: [cs1]}", ended: true},
 		{name: "the host's address", offload: ", source: preserve", ended: true, own: true},
+		{name: "the host's address, IPv6", offload: ", source: preserve", ended: true, own: true, six: true},
+		{name: "nothing chosen, IPv6", ended: true, six: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			spec := strings.Replace(o.cardSpec("endpoint", ""), "mode: endpoint", "mode: endpoint"+c.offload, 1)
 			o.run(t, quick, 0, "apply", "card0", "-f", o.spec(t, "card0.yaml", spec))
+			at, cards := worldAddr, cardAddr
+			if c.six {
+				at, cards = worldAddr6, cardAddr6
+			}
 			if c.own {
 				o.wayBack(t)
 			}
-			size, from, to := o.tryConnection(t, c.class, c.multipath)
+			size, from, to := o.tryConnection(t, at, c.class, c.multipath)
 			if ended := size > 60_000; ended != c.ended {
 				t.Errorf("segments of the host have %d bytes; ended on the card: %t, want %t", size, ended, c.ended)
 			}
 			if own := from == to; own != c.own {
 				t.Errorf("the program is %s, the world sees %s; its own address: %t, want %t", from, to, own, c.own)
 			}
-			if !c.own && to.Addr().String() != cardAddr {
+			if !c.own && to.Addr().String() != cards {
 				t.Errorf("the world sees %s, want the card's address", to)
 			}
 		})
@@ -57,17 +64,20 @@ func TestOffloadChoices(t *testing.T) {
 func (o *offloaded) wayBack(t *testing.T) {
 	t.Helper()
 	for _, a := range o.status(t, "card0").Link.Host {
-		if a.Is4() {
-			ip(t, "-n", o.far, "route", "replace", a.String(), "via", cardAddr)
+		via := cardAddr
+		if a.Is6() {
+			via = cardAddr6
 		}
+		ip(t, "-n", o.far, "route", "replace", a.String(), "via", via)
 	}
 }
 
 // tryConnection exchanges data with the world, and returns the segment size of
 // the host and the client's address as the client and the world have it.
-func (o *offloaded) tryConnection(t *testing.T, class int, multipath bool) (size uint32, from, to netip.AddrPort) {
+func (o *offloaded) tryConnection(t *testing.T, at string, class int, multipath bool) (size uint32, from, to netip.AddrPort) {
 	t.Helper()
-	l := world{o.far}.listen(t, worldAddr+":9009")
+	at = net.JoinHostPort(at, "9009")
+	l := world{o.far}.listen(t, at)
 	defer l.Close()
 	seen := make(chan string, 1)
 	go func() {
@@ -88,7 +98,7 @@ func (o *offloaded) tryConnection(t *testing.T, class int, multipath bool) (size
 	err := inNetns(o.netns, func() (err error) {
 		d := net.Dialer{Timeout: 5 * time.Second, Control: mark}
 		d.SetMultipathTCP(multipath)
-		c, err = d.Dial("tcp", worldAddr+":9009")
+		c, err = d.Dial("tcp", at)
 		return err
 	})
 	if err != nil {

@@ -59,6 +59,7 @@ func TestOffloadKilled(t *testing.T) {
 	if took := o.exchange(t, worldAddr, mib); took > quick {
 		t.Errorf("after the restart 1 MiB took %s", took)
 	}
+	o.clean(t)
 }
 
 // beat writes a little now and then, as one who keeps a connection alive.

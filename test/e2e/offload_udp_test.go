@@ -163,6 +163,7 @@ func (o *offloaded) udpErrors(t *testing.T) {
 		// First: the world's kernel answers so once a second at most, after it
 		// has sent another ICMP error.
 		{"a router says unreachable", noHost, unix.EHOSTUNREACH},
+		{"a router says unreachable, IPv6", noHost6, unix.EHOSTUNREACH},
 		{"closed port", worldAddr, unix.ECONNREFUSED},
 		{"closed port, IPv6", worldAddr6, unix.ECONNREFUSED},
 		{"nobody has the address", "192.0.2.99", unix.EHOSTUNREACH},

@@ -25,7 +25,8 @@ const (
 	noHost     = "203.0.113.9"   // a router says: host unreachable
 	noNetwork  = "203.0.113.130" // a router says: network unreachable
 	noRoute6   = "2001:db8:bad::9"
-	silentPort = "4" // a firewall in the world drops what comes
+	noHost6    = "2001:db8:dead::9" // a router says: address unreachable
+	silentPort = "4"                // a firewall in the world drops what comes
 	closedPort = "5"
 )
 
@@ -102,7 +103,10 @@ func addTAP(t *testing.T, netns, name string, addrs ...string) {
 func deadEnds(t *testing.T, netns string) {
 	t.Helper()
 	ip(t, "-n", netns, "route", "add", "unreachable", noHost)
-	rules := "table inet dead { chain in { type filter hook input priority 0; tcp dport " + silentPort + " drop; }; }"
+	// A Linux router tells others of such a route of IPv6 as of none at all.
+	ip(t, "-n", netns, "route", "add", "unreachable", noHost6)
+	rules := "table inet dead { chain in { type filter hook input priority 0; tcp dport " + silentPort + " drop; };" +
+		" chain pre { type filter hook prerouting priority 0; ip6 daddr " + noHost6 + " reject with icmpv6 type addr-unreachable; }; }"
 	inside(t, netns, "nft", rules)
 }
 
@@ -216,7 +220,7 @@ func (o *offloaded) clean(t *testing.T) {
 	t.Logf("the host sent %d segments, %d of them again, %d of those SYN", c["Tcp.OutSegs"], c["Tcp.RetransSegs"], c["TcpExt.TCPSynRetrans"])
 }
 
-// scale is a size that is small by default; TOE_E2E_FULL=1 gives the full one.
+// scale is a size that is small by default; `test/run full` gives the full one.
 func scale(small, full int) int {
 	if os.Getenv("TOE_E2E_FULL") != "" {
 		return full

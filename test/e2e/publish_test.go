@@ -94,6 +94,7 @@ func TestPublish(t *testing.T) {
 	if got := ask(cardAddr, "82"); got != worldAddr {
 		t.Errorf("the one that still is: %s", got)
 	}
+	o.clean(t)
 }
 
 // whoAsks serves port 8080 of a namespace and answers with the client's address.
