@@ -80,6 +80,8 @@ func TestMisuse(t *testing.T) {
 	}{
 		{"unknown command", []string{"stauts"}, 2, []string{`"stauts"`, `did you mean "status"`}},
 		{"unknown flag", []string{"up", "--jsno"}, 2, []string{"--jsno", `did you mean "json"`}},
+		{"unknown word of a command", []string{"completion", "bsh"}, 2, []string{`"bsh"`, `did you mean "bash"`}},
+		{"a zero", []string{"up", "-f", spec("zero.yaml", "machine: {cpus: 0}\n")}, 1, []string{"zero.yaml:1", "machine.cpus: 0: between 1 and 64"}},
 		{"two names", []string{"down", "a", "b"}, 2, []string{"one NAME at most, not"}},
 		{"which to delete", []string{"rm"}, 2, []string{"which card? one NAME"}},
 		{"name with a slash", []string{"up", "../etc"}, 2, []string{`card name "../etc"`, "lower-case letters"}},
