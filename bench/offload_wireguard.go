@@ -69,7 +69,7 @@ func tunnels() (world, card, host tunnelEnd, err error) {
 
 // tunnelFrom reads a tunnel, a line of JSON, and makes it in user space.
 // What comes behind it is in rest.
-func tunnelFrom(in io.Reader, bind conn.Bind) (stop func(), rest io.Reader, err error) {
+func tunnelFrom(in io.Reader) (stop func(), rest io.Reader, err error) {
 	lines := bufio.NewReader(in)
 	line, err := lines.ReadBytes('\n')
 	if err != nil {
@@ -79,14 +79,14 @@ func tunnelFrom(in io.Reader, bind conn.Bind) (stop func(), rest io.Reader, err 
 	if err := json.Unmarshal(line, &end); err != nil {
 		return nil, nil, fmt.Errorf("a tunnel on standard input: %w", err)
 	}
-	stop, err = end.inUserSpace(bind)
+	stop, err = end.inUserSpace()
 	return stop, lines, err
 }
 
 // tunnelServe is an end of WireGuard in user space for as long as standard
 // input is open.
 func tunnelServe(in io.Reader, out io.Writer) error {
-	stop, rest, err := tunnelFrom(in, conn.NewDefaultBind())
+	stop, rest, err := tunnelFrom(in)
 	if err != nil {
 		return err
 	}
@@ -96,29 +96,14 @@ func tunnelServe(in io.Reader, out io.Writer) error {
 	return nil
 }
 
-// oneByOne sends a datagram a system call. What leaves the world is to be
-// what a wire has: the kernel's segmentation for UDP would hand the card's
-// port 40 datagrams in one.
-type oneByOne struct{ conn.Bind }
-
-// Send implements conn.Bind.
-func (b oneByOne) Send(all [][]byte, to conn.Endpoint) error {
-	for i := range all {
-		if err := b.Bind.Send(all[i:i+1], to); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // inUserSpace makes the end with a program, in the calling process: what a
 // host can do whose kernel has no WireGuard.
-func (t tunnelEnd) inUserSpace(bind conn.Bind) (stop func(), err error) {
+func (t tunnelEnd) inUserSpace() (stop func(), err error) {
 	dev, err := tun.CreateTUN(tunnelDevice, tunnelMTU)
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", tunnelDevice, err)
 	}
-	wg := device.NewDevice(dev, bind, device.NewLogger(device.LogLevelSilent, ""))
+	wg := device.NewDevice(dev, conn.NewDefaultBind(), device.NewLogger(device.LogLevelSilent, ""))
 	err = wg.IpcSet(t.ipc())
 	if err == nil {
 		err = wg.Up()

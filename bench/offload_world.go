@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"golang.zx2c4.com/wireguard/conn"
 )
 
 // The world is what the card's port leads to: a network namespace with a
@@ -46,7 +45,7 @@ const (
 //	'c'  answers one request and ends the connection
 //	'h'  holds it
 func worldServe(in io.Reader, out io.Writer) error {
-	stop, rest, err := tunnelFrom(in, oneByOne{conn.NewDefaultBind()})
+	stop, rest, err := tunnelFrom(in)
 	if err != nil {
 		return err
 	}
