@@ -1,0 +1,177 @@
+package offload
+
+import (
+	"bytes"
+	"container/list"
+	"encoding/binary"
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// askedOf is the part of an endpoint that opens connections. Nobody runs its
+// loop, and what it says of held segments stays with the queue.
+func askedOf(t *testing.T) *tcp {
+	t.Helper()
+	l, err := newLoop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := &tcp{
+		loop: l, queue: &queue{fd: -1}, maxFlows: 16, opening: map[pair]*opening{}, oldest: list.New(),
+		flows: map[*flow]bool{}, count: TCPStats{Drops: map[string]uint64{}},
+	}
+	t.Cleanup(func() {
+		for _, o := range all.opening {
+			o.end()
+		}
+		l.close()
+	})
+	return all
+}
+
+// said is the last verdict of a queue, its packet and mark: see queue.verdict.
+func (q *queue) said() (verdict, id, mark uint32) {
+	b := q.out[messageHead+4:]
+	if len(b) >= 16 {
+		mark = binary.BigEndian.Uint32(b[12:])
+	}
+	return binary.BigEndian.Uint32(b), binary.BigEndian.Uint32(b[4:]), mark
+}
+
+// firstSegment is a SYN to a listener of the loopback.
+func firstSegment(id uint32, from uint16, to *net.TCPAddr) heldPacket {
+	b := bytes.Clone(head4)
+	copy(b[16:], to.IP.To4())
+	binary.BigEndian.PutUint16(b[24:], from)
+	binary.BigEndian.PutUint16(b[26:], uint16(to.Port))
+	return heldPacket{id, b}
+}
+
+func remote(t *testing.T) (*net.TCPListener, *net.TCPAddr) {
+	t.Helper()
+	l, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	_ = l.SetDeadline(time.Now().Add(10 * time.Second))
+	return l, l.Addr().(*net.TCPAddr)
+}
+
+func (t *tcp) only() *opening {
+	for _, o := range t.opening {
+		return o
+	}
+	return nil
+}
+
+func TestFirstSegmentsThatFindNoPlace(t *testing.T) {
+	_, to := remote(t)
+	for _, c := range []struct {
+		name, cause string
+		flows       int
+		head        []byte
+	}{
+		{"the table is full", "table full", 16, firstSegment(0, 1, to).head},
+		{"cut", "not understood", 0, head4[:21]},
+	} {
+		all := askedOf(t)
+		for range c.flows {
+			all.flows[new(flow)] = true
+		}
+		all.ask(heldPacket{7, c.head})
+		verdict, id, _ := all.queue.said()
+		if verdict != 0 || id != 7 || all.count.Drops[c.cause] != 1 || len(all.opening) != 0 {
+			t.Errorf("%s: verdict %d on packet %d, drops %v, %d being opened", c.name, verdict, id, all.count.Drops, len(all.opening))
+		}
+	}
+}
+
+// TestOldestMakesRoom: one more than may be opened at once ends the attempt
+// that has waited longest, and no other.
+func TestOldestMakesRoom(t *testing.T) {
+	all := askedOf(t)
+	_, to := remote(t)
+	wait := func(i int) *opening {
+		s, ok := parseSegment(firstSegment(0, uint16(i), to).head)
+		if !ok {
+			t.Fatal("the segment is none")
+		}
+		o := &opening{t: all, pair: s.pair, fd: -1, held: uint32(i), holds: true}
+		all.opening[o.pair], o.age = o, all.oldest.PushBack(o)
+		return o
+	}
+	first, second := wait(1), wait(2)
+	for i := 3; i <= maxOpening; i++ {
+		wait(i)
+	}
+	if len(all.opening) != maxOpening || len(all.count.Drops) != 0 {
+		t.Fatalf("%d being opened, drops %v", len(all.opening), all.count.Drops)
+	}
+	all.ask(firstSegment(9999, 9999, to))
+	verdict, id, _ := all.queue.said()
+	if verdict != 0 || id != 1 || all.count.Drops["gave up for a newer one"] != 1 {
+		t.Errorf("verdict %d on packet %d, drops %v; want the first one discarded", verdict, id, all.count.Drops)
+	}
+	if all.opening[first.pair] != nil || all.opening[second.pair] != second || len(all.opening) != maxOpening || all.oldest.Len() != maxOpening {
+		t.Errorf("%d and %d being opened, the first among them: %t", len(all.opening), all.oldest.Len(), all.opening[first.pair] != nil)
+	}
+}
+
+// TestSameSegmentAgain: of one that the host repeats, the newer is held.
+func TestSameSegmentAgain(t *testing.T) {
+	all := askedOf(t)
+	_, to := remote(t)
+	all.ask(firstSegment(1, 1, to))
+	all.ask(firstSegment(2, 1, to))
+	if verdict, id, _ := all.queue.said(); verdict != 0 || id != 1 || len(all.opening) != 1 || all.only().held != 2 {
+		t.Errorf("verdict %d on packet %d, %d being opened, packet %d held", verdict, id, len(all.opening), all.only().held)
+	}
+}
+
+// TestHostGoesAway: a host that asks, and then does not take the answer, costs
+// the remote a connection for acceptLimit.
+func TestHostGoesAway(t *testing.T) {
+	all := askedOf(t)
+	l, to := remote(t)
+	all.ask(firstSegment(5, 1, to))
+	far, err := l.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	o := all.only()
+	o.ready(unix.EPOLLOUT)
+	if verdict, id, mark := all.queue.said(); verdict != 1 || id != 5 || mark != markOpen {
+		t.Errorf("verdict %d on packet %d with mark %#x; it should go to the listener", verdict, id, mark)
+	}
+	if in := time.Until(o.limit.at); in > acceptLimit || in < acceptLimit/2 {
+		t.Errorf("the attempt ends in %s, want %s", in, acceptLimit)
+	}
+	o.limit.f()
+	if len(all.opening) != 0 || all.oldest.Len() != 0 || all.count.Drops["host went away while opening"] != 1 {
+		t.Errorf("%d being opened, drops %v", len(all.opening), all.count.Drops)
+	}
+	_ = far.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the remote reads: %v, want a reset", err)
+	}
+}
+
+// TestNobodyAsked: a connection whose opening has ended meanwhile.
+func TestNobodyAsked(t *testing.T) {
+	all := askedOf(t)
+	host, fd := connected(t)
+	defer host.Close()
+	all.accepted(fd, addrPort(&unix.SockaddrInet4{Port: 1, Addr: [4]byte{192, 0, 2, 1}}))
+	if all.count.Drops["not asked for"] != 1 || len(all.flows) != 0 {
+		t.Errorf("%d flows, drops %v", len(all.flows), all.count.Drops)
+	}
+	if _, err := host.Read(make([]byte, 1)); !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("the host reads: %v, want a reset", err)
+	}
+}
