@@ -37,10 +37,11 @@ type world struct {
 	route bool              // the default route leads through the card
 	event func(text string) // of the keeper that was made last
 	died  chan error        // says that the namespace's holder is dead
+	kept  map[string]Device // that keepers were made for, by name
 }
 
 func newWorld() *world {
-	return &world{fault: map[string]error{}, hang: map[string]bool{}, open: map[string]int{}, died: make(chan error, 1)}
+	return &world{fault: map[string]error{}, hang: map[string]bool{}, open: map[string]int{}, died: make(chan error, 1), kept: map[string]Device{}}
 }
 
 // step is where a test makes something go wrong.
@@ -140,7 +141,7 @@ func (w *world) keeper(d Device, event func(string)) (Keeper, error) {
 	k := &fakeKeeper{w: w, name: d.Name, quit: make(chan struct{})}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.event = event
+	w.event, w.kept[d.Name] = event, d
 	return k, nil
 }
 

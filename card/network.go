@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"time"
 
 	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/link"
@@ -101,6 +102,7 @@ type Device struct {
 	MAC    net.HardwareAddr
 	MTU    int
 	Queues int
+	Spin   time.Duration // how long its pump looks for packets before it sleeps
 	Att    *Attachment
 }
 
@@ -120,7 +122,7 @@ type Keeper interface {
 func LinkKeeper(d Device, event func(text string)) (Keeper, error) {
 	k, err := link.NewKeeper(link.Device{
 		Name: d.Name, Socket: d.Socket, MAC: d.MAC, MTU: d.MTU,
-		Files: d.Att.Files, Seam: d.Att.Seam, Stream: d.Att.Stream,
+		Files: d.Att.Files, Seam: d.Att.Seam, Stream: d.Att.Stream, Spin: d.Spin,
 	}, link.Options{Event: func(e link.Event) { event(e.Text) }})
 	if err != nil {
 		return nil, err

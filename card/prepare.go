@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -66,6 +67,7 @@ func (s *Supervisor) plan() {
 		if a != nil {
 			s.links = append(s.links, &device{addrs: a, Device: Device{
 				Name: dev, Socket: s.card.Paths.Vhost(dev), MAC: s.card.mac(dev), MTU: linkMTU, Queues: s.card.Spec.Link.Queues,
+				Spin: time.Duration(s.card.Spec.Link.Spin) * time.Microsecond,
 			}})
 		}
 	}

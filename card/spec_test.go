@@ -7,8 +7,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/toe-project/toe/link"
 )
 
 func TestEmptyFileIsAWorkingCard(t *testing.T) {
@@ -36,6 +39,7 @@ firmware: {edition: micro}
 link:
   interface: toe7
   queues: 2
+  spin: 50
   ipv4: 10.116.0.2/31
   ipv6: fd74:6f65::2/127
   default_route: true
@@ -118,6 +122,9 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"link odd", "link: {ipv4: 10.0.0.3/31}\n", `link.ipv4: "10.0.0.3/31": starts at an even address: "10.0.0.2/31"`},
 		{"interface", "link: {interface: much-too-long-a-name}\n", `link.interface: interface name "much-too-long-a-name": 1 to 15 characters`},
 		{"queues", "link: {queues: 9}\n", `link.queues: 9: between 1 and 8`},
+		{"spin", "link: {spin: 10001}\n", `link.spin: 10001: between 0 and 10000`},
+		{"spin below zero", "link: {spin: -1}\n", `link.spin: -1: between 0 and 10000`},
+		{"spin with a unit", "link: {spin: 50us}\n", `link.spin: "50us": not a whole number`},
 		{"ssh key", "ssh: {authorized_keys: [hello]}\n", `ssh.authorized_keys[0]: "hello": not a public key`},
 		{"anchor", "name: &a x\n", `anchors and aliases are not taken here`},
 		{"two documents", "name: a\n---\nname: b\n", `a card.yaml is one document`},
@@ -180,7 +187,7 @@ func TestSchemaHasEveryKeyAndItsLimits(t *testing.T) {
 	if got := s.Properties["machine"].Properties["kind"].Enum; !cmp.Equal(got, []string{"auto", "kvm", "uml", "tcg"}) {
 		t.Errorf("machine.kind: %v", got)
 	}
-	for key, want := range map[string][2]int{"machine.cpus": {1, 64}, "link.queues": {1, 8}, "ports.mtu": {1280, 65535}, "publish.port": {1, 65535}} {
+	for key, want := range map[string][2]int{"machine.cpus": {1, 64}, "link.queues": {1, 8}, "link.spin": {0, int(link.MaxSpin / time.Microsecond)}, "ports.mtu": {1280, 65535}, "publish.port": {1, 65535}} {
 		outer, inner, _ := strings.Cut(key, ".")
 		got, found := s.Properties[outer].Properties[inner]
 		if !found {

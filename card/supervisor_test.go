@@ -366,6 +366,20 @@ func TestPumpEventsStandInTheHistory(t *testing.T) {
 	r.await("the event", func(st Status) bool { return strings.Contains(history(st), "replaced by 13 in 40ms") })
 }
 
+// The links' pumps are told how long to look for packets before they sleep; the
+// ports' are not.
+func TestSpinIsTheLinks(t *testing.T) {
+	w := newWorld()
+	startCard(t, w, testCard(t, "link: {spin: 50}\nports: [{name: wan, attach: 'tap:t0'}]\n")).await("health", inState(Healthy))
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for name, want := range map[string]time.Duration{devLink: 50 * time.Microsecond, devExec: 50 * time.Microsecond, devPort("wan"): 0} {
+		if d, ok := w.kept[name]; !ok || d.Spin != want {
+			t.Errorf("%s: there %v, spin %s, want %s", name, ok, d.Spin, want)
+		}
+	}
+}
+
 // A namespace whose holder is dead is not given out: its process id may be
 // another's, and a command would run in the host's own network.
 func TestDeadNamespaceIsNotEntered(t *testing.T) {

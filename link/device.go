@@ -37,15 +37,22 @@ type Device struct {
 	Files  []*os.File
 	Seam   bool
 	Stream bool
-	// Spin is how long an idle pump looks around before it sleeps; 0 is
-	// right where cores are few.
+	// Spin is how long after its last packet a pump keeps looking for more
+	// before it sleeps, MaxSpin at most. It spares the wake-up and takes a CPU
+	// meanwhile, one a queue pair: 0 is right where those are few.
 	Spin time.Duration
 	// NoMergeable keeps mergeable receive buffers from being offered.
 	NoMergeable bool
 }
 
+// MaxSpin bounds Device.Spin: a card that answers later than that is not waited for
+// with a CPU.
+const MaxSpin = 10 * time.Millisecond
+
 func (d *Device) check() error {
 	switch {
+	case d.Spin < 0 || d.Spin > MaxSpin:
+		return fmt.Errorf("device %s: spin of %s, want 0 to %s", d.Name, d.Spin, MaxSpin)
 	case len(d.Files) < 1 || len(d.Files) > tun.MaxQueues:
 		return fmt.Errorf("device %s: %d queue pairs, want 1 to %d", d.Name, len(d.Files), tun.MaxQueues)
 	case d.Stream && (d.Seam || len(d.Files) != 1):

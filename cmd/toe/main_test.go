@@ -100,6 +100,8 @@ func TestExitStatus(t *testing.T) {
 		{"pump", 2, "want --interface and one of --socket-path and --fd"},
 		{"pump --interface a/b --socket-path x", 2, `interface name "a/b"`},
 		{"pump --interface t --socket-path x --queues 0", 2, "--queues 0: between 1 and 256"},
+		{"pump --interface t --socket-path x --spin -1", 2, "--spin -1: between 0 and 10000 µs"},
+		{"pump --interface t --socket-path x --spin 10001", 2, "--spin 10001: between 0 and 10000 µs"},
 		{"pump --interface t --fd 2000", 2, "--fd 2000: no such descriptor"},
 		{"pump --interface t --fd " + fileno, 2, "want a connected stream socket, and this is none"},
 		{"status --jsno", 2, `unknown flag: --jsno; did you mean "json"?`},
