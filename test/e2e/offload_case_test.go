@@ -237,6 +237,8 @@ type scene struct {
 	to     [2]string // where no server is: addresses
 	port   string
 	late   bool // the server accepts late
+	many   int  // connections at once; 0: one
+	long   bool // it takes longer where the sizes are those of test/run full
 	alone  bool // it is about time, and not played while others fill the wire
 	client func(*talk)
 	server func(*talk)
@@ -244,6 +246,9 @@ type scene struct {
 
 // show plays a case in a place and returns what both saw.
 func (s scene) show(at place, family int) (string, error) {
+	if s.many > 0 {
+		return s.showMany(at, family)
+	}
 	near := &talk{place: at, target: at.addr[family]}
 	if s.server == nil {
 		if s.to[family] != "" {
@@ -268,6 +273,7 @@ func (s scene) show(at place, family int) (string, error) {
 	var both sync.WaitGroup
 	both.Go(func() { s.serve(l, far) })
 	if near.connect(port) {
+		_ = near.SetDeadline(time.Now().Add(s.limit()))
 		s.client(near)
 		both.Wait()
 		near.Close()
@@ -282,16 +288,18 @@ func (s scene) serve(l net.Listener, p *talk) {
 	if s.late {
 		p.pause()
 	}
-	_ = l.(*net.TCPListener).SetDeadline(time.Now().Add(caseLimit))
-	c, err := l.Accept()
-	if err != nil {
-		p.note("accept: %s", errorName(err))
-		return
+	if c := s.accept(l, p); c != nil {
+		defer c.Close()
+		s.server(p)
 	}
-	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(caseLimit))
-	p.TCPConn = c.(*net.TCPConn)
-	s.server(p)
+}
+
+// limit ends what hangs.
+func (s scene) limit() time.Duration {
+	if s.long {
+		return time.Duration(scale(1, 20)) * caseLimit
+	}
+	return caseLimit
 }
 
 func (p *talk) line(who string) string { return who + ": " + strings.Join(p.seen, "; ") }

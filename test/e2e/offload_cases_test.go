@@ -106,6 +106,18 @@ var scenes = []scene{
 		name:   "urgent data",
 		client: func(c *talk) { c.urgent(); c.closeWrite(); c.getAll() },
 		server: func(s *talk) { s.getAll(); s.send(1, 1) },
+	}, {
+		name:   "large transfer with a hash",
+		alone:  true,
+		long:   true,
+		client: func(c *talk) { c.note("hashes: %v", exchange(c, int64(scale(32, 1024))*mib, 1)) },
+		server: func(s *talk) { s.note("hashes: %v", answerExchange(s)) },
+	}, {
+		name:   "many connections at once",
+		alone:  true,
+		many:   scale(300, 3000),
+		client: func(c *talk) { c.send(1000, 1); c.get(1000, 2); c.closeWrite(); c.getAll() },
+		server: func(s *talk) { s.get(1000, 1); s.send(1000, 2); s.getAll() },
 	},
 }
 
@@ -162,6 +174,7 @@ func (p *talk) sendWhileReading(n int64) {
 // TestOffloadCases plays the table on a bare loopback, in router mode and in
 // endpoint mode, and compares what the programs saw.
 func TestOffloadCases(t *testing.T) {
+	manyFiles(t, 2*scale(300, 3000)+1000) // both ends
 	o := onWire(t, "")
 	o.compare(t, scenes)
 	o.clean(t)
