@@ -32,7 +32,7 @@ func launchInside(orders *os.File) (link.Process, error) {
 	go func() {
 		defer close(p.done)
 		defer unix.Close(fd)
-		link.Pump(fd, func() error { return nil })
+		link.Pump(fd, nil)
 	}()
 	return p, nil
 }

@@ -55,6 +55,7 @@ type Keeper struct {
 	closed    bool
 	connected bool
 	deaths    []time.Time
+	lacks     string // what the confinement of the pump lacks, as it was told
 	done      sync.WaitGroup
 	quit      chan struct{} // closed by Close, for whoever waits without mu
 }
@@ -262,9 +263,10 @@ func (k *Keeper) launch() error {
 	k.setPump(r)
 	k.done.Add(1)
 	go k.watch(r)
-	_, err = r.tell(order{Op: opInit, Setup: &setup{
+	a, err := r.tell(order{Op: opInit, Setup: &setup{
 		Name: k.dev.Name, Pairs: len(k.dev.Files), Seam: k.dev.Seam, Stream: k.dev.Stream, Spin: int64(k.dev.Spin),
 	}}, append([]*os.File{k.board.file}, k.dev.Files...)...)
+	k.confined(a.Lacks)
 	if err == nil && k.wish.features != 0 {
 		_, err = r.tell(order{Op: opOffer, Features: k.wish.features})
 	}
@@ -297,6 +299,15 @@ func (k *Keeper) launch() error {
 		return fmt.Errorf("device %s: pump: %w", k.dev.Name, err)
 	}
 	return nil
+}
+
+// confined tells what the pump's confinement lacks, once and not for each pump.
+// k.mu is held.
+func (k *Keeper) confined(lacks string) {
+	if lacks != "" && lacks != k.lacks {
+		k.event("the pump is confined %s", lacks)
+	}
+	k.lacks = lacks
 }
 
 // giveUp ends the conversation, and forgets what the front end wants. k.mu is

@@ -64,6 +64,7 @@ type answer struct {
 	Base  uint16 `json:"base,omitempty"`
 	Error string `json:"error,omitempty"`
 	News  string `json:"news,omitempty"`
+	Lacks string `json:"lacks,omitempty"` // to init: what confinement could not have
 	Pairs int    `json:"pairs,omitempty"` // that the driver wants to use, as news
 }
 

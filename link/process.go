@@ -165,7 +165,10 @@ func LaunchProcess(orders *os.File) (Process, error) {
 	cmd.Args[0] = "toe"
 	cmd.ExtraFiles = []*os.File{orders}
 	cmd.Stderr = os.Stderr
-	cmd.Env = []string{"GOTRACEBACK=single"}
+	// A program linked with the C library (a -race build; toe itself is not)
+	// counts the CPUs in /sys for every new thread's memory arena, which is an
+	// open and would be a confined pump's end; with one arena it does not.
+	cmd.Env = []string{"GOTRACEBACK=single", "MALLOC_ARENA_MAX=1"}
 	// A terminal's Ctrl-C is the keeper's to act on.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	p := &process{cmd: cmd, done: make(chan struct{})}

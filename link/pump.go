@@ -28,13 +28,18 @@ type pump struct {
 	mem      *vring.Memory
 	regions  []vring.Region
 	features uint64
-	confine  func() error // called once everything is open
+	confine  Confine // called once everything is open
+	lacks    string  // what it could not have
 }
 
+// Confine takes from the pump's process what it has no use for. It says what could
+// not be had of that, for a person; empty if nothing.
+type Confine func() (lacks string, err error)
+
 // Pump serves the orders that come in on a SOCK_SEQPACKET socket until the
-// keeper hangs up. confine is called when the descriptors of the device have
-// arrived, before the first packet.
-func Pump(orders int, confine func() error) error {
+// keeper hangs up. confine, if not nil, is called when the descriptors of the
+// device have arrived, before the first packet.
+func Pump(orders int, confine Confine) error {
 	debug.SetGCPercent(200)
 	p := &pump{orders: orders, confine: confine}
 	defer p.close()
@@ -50,6 +55,9 @@ func Pump(orders int, confine func() error) error {
 		a := answer{Seq: o.Seq}
 		if a.Base, err = p.obey(&o, fds); err != nil {
 			a.Error = err.Error()
+		}
+		if o.Op == opInit {
+			a.Lacks = p.lacks
 		}
 		closeFDs(fds)
 		if err := sendPacket(orders, a, nil); err != nil {
@@ -164,7 +172,8 @@ func (p *pump) init(s *setup, fds []int) error {
 		}
 	}
 	if p.confine != nil {
-		if err := p.confine(); err != nil {
+		var err error
+		if p.lacks, err = p.confine(); err != nil {
 			return fmt.Errorf("confinement: %w", err)
 		}
 	}

@@ -22,17 +22,7 @@ func TestNotConfined(t *testing.T) {
 	}
 	defer unix.Close(fds[1])
 	opts := Options{Launch: func(orders *os.File) (Process, error) {
-		fd, err := unix.FcntlInt(orders.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-		if err != nil {
-			return nil, err
-		}
-		p := &inside{fd: fd, done: make(chan struct{})}
-		go func() {
-			defer close(p.done)
-			p.err = Pump(fd, func() error { return errors.New("no such filter") })
-			unix.Close(fd)
-		}()
-		return p, nil
+		return confinedHere(orders, func() (string, error) { return "", errors.New("no such filter") })
 	}}
 	within(t, 2*time.Second, "NewKeeper", func() {
 		_, err = NewKeeper(Device{
@@ -42,6 +32,22 @@ func TestNotConfined(t *testing.T) {
 	})
 	if err == nil || !strings.Contains(err.Error(), "no such filter") {
 		t.Errorf("error %v", err)
+	}
+}
+
+// What a pump's confinement lacks is told, and once, however many pumps there are.
+func TestConfinedLess(t *testing.T) {
+	const lacks = "without a fence"
+	w := newLaunched(t, func(o *Options) {
+		o.Launch = func(orders *os.File) (Process, error) {
+			return confinedHere(orders, func() (string, error) { return lacks, nil })
+		}
+	})
+	w.hears(t, "the pump is confined "+lacks)
+	w.kill()
+	w.hears(t, "replaced by")
+	if n := strings.Count(strings.Join(w.news(), "\n"), lacks); n != 1 {
+		t.Errorf("told %d times: %q", n, w.news())
 	}
 }
 

@@ -157,14 +157,16 @@ type world struct {
 }
 
 // here runs a pump in this process: killing it hangs up.
-func here(orders *os.File) (Process, error) {
+func here(orders *os.File) (Process, error) { return confinedHere(orders, nil) }
+
+func confinedHere(orders *os.File, confine Confine) (Process, error) {
 	fd, err := unix.FcntlInt(orders.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		return nil, err
 	}
 	p := &inside{fd: fd, done: make(chan struct{})}
 	go func() {
-		p.err = Pump(fd, nil)
+		p.err = Pump(fd, confine)
 		unix.Close(fd)
 		close(p.done)
 	}()

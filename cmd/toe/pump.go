@@ -202,9 +202,9 @@ func pumpWorkerCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return link.Pump(orders, func() error {
-				_, err := sandbox.Pump(sandbox.PumpOptions{Parent: keeper})
-				return err
+			return link.Pump(orders, func() (string, error) {
+				r, err := sandbox.Pump(sandbox.PumpOptions{Parent: keeper})
+				return r.Lacks(), err
 			})
 		},
 	}

@@ -3,6 +3,7 @@ package sandbox
 import (
 	"fmt"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -23,17 +24,23 @@ type PumpOptions struct {
 	Parent int
 }
 
-// PumpEnv is what a pump process must find in its environment from its very
-// start. A program linked with the C library (a -race build; toe itself is
-// not) counts the CPUs in /sys for every new thread's memory arena, which is
-// an open and would be its end; with one arena it does not.
-func PumpEnv() []string { return []string{"MALLOC_ARENA_MAX=1"} }
-
-// Report says what confinement is in place, for the log and for toe status.
+// Report says what confinement is in place.
 type Report struct {
 	UID, GID int
 	Landlock int    // ABI version that is enforced; 0 means the kernel has none
-	Note     string // what could not be done, for a person; empty if nothing
+	Note     string // why the user is not the one that was asked for; empty if it is
+}
+
+// Lacks says what is less than could be, for a person; empty if nothing.
+func (r Report) Lacks() string {
+	lacks := []string{}
+	if r.Landlock == 0 {
+		lacks = append(lacks, "without Landlock, which this kernel does not have")
+	}
+	if r.Note != "" {
+		lacks = append(lacks, r.Note)
+	}
+	return strings.Join(lacks, "; ")
 }
 
 // Pump takes every right from this process but to use the descriptors it

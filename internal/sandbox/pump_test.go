@@ -111,9 +111,24 @@ func TestPumpWorks(t *testing.T) {
 	}
 }
 
+// TestReportLacks: a person is told of what is missing, and of nothing else.
+func TestReportLacks(t *testing.T) {
+	for want, r := range map[string]Report{
+		"": {UID: 65534, GID: 65534, Landlock: 7},
+		"without Landlock, which this kernel does not have": {},
+		"kept the user": {Landlock: 1, Note: "kept the user"},
+		"without Landlock, which this kernel does not have; kept the user": {Note: "kept the user"},
+	} {
+		if got := r.Lacks(); got != want {
+			t.Errorf("%+v lacks %q, want %q", r, got, want)
+		}
+	}
+}
+
 func child(name string) (string, error) {
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(append(os.Environ(), childEnv+"="+name), PumpEnv()...)
+	// As link.LaunchProcess has it, for a -race build.
+	cmd.Env = append(os.Environ(), childEnv+"="+name, "MALLOC_ARENA_MAX=1")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	err := cmd.Run()
