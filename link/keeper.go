@@ -305,7 +305,7 @@ func (k *Keeper) launch() error {
 // k.mu is held.
 func (k *Keeper) confined(lacks string) {
 	if lacks != "" && lacks != k.lacks {
-		k.event("the pump is confined %s", lacks)
+		k.event("the pump is confined less than it could be: %s", lacks)
 	}
 	k.lacks = lacks
 }

@@ -37,13 +37,13 @@ func TestNotConfined(t *testing.T) {
 
 // What a pump's confinement lacks is told, and once, however many pumps there are.
 func TestConfinedLess(t *testing.T) {
-	const lacks = "without a fence"
+	const lacks = "no fence"
 	w := newLaunched(t, func(o *Options) {
 		o.Launch = func(orders *os.File) (Process, error) {
 			return confinedHere(orders, func() (string, error) { return lacks, nil })
 		}
 	})
-	w.hears(t, "the pump is confined "+lacks)
+	w.hears(t, "confined less than it could be: "+lacks)
 	w.kill()
 	w.hears(t, "replaced by")
 	if n := strings.Count(strings.Join(w.news(), "\n"), lacks); n != 1 {

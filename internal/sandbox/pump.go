@@ -35,7 +35,7 @@ type Report struct {
 func (r Report) Lacks() string {
 	lacks := []string{}
 	if r.Landlock == 0 {
-		lacks = append(lacks, "without Landlock, which this kernel does not have")
+		lacks = append(lacks, "this kernel has no Landlock")
 	}
 	if r.Note != "" {
 		lacks = append(lacks, r.Note)

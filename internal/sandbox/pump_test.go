@@ -114,10 +114,10 @@ func TestPumpWorks(t *testing.T) {
 // TestReportLacks: a person is told of what is missing, and of nothing else.
 func TestReportLacks(t *testing.T) {
 	for want, r := range map[string]Report{
-		"": {UID: 65534, GID: 65534, Landlock: 7},
-		"without Landlock, which this kernel does not have": {},
-		"kept the user": {Landlock: 1, Note: "kept the user"},
-		"without Landlock, which this kernel does not have; kept the user": {Note: "kept the user"},
+		"":                            {UID: 65534, GID: 65534, Landlock: 7},
+		"this kernel has no Landlock": {},
+		"kept the user":               {Landlock: 1, Note: "kept the user"},
+		"this kernel has no Landlock; kept the user": {Note: "kept the user"},
 	} {
 		if got := r.Lacks(); got != want {
 			t.Errorf("%+v lacks %q, want %q", r, got, want)
