@@ -55,9 +55,31 @@ func checkPorts(n Network, ports []PortSpec) error {
 	return nil
 }
 
-// CheckPorts says what is wrong with where the ports of a card that is not
-// running shall lead: before it is made, and before its firmware is.
-func CheckPorts(spec Spec) error { return checkPorts(&Host{}, spec.Ports) }
+// CheckHost says what a card that is not running cannot have on this host:
+// before it is made, and before its firmware is.
+func CheckHost(spec Spec) error {
+	if !privileged() {
+		if err := spec.withoutRoot(); err != nil {
+			return err
+		}
+	}
+	return checkPorts(&Host{}, spec.Ports)
+}
+
+// withoutRoot says which keys mean nothing to a card that has no link into the
+// host's own network.
+func (s *Spec) withoutRoot() error {
+	what := ""
+	switch {
+	case s.Link.DefaultRoute:
+		what = "link.default_route: true"
+	case s.Link.Interface != "":
+		what = "link.interface: " + s.Link.Interface
+	default:
+		return nil
+	}
+	return fmt.Errorf("%s: needs root; without it a card has no link into the host's network, and `toe exec` runs what shall use it", what)
+}
 
 // plan lists the card's devices in the order the card sees them.
 func (s *Supervisor) plan() {

@@ -56,7 +56,7 @@ type LinkSpec struct {
 	Spin         int    `yaml:"spin,omitempty" min:"0" max:"10000" doc:"how long after a packet the pump looks for the next one before it sleeps, in µs; takes a CPU of the host meanwhile" default:"0"`
 	IPv4         Prefix `yaml:"ipv4,omitempty" doc:"the link's /31: the even address is the host's, the odd one the card's" default:"one of its own out of 10.116.0.0/16"`
 	IPv6         Prefix `yaml:"ipv6,omitempty" doc:"the link's /127: the even address is the host's, the odd one the card's" default:"one of its own out of fd74:6f65::/32"`
-	DefaultRoute bool   `yaml:"default_route,omitempty" doc:"send the host's own traffic through the card, and its name resolution; both are put back at down" default:"false"`
+	DefaultRoute bool   `yaml:"default_route,omitempty" doc:"send the host's own traffic through the card, and its name resolution; both are put back at down; root only" default:"false"`
 	Exec         *bool  `yaml:"exec,omitempty" doc:"keep a network namespace for toe exec, whose only network is the card" default:"true"`
 }
 

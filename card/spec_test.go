@@ -227,6 +227,24 @@ func TestExamplesAreRight(t *testing.T) {
 	}
 }
 
+// TestKeysThatNeedRoot: they are refused, and not silently of no effect.
+func TestKeysThatNeedRoot(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                              "",
+		"link: {queues: 2}\n":           "",
+		"link: {default_route: true}\n": "link.default_route: true: needs root",
+		"link: {interface: toe5}\n":     "link.interface: toe5: needs root",
+	} {
+		spec, err := Parse("f", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := spec.withoutRoot(); (err != nil) != (want != "") || err != nil && !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: %v, want %q", text, err, want)
+		}
+	}
+}
+
 func TestNearest(t *testing.T) {
 	for _, c := range [][2]string{{"stauts", "status"}, {"memroy", "memory"}, {"xyzzy", ""}, {"", ""}, {strings.Repeat("a", 1000), ""}} {
 		if got := Nearest(c[0], "status", "memory", "up", "down"); got != c[1] {

@@ -87,7 +87,7 @@ func prepareCard(args []string, file string) (*card.Card, error) {
 	spec.Name = name
 	c, err := dirs.Open(name)
 	if errors.Is(err, card.ErrNoCard) {
-		if err := card.CheckPorts(spec); err != nil {
+		if err := card.CheckHost(spec); err != nil {
 			return nil, err
 		}
 		return dirs.Create(spec, card.Home())
@@ -108,7 +108,7 @@ func bringUp(ctx context.Context, c *card.Card, p *progress.Progress, alive *os.
 	if !errors.Is(err, card.ErrNotRunning) {
 		return st, err
 	}
-	if err := card.CheckPorts(c.Spec); err != nil {
+	if err := card.CheckHost(c.Spec); err != nil {
 		return st, fmt.Errorf("card %s: %w", c.Name, err)
 	}
 	if err := buildFirst(ctx, c, p); err != nil {
