@@ -75,12 +75,15 @@ func (j *journey) reboot(t *testing.T) {
 
 func (j *journey) restart(t *testing.T, word string, how func(card.Status)) {
 	before, had := j.status(t, "card0"), j.configured(t)
-	p := startProbe(t, j.netns)
+	s, p := startStream(t, j.netns), startProbe(t, j.netns)
 	idle := startIdleReader(t, j.netns)
+	s.moves(t, 10*time.Second)
 	began := time.Now()
 	how(before)
-	if before.Offload.Mode == "endpoint" {
+	ends := before.Offload.Mode == "endpoint"
+	if ends {
 		idle.ends(t)
+		s.breaks(t)
 	}
 	after := j.await(t, "card0", j.kind.start, "the card to be back", func(st card.Status) error {
 		if st.State != card.Healthy || st.Machine.PID == before.Machine.PID || st.Machine.PID == 0 {
@@ -90,6 +93,10 @@ func (j *journey) restart(t *testing.T, word string, how func(card.Status)) {
 	})
 	t.Logf("back after %s", time.Since(began).Round(time.Millisecond))
 	p.answers(t, 5*time.Second)
+	if !ends { // what a router forwards has its ends elsewhere
+		s.moves(t, 20*time.Second)
+		idle.waits(t)
+	}
 	if after.Supervisor != before.Supervisor || after.Restarts != before.Restarts+1 {
 		t.Errorf("supervisor %d and %d restarts before, %d and %d after", before.Supervisor.PID, before.Restarts, after.Supervisor.PID, after.Restarts)
 	}
@@ -104,9 +111,9 @@ func (j *journey) restart(t *testing.T, word string, how func(card.Status)) {
 // killSupervisor takes the card down with it; status tells, and up starts anew.
 func (j *journey) killSupervisor(t *testing.T) {
 	before := j.status(t, "card0")
-	p := startProbe(t, j.netns)
+	s, p := startStream(t, j.netns), startProbe(t, j.netns)
 	idle := startIdleReader(t, j.netns)
-	p.gap.Store(0)
+	s.moves(t, 10*time.Second)
 	kill(t, before.Supervisor.PID)
 	j.gone(t, 5*time.Second)
 	// The kernel takes a moment to give up what a killed process held.
@@ -118,6 +125,7 @@ func (j *journey) killSupervisor(t *testing.T) {
 	})
 	j.run(t, j.kind.start, 0, "up")
 	idle.ends(t)
+	s.breaks(t)
 	j.card = j.status(t, "card0")
 	if j.card.State != card.Healthy || j.card.Link.Interface != "toe0" {
 		t.Fatalf("after up: %s %v, link %s", j.card.State, j.card.Reasons, j.card.Link.Interface)

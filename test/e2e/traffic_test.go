@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // stream is a TCP connection to the world's echo that is never idle: each
@@ -69,6 +71,19 @@ func (s *stream) finish(t *testing.T) {
 		}
 	case <-time.After(5 * time.Second):
 		t.Errorf("the TCP connection stands still after %d messages", s.at.Load())
+	}
+}
+
+// breaks wants an error in the middle: the connection's other half was lost.
+func (s *stream) breaks(t *testing.T) {
+	t.Helper()
+	select {
+	case err := <-s.done:
+		if !errors.Is(err, unix.ECONNABORTED) && !errors.Is(err, unix.ECONNRESET) {
+			t.Errorf("a busy connection ended after %d messages with: %v; want that it was aborted or reset", s.at.Load(), err)
+		}
+	case <-time.After(abortLimit):
+		t.Errorf("a busy connection hangs after %d messages, for %s", s.at.Load(), abortLimit)
 	}
 }
 
