@@ -49,8 +49,8 @@ func readDeb(ctx context.Context, deb string, want func(name string) bool) (map[
 var errEnough = errors.New("enough")
 
 // walkDeb calls each for every regular file of a .deb.
-func walkDeb(ctx context.Context, deb string, each func(name string, r io.Reader) error) error {
-	ctx, cancel := context.WithCancel(ctx)
+func walkDeb(asked context.Context, deb string, each func(name string, r io.Reader) error) error {
+	ctx, cancel := context.WithCancel(asked)
 	defer cancel()
 	var complaint bytes.Buffer
 	cmd := command(ctx, "dpkg-deb", "--fsys-tarfile", deb)
@@ -70,6 +70,8 @@ func walkDeb(ctx context.Context, deb string, each func(name string, r io.Reader
 	switch {
 	case errors.Is(err, errEnough):
 		return nil
+	case asked.Err() != nil: // what else is said comes of that
+		return fmt.Errorf("unpacking %s: %w", deb, asked.Err())
 	case err != nil && complaint.Len() > 0:
 		return fmt.Errorf("unpacking %s: %w: %s", deb, err, strings.TrimSpace(complaint.String()))
 	case err != nil:
@@ -107,6 +109,9 @@ func unxz(ctx context.Context, compressed []byte) ([]byte, error) {
 	cmd := command(ctx, "xz", "-dc")
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(compressed), &out, &complaint
 	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("xz -dc: %w", ctx.Err())
+		}
 		return nil, fmt.Errorf("xz -dc: %w: %s", err, strings.TrimSpace(complaint.String()))
 	}
 	return out.Bytes(), nil

@@ -24,6 +24,7 @@ import (
 type host struct {
 	netns string
 	dir   string // short, because of the sockets in it
+	toe   string // the program
 	user  *syscall.Credential
 	cache string          // firmware
 	tun   string          // a node for /dev/net/tun, where there is a user
@@ -40,7 +41,7 @@ func newHost(t *testing.T) *host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	h := &host{netns: "te-" + strconv.Itoa(os.Getpid()) + "-" + filepath.Base(dir)[3:], dir: dir, cache: cache, seen: map[int]process{}}
+	h := &host{netns: "te-" + strconv.Itoa(os.Getpid()) + "-" + filepath.Base(dir)[3:], dir: dir, toe: toe, cache: cache, seen: map[int]process{}}
 	addNetns(t, h.netns)
 	t.Cleanup(func() { h.end(t) })
 	return h
@@ -60,7 +61,7 @@ func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 		id := strconv.Itoa(int(h.user.Uid))
 		argv = append(argv, "sh", "-c", openTUN, h.tun, "setpriv", "--reuid", id, "--regid", id, "--clear-groups", "--inh-caps=-all", "--")
 	}
-	cmd := exec.CommandContext(ctx, "ip", append(append(argv, toe), args...)...)
+	cmd := exec.CommandContext(ctx, "ip", append(append(argv, h.toe), args...)...)
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + h.dir, "TERM=dumb",
 		"TOE_STATE_DIR=" + filepath.Join(h.dir, "state"), "TOE_RUNTIME_DIR=" + filepath.Join(h.dir, "run"), "TOE_CACHE_DIR=" + h.cache,

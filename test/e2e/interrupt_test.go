@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,27 +19,77 @@ func TestInterrupt(t *testing.T) {
 	h := newHost(t)
 	file := h.spec(t, "card.yaml", "machine: {kind: uml}\nports: []\n")
 	for _, after := range []time.Duration{5, 20, 50, 100, 200, 300, 400} {
-		after *= time.Millisecond
-		t.Run(after.String(), func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
-			defer cancel()
-			cmd := h.command(ctx, "up", "-f", file)
-			var said bytes.Buffer
-			cmd.Stderr = &said
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			time.Sleep(after)
-			_ = cmd.Process.Signal(syscall.SIGINT)
-			_ = cmd.Wait()
-			if status := cmd.ProcessState.ExitCode(); status == 0 { // it was ready before
-				h.run(t, 40*time.Second, 0, "down")
-			} else if status != 128+int(syscall.SIGINT) && status != -1 {
-				t.Errorf("exit status %d: %s", status, said.String())
-			}
-			h.nothingRuns(t)
-		})
+		h.interrupt(t, after*time.Millisecond, file)
 	}
+}
+
+// TestInterruptFirstStart does the same while the firmware of a first start is
+// made: packages are there, as if fetched, and must be unpacked and packed.
+func TestInterruptFirstStart(t *testing.T) {
+	h := newHost(t)
+	h.newCache(t)
+	file := h.spec(t, "tcg.yaml", "machine: {kind: tcg}\nports: []\n")
+	for _, after := range []time.Duration{50, 200, 500, 1000, 1500, 2000, 2500} {
+		h.interrupt(t, after*time.Millisecond, file)
+		if left := h.unfinished(t); len(left) > 0 {
+			t.Errorf("after %d ms the cache has %s", after, strings.Join(left, ", "))
+		}
+	}
+	// What was broken off is made by the next start. That machine is quicker.
+	k := kinds[0]
+	h.run(t, k.start, 0, "up", "-f", h.spec(t, "uml.yaml", "machine: {kind: "+k.name+"}\nports: []\n"))
+}
+
+func (h *host) interrupt(t *testing.T, after time.Duration, file string) {
+	t.Run(after.String(), func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(context.Background(), 40*time.Second)
+		defer cancel()
+		cmd := h.command(ctx, "up", "-f", file)
+		var said bytes.Buffer
+		cmd.Stderr = &said
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(after)
+		_ = cmd.Process.Signal(syscall.SIGINT)
+		_ = cmd.Wait()
+		if status := cmd.ProcessState.ExitCode(); status == 0 { // it was ready before
+			h.run(t, 40*time.Second, 0, "down")
+		} else if status != 128+int(syscall.SIGINT) && status != -1 {
+			t.Errorf("exit status %d: %s", status, said.String())
+		}
+		t.Logf("it said: %s", strings.ReplaceAll(strings.TrimSpace(said.String()), "\n", "; "))
+		h.nothingRuns(t)
+	})
+}
+
+// newCache gives a host a cache of its own with packages and the User-Mode
+// Linux kernel, but without firmware, so that it need not ask the network.
+func (h *host) newCache(t *testing.T) {
+	t.Helper()
+	h.cache = filepath.Join(h.dir, "cache")
+	if err := os.Mkdir(h.cache, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const copyTo = `tar -c -C "$0" --exclude='linux-source*' --exclude=./apt/bench ./apt ./uml | tar -x -C "$1"`
+	if out, err := exec.Command("sh", "-c", copyTo, cache, h.cache).CombinedOutput(); err != nil {
+		t.Fatalf("copy of %s: %v: %s", cache, err, out)
+	}
+}
+
+// unfinished are the files of a cache that were being made.
+func (h *host) unfinished(t *testing.T) (left []string) {
+	t.Helper()
+	err := filepath.WalkDir(h.cache, func(path string, d os.DirEntry, err error) error {
+		if err == nil && (strings.HasPrefix(d.Name(), ".") || strings.Contains(d.Name(), "tmp")) {
+			left = append(left, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return left
 }
 
 // nothingRuns looks for processes with this host's folders in their

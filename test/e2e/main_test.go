@@ -21,6 +21,10 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if os.Getpid() == 1 && os.Args[0] == "/init" { // on a card, in the agent's place
+		fmt.Println(lastWords)
+		os.Exit(3)
+	}
 	if role := os.Getenv(roleVariable); role != "" {
 		os.Exit(play(role, os.Args[1:]))
 	}
