@@ -1,6 +1,7 @@
 package vring
 
 import (
+	"sync/atomic"
 	"testing"
 	"unsafe"
 
@@ -66,6 +67,7 @@ func (g *rig) open(cfg Config) {
 
 func (g *rig) put16(off int, v uint16) { *(*uint16)(unsafe.Pointer(&g.mem[off])) = v }
 func (g *rig) get16(off int) uint16    { return *(*uint16)(unsafe.Pointer(&g.mem[off])) }
+func (g *rig) get64(off int) uint64    { return atomic.LoadUint64((*uint64)(unsafe.Pointer(&g.mem[off]))) }
 func (g *rig) idx(v uint16)            { g.put16(availAt+2, v) }
 func (g *rig) flags(v uint16)          { g.put16(availAt, v) }
 func (g *rig) usedEvent(v uint16)      { g.put16(availAt+4+2*g.cfg.Size, v) }
