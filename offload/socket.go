@@ -70,10 +70,18 @@ var towardsHost = option{unix.SOL_SOCKET, unix.SO_MARK, markOwn}
 // its round trip is a fraction of a millisecond.
 const linkBuffer = 1 << 20
 
+// sendLocked, of linux/socket.h, is SOCK_SNDBUF_LOCK: the kernel leaves the size
+// of the send buffer alone. That of the receive buffer only begins as linkBuffer:
+// what a window takes of memory is the kernel's guess from the largest segment
+// that it saw, and where smaller ones come, which take more, a locked buffer drops
+// what the window had promised; the host waits 200 ms and sends it again.
+const sendLocked = 1
+
 // hostSide are the options of a connection to the host.
 func hostSide(options ...option) []option {
 	return append(options, towardsHost,
-		option{unix.SOL_SOCKET, unix.SO_RCVBUF, linkBuffer}, option{unix.SOL_SOCKET, unix.SO_SNDBUF, linkBuffer})
+		option{unix.SOL_SOCKET, unix.SO_RCVBUF, linkBuffer}, option{unix.SOL_SOCKET, unix.SO_SNDBUF, linkBuffer},
+		option{unix.SOL_SOCKET, unix.SO_BUF_LOCK, sendLocked})
 }
 
 // connection are the options of every connection that payload passes.
