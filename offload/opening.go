@@ -19,7 +19,8 @@ const acceptLimit = 10 * time.Second
 type opening struct {
 	t         *tcp
 	pair      pair
-	fd        int // towards the wire
+	seq       uint32 // of the first segment
+	fd        int    // towards the wire
 	held      uint32
 	holds     bool
 	connected bool
@@ -40,15 +41,32 @@ func (t *tcp) ask(p heldPacket) {
 		o.again(p.id)
 		return
 	}
-	if t.full() {
+	if first, ok := t.fresh[s.pair]; ok && first == s.seq {
+		// Sent again before our answer came, and read only now: it has been
+		// in the queue since before the handshake ended.
+		t.queue.discard(p.id)
+		return
+	}
+	if t.full() || t.allAnswered() {
 		t.queue.discard(p.id)
 		return
 	}
 	t.begin(s, p.id)
 }
 
+// allAnswered says whether there is no place for another attempt, nor one that
+// could make room: the host's kernel has those whose remote has answered, and
+// would see them reset.
+func (t *tcp) allAnswered() bool {
+	if len(t.opening) < maxOpening || !t.oldest.Front().Value.(*opening).connected {
+		return false
+	}
+	t.drop("too many being opened")
+	return true
+}
+
 func (t *tcp) begin(s segment, held uint32) {
-	o := &opening{t: t, pair: s.pair, fd: -1, held: held, holds: true}
+	o := &opening{t: t, pair: s.pair, seq: s.seq, fd: -1, held: held, holds: true}
 	var source netip.AddrPort
 	if t.conf.Preserve {
 		source = s.from
@@ -122,6 +140,8 @@ func (o *opening) ready(events uint32) {
 		return
 	}
 	o.connected = true
+	o.t.answered++
+	o.t.oldest.MoveToBack(o.age) // the oldest without an answer makes room
 	o.limit = o.t.loop.after(acceptLimit, func() {
 		o.t.drop("host went away while opening")
 		o.end()
@@ -173,6 +193,9 @@ func (o *opening) leave() {
 	if o.t.opening[o.pair] == o {
 		delete(o.t.opening, o.pair)
 		o.t.oldest.Remove(o.age)
+		if o.connected {
+			o.t.answered--
+		}
 	}
 }
 
@@ -190,6 +213,9 @@ func (t *tcp) accepted(fd int, peer netip.AddrPort) {
 		return
 	}
 	o.leave()
+	if len(t.fresh) < t.maxFlows { // the queue may not be empty for long
+		t.fresh[o.pair] = o.seq
+	}
 	t.count.Opened++
 	t.join(fd, o.fd, o.broken)
 }

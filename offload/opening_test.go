@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"net"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ func askedOf(t *testing.T) *tcp {
 		t.Fatal(err)
 	}
 	all := &tcp{
-		loop: l, queue: &queue{fd: -1}, maxFlows: 16, opening: map[pair]*opening{}, oldest: list.New(),
+		loop: l, queue: &queue{fd: -1}, maxFlows: 16, opening: map[pair]*opening{}, fresh: map[pair]uint32{}, oldest: list.New(),
 		flows: map[*flow]bool{}, count: TCPStats{Drops: map[string]uint64{}},
 	}
 	t.Cleanup(func() {
@@ -119,6 +120,63 @@ func TestOldestMakesRoom(t *testing.T) {
 	}
 	if all.opening[first.pair] != nil || all.opening[second.pair] != second || len(all.opening) != maxOpening || all.oldest.Len() != maxOpening {
 		t.Errorf("%d and %d being opened, the first among them: %t", len(all.opening), all.oldest.Len(), all.opening[first.pair] != nil)
+	}
+}
+
+// TestAnsweredAreNotGivenUp: the host's kernel has been told of an attempt that
+// the remote has answered, and a reset would end a connection. So the oldest
+// without an answer makes room, or where all have one, the newcomer waits.
+func TestAnsweredAreNotGivenUp(t *testing.T) {
+	all := askedOf(t)
+	l, to := remote(t)
+	for i := range maxOpening - 1 {
+		s, _ := parseSegment(firstSegment(0, uint16(i+2), to).head)
+		o := &opening{t: all, pair: s.pair, fd: -1, connected: i > 0}
+		all.opening[o.pair], o.age = o, all.oldest.PushBack(o)
+	}
+	silent := all.oldest.Front().Value.(*opening)
+	all.ask(firstSegment(1, 1, to))
+	first := all.opening[pair{netip.MustParseAddrPort("10.116.0.0:1"), to.AddrPort()}]
+	far, err := l.AcceptTCP()
+	if first == nil || err != nil {
+		t.Fatalf("nothing is being opened, %v", err)
+	}
+	defer far.Close()
+	all.oldest.MoveToFront(first.age) // older than all of them
+	first.ready(unix.EPOLLOUT)
+	all.ask(firstSegment(2, 9998, to))
+	if all.opening[silent.pair] != nil || all.opening[first.pair] != first || all.count.Drops["gave up for a newer one"] != 1 {
+		t.Errorf("the silent one went: %t, the answered one: %t; drops %v", all.opening[silent.pair] == nil, all.opening[first.pair] == nil, all.count.Drops)
+	}
+	for _, o := range all.opening {
+		o.connected = true
+	}
+	all.ask(firstSegment(3, 9999, to))
+	verdict, id, _ := all.queue.said()
+	if verdict != 0 || id != 3 || all.count.Drops["too many being opened"] != 1 || len(all.opening) != maxOpening {
+		t.Errorf("verdict %d on packet %d, drops %v, %d being opened; want the newcomer discarded", verdict, id, all.count.Drops, len(all.opening))
+	}
+}
+
+// TestRepeatedSegmentReadLate: a first segment that was sent again before the
+// card's answer came is read after its connection was accepted. It asks for
+// nothing; one with another number does.
+func TestRepeatedSegmentReadLate(t *testing.T) {
+	all := askedOf(t)
+	_, to := remote(t)
+	p := firstSegment(4, 1, to)
+	s, _ := parseSegment(p.head)
+	if s.seq == 0 {
+		t.Fatal("the sample's number is 0: nothing would be shown")
+	}
+	all.fresh[s.pair] = s.seq
+	all.ask(p)
+	if verdict, id, _ := all.queue.said(); verdict != 0 || id != 4 || len(all.opening) != 0 {
+		t.Errorf("verdict %d on packet %d, %d being opened; want it discarded", verdict, id, len(all.opening))
+	}
+	all.fresh[s.pair] = s.seq + 1
+	if all.ask(p); len(all.opening) != 1 {
+		t.Error("a new connection of the same pair is not opened")
 	}
 }
 

@@ -29,7 +29,7 @@ func (t *tcp) publish(p Publish) error {
 		}
 		t.published[p] = append(t.published[p], fd)
 		take := func(fd int, client netip.AddrPort) { t.meet(p, fd, client) }
-		if err := t.loop.addLevel(fd, acceptor{t, fd, take}); err != nil {
+		if err := t.loop.addLevel(fd, acceptor{t: t, fd: fd, take: take}); err != nil {
 			return err
 		}
 	}

@@ -25,12 +25,13 @@ import (
 //	│length │type │payload, padded to 4 bytes│
 //	└───────┴─────┴──────────────────────────┘
 type queue struct {
-	fd   int
-	seq  uint32
-	in   *letters
-	out  []byte
-	held func(heldPacket)
-	lost func() // the kernel had no room for a packet's message
+	fd    int
+	seq   uint32
+	in    *letters
+	out   []byte
+	held  func(heldPacket)
+	empty func() // all that was held when this turn began has been told; may be nil
+	lost  func() // the kernel had no room for a packet's message
 }
 
 // heldPacket is the head of a packet that waits for its verdict. head is
@@ -171,6 +172,9 @@ func (q *queue) ready(uint32) {
 	}
 	for i := range n {
 		q.parse(q.in.message(i))
+	}
+	if err == 0 && n < lettersSize && q.empty != nil {
+		q.empty()
 	}
 }
 

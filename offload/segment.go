@@ -14,6 +14,7 @@ type pair struct{ from, to netip.AddrPort }
 type segment struct {
 	pair
 	class uint8 // type of service or traffic class, without the ECN bits
+	seq   uint32
 }
 
 // parseSegment reads the head of an IP packet that carries TCP. It is
@@ -34,7 +35,7 @@ func parseSegment(b []byte) (s segment, ok bool) {
 // parseSegment4: RFC 791, section 3.1.
 func parseSegment4(b []byte) (s segment, ok bool) {
 	size := int(b[0]&0x0f) * 4
-	if size < 20 || len(b) < size+4 || b[9] != unix.IPPROTO_TCP {
+	if size < 20 || len(b) < size+8 || b[9] != unix.IPPROTO_TCP {
 		return s, false
 	}
 	if binary.BigEndian.Uint16(b[6:])&0x1fff != 0 { // a later fragment
@@ -42,6 +43,7 @@ func parseSegment4(b []byte) (s segment, ok bool) {
 	}
 	s.class = b[1] & 0xfc
 	s.pair = ports(netip.AddrFrom4([4]byte(b[12:16])), netip.AddrFrom4([4]byte(b[16:20])), b[size:])
+	s.seq = binary.BigEndian.Uint32(b[size+4:])
 	return s, true
 }
 
@@ -60,10 +62,11 @@ func parseSegment6(b []byte) (s segment, ok bool) {
 		}
 		next, at = b[at], at+(int(b[at+1])+1)*8
 	}
-	if len(b) < at+4 {
+	if len(b) < at+8 {
 		return s, false
 	}
 	s.pair = ports(netip.AddrFrom16([16]byte(b[8:24])), netip.AddrFrom16([16]byte(b[24:40])), b[at:])
+	s.seq = binary.BigEndian.Uint32(b[at+4:])
 	return s, true
 }
 

@@ -35,6 +35,8 @@ type tcp struct {
 	published map[Publish][]int
 
 	opening  map[pair]*opening // asked for by the host
+	answered int               // of these, whose remote has: they wait to be accepted
+	fresh    map[pair]uint32   // accepted since the queue was empty, with the number of the first segment
 	oldest   *list.List        // of *opening
 	meeting  map[*meeting]bool // asked for by the wire
 	flows    map[*flow]bool
@@ -60,7 +62,7 @@ func newTCP(l *loop, conf Config, logf func(string, ...any)) (*tcp, error) {
 	t := &tcp{
 		loop: l, conf: conf, logf: logf,
 		published: map[Publish][]int{},
-		opening:   map[pair]*opening{}, oldest: list.New(), meeting: map[*meeting]bool{}, flows: map[*flow]bool{},
+		opening:   map[pair]*opening{}, fresh: map[pair]uint32{}, oldest: list.New(), meeting: map[*meeting]bool{}, flows: map[*flow]bool{},
 		maxFlows: max(1024, memory/flowCost),
 		pipes:    pipes{room: memory / 16},
 	}
@@ -77,6 +79,7 @@ func (t *tcp) open() (err error) {
 	if err != nil {
 		return err
 	}
+	t.queue.empty = func() { clear(t.fresh) }
 	if err := t.loop.addLevel(t.queue.fd, t.queue); err != nil {
 		return err
 	}
@@ -89,7 +92,7 @@ func (t *tcp) open() (err error) {
 			return err
 		}
 		t.listeners = append(t.listeners, fd)
-		if err := t.loop.addLevel(fd, acceptor{t, fd, t.accepted}); err != nil {
+		if err := t.loop.addLevel(fd, acceptor{t, fd, t.accepted, func() bool { return t.answered > 0 }}); err != nil {
 			return err
 		}
 	}
@@ -202,20 +205,37 @@ type acceptor struct {
 	t    *tcp
 	fd   int
 	take func(fd int, peer netip.AddrPort)
+	more func() bool // whether another is expected to wait; nil: not
 }
 
 // shortagePause is how long a listener rests when there is no descriptor or
 // no memory for what waits at it.
 const shortagePause = 100 * time.Millisecond
 
-// ready accepts one that waits: its registration is level triggered.
+// acceptTurn is how many connections a turn accepts at most: more than first
+// segments that it reads, or those whose remote has answered would pile up behind
+// those that ask.
+const acceptTurn = 4 * lettersSize
+
+// ready accepts one that waits, and others that should: its registration is
+// level triggered, so what is left is told again.
 func (a acceptor) ready(uint32) {
+	for range acceptTurn {
+		if !a.one() || a.more == nil || !a.more() {
+			return
+		}
+	}
+}
+
+func (a acceptor) one() (more bool) {
 	fd, sa, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
 	switch {
 	case err == nil:
 		a.take(fd, addrPort(sa))
+		return true
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
 		a.t.drop("no descriptor or memory")
 		a.t.loop.rest(a.fd, shortagePause)
 	}
+	return false
 }
