@@ -123,7 +123,7 @@ func TestBufferGone(t *testing.T) {
 func TestBufferHalfGoneOnTUN(t *testing.T) {
 	h := newHost(t, false, 1)
 	defer closeAll(h.files)
-	b := newBareOn(t, -1, h.files[0])
+	b := newBareOn(t, -1, h.files[0], 0)
 	b.fillBehind(4096, 9000, func(p []byte) { h.send(t, vnet{}, p) })
 	s := b.handled(4)
 	if s.Packets < 3 || s.Drops.Total() != s.Drops.Fault {

@@ -37,7 +37,9 @@ type bare struct {
 	kicks [2]*os.File
 }
 
-func newBare(t testing.TB) *bare {
+func newBare(t testing.TB) *bare { return newBareSpinning(t, 0) }
+
+func newBareSpinning(t testing.TB, spin time.Duration) *bare {
 	t.Helper()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
@@ -48,12 +50,12 @@ func newBare(t testing.TB) *bare {
 	}
 	theirs := os.NewFile(uintptr(pair[1]), "host")
 	defer theirs.Close()
-	return newBareOn(t, pair[0], theirs)
+	return newBareOn(t, pair[0], theirs, spin)
 }
 
 // newBareOn has theirs for the host's end, and host, if it is not -1, is what
 // stands for the host.
-func newBareOn(t testing.TB, host int, theirs *os.File) *bare {
+func newBareOn(t testing.TB, host int, theirs *os.File, spin time.Duration) *bare {
 	b := &bare{t: t, host: host}
 	var err error
 	check := func() {
@@ -80,7 +82,7 @@ func newBareOn(t testing.TB, host int, theirs *os.File) *bare {
 	}
 	b.r, err = start(here)
 	check()
-	b.tell(order{Op: opInit, Setup: &setup{Name: "fuzz", Pairs: 1, Seam: true}}, b.board.file, theirs)
+	b.tell(order{Op: opInit, Setup: &setup{Name: "fuzz", Pairs: 1, Seam: true, Spin: int64(spin)}}, b.board.file, theirs)
 	b.tell(order{Op: opMemory, Regions: []region{{fuzzGuest, fuzzUser, fuzzMem, 0}}}, b.file)
 	t.Cleanup(b.close)
 	return b
