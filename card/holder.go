@@ -2,7 +2,6 @@ package card
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -17,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/internal/fds"
 	"github.com/toe-project/toe/internal/sandbox"
 	"github.com/toe-project/toe/link/tun"
 )
@@ -33,6 +33,9 @@ const holderPatience = 10 * time.Second
 
 // execInterface is the link's name in the namespace of toe exec.
 const execInterface = "toe0"
+
+// holderPacket bounds an order and an answer, in bytes.
+const holderPacket = 4096
 
 type holderOrder struct {
 	Op      string        `json:"op"` // link, dial, ping, lock, abort
@@ -143,22 +146,20 @@ func (n *nsHolder) ask(ctx context.Context, o holderOrder) ([]*os.File, error) {
 	if o.Limit <= 0 {
 		o.Limit = holderPatience
 	}
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	conn, err := packetConn(fds[0])
+	theirs := os.NewFile(uintptr(pair[1]), "answer")
+	defer theirs.Close()
+	conn, err := packetConn(pair[0])
 	if err != nil {
-		unix.Close(fds[1])
 		return nil, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
-	data, err := json.Marshal(o)
-	if err == nil {
-		err = unix.Sendmsg(int(n.orders.Fd()), data, unix.UnixRights(fds[1]), nil, unix.MSG_NOSIGNAL)
-	}
-	unix.Close(fds[1]) // the holder's copy is the only one: its end is an end of file
+	err = fds.Socket(n.orders.Fd()).Send(o, theirs)
+	theirs.Close() // the holder's copy is the only one: its end is an end of file
 	if err != nil {
 		return nil, fmt.Errorf("the process that keeps the namespace is gone: %w", err)
 	}
@@ -177,20 +178,12 @@ func packetConn(fd int) (*net.UnixConn, error) {
 }
 
 func readAnswer(conn *net.UnixConn) ([]*os.File, error) {
-	buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4*tun.MaxQueues))
-	k, oobn, _, _, err := conn.ReadMsgUnix(buf, oob)
+	var a holderAnswer
+	passed, err := fds.Receive(conn, &a, holderPacket, tun.MaxQueues)
 	if err != nil {
 		return nil, fmt.Errorf("no answer from the process that keeps the namespace: %w", err)
 	}
-	files, err := takeFiles(oob[:oobn])
-	if err != nil {
-		return nil, err
-	}
-	var a holderAnswer
-	if err := json.Unmarshal(buf[:k], &a); err != nil {
-		closeAll(files)
-		return nil, fmt.Errorf("answer of the process that keeps the namespace: %w", err)
-	}
+	files := passedFiles(passed)
 	switch {
 	case a.Timeout:
 		closeAll(files)
@@ -202,23 +195,11 @@ func readAnswer(conn *net.UnixConn) ([]*os.File, error) {
 	return files, nil
 }
 
-func takeFiles(oob []byte) ([]*os.File, error) {
-	msgs, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil, err
+func passedFiles(passed []int) (files []*os.File) {
+	for i, fd := range passed {
+		files = append(files, os.NewFile(uintptr(fd), "passed:"+strconv.Itoa(i)))
 	}
-	var files []*os.File
-	for _, m := range msgs {
-		fds, err := unix.ParseUnixRights(&m)
-		if err != nil {
-			continue
-		}
-		for i, fd := range fds {
-			unix.CloseOnExec(fd)
-			files = append(files, os.NewFile(uintptr(fd), "passed:"+strconv.Itoa(i)))
-		}
-	}
-	return files, nil
+	return files
 }
 
 func (n *nsHolder) dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -267,21 +248,16 @@ func HolderMain() error {
 		}
 	}()
 	for {
-		buf, oob := make([]byte, 4096), make([]byte, unix.CmsgSpace(4))
-		k, oobn, _, _, err := unix.Recvmsg(int(orders.Fd()), buf, oob, unix.MSG_CMSG_CLOEXEC)
-		if errors.Is(err, unix.EINTR) {
+		var o holderOrder
+		passed, err := fds.Receive(fds.Socket(orders.Fd()), &o, holderPacket, 1)
+		if errors.Is(err, fds.ErrPacket) {
 			continue
 		}
-		if err != nil || k == 0 {
+		if err != nil {
 			return nil
 		}
-		files, err := takeFiles(oob[:oobn])
-		if err != nil || len(files) != 1 {
-			closeAll(files)
-			continue
-		}
-		var o holderOrder
-		if err := json.Unmarshal(buf[:k], &o); err != nil {
+		files := passedFiles(passed)
+		if len(files) != 1 {
 			closeAll(files)
 			continue
 		}
@@ -305,15 +281,7 @@ func reply(to *os.File, out []*os.File, err error) {
 	if err != nil {
 		a = holderAnswer{Error: err.Error(), Timeout: errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)}
 	}
-	data, err := json.Marshal(a)
-	if err != nil {
-		return
-	}
-	fds := make([]int, len(out))
-	for i, f := range out {
-		fds[i] = int(f.Fd())
-	}
-	_ = unix.Sendmsg(int(to.Fd()), data, unix.UnixRights(fds...), nil, unix.MSG_NOSIGNAL)
+	_ = fds.Socket(to.Fd()).Send(a, out...)
 }
 
 func (o holderOrder) obey() ([]*os.File, error) {

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/internal/fds"
 	"github.com/toe-project/toe/link/fakecard"
 	"github.com/toe-project/toe/link/frame"
 )
@@ -44,14 +45,14 @@ func actor(orders *os.File, do func(fd int, o order) (refusal string, stay bool)
 		defer unix.Close(fd)
 		for {
 			var o order
-			fds, err := receivePacket(fd, &o)
-			closeFDs(fds)
+			passed, err := receivePacket(fd, &o)
+			fds.Close(passed)
 			a := answer{Seq: o.Seq}
 			if err != nil {
 				return
 			}
 			stay := false
-			if a.Error, stay = do(fd, o); !stay || sendPacket(fd, a, nil) != nil {
+			if a.Error, stay = do(fd, o); !stay || fds.Socket(fd).Send(a) != nil {
 				return
 			}
 		}
@@ -131,9 +132,9 @@ func TestAnswersThatNobodyAskedFor(t *testing.T) {
 				return here(orders)
 			}
 			return puppet(orders, -1, func(fd int, o order) bool {
-				sendPacket(fd, answer{Seq: o.Seq}, nil)
+				fds.Socket(fd).Send(answer{Seq: o.Seq})
 				for i := range 20 {
-					sendPacket(fd, answer{Seq: uint64(1000 + i)}, nil)
+					fds.Socket(fd).Send(answer{Seq: uint64(1000 + i)})
 				}
 				return true
 			})

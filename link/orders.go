@@ -1,13 +1,9 @@
 package link
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"os"
 
-	"golang.org/x/sys/unix"
+	"github.com/toe-project/toe/internal/fds"
 )
 
 // The keeper speaks to its pump over a SOCK_SEQPACKET pair: an order a packet,
@@ -74,87 +70,9 @@ const (
 	maxOrderFiles = 64 + 2
 )
 
-func sendPacket(fd int, v any, files []*os.File) error {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	var oob []byte
-	if len(files) > 0 {
-		fds := make([]int, len(files))
-		for i, f := range files {
-			fds[i] = int(f.Fd())
-		}
-		oob = unix.UnixRights(fds...)
-	}
-	for {
-		err = unix.Sendmsg(fd, b, oob, nil, unix.MSG_NOSIGNAL)
-		if err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("sendmsg of %d bytes with %d descriptors: %w", len(b), len(files), err)
-	}
-	return nil
-}
-
 // receivePacket returns io.EOF when the other side is gone.
 func receivePacket(fd int, v any) ([]int, error) {
-	b := make([]byte, maxOrder)
-	oob := make([]byte, unix.CmsgSpace(4*maxOrderFiles))
-	var n, oobn, flags int
-	var err error
-	for {
-		n, oobn, flags, _, err = unix.Recvmsg(fd, b, oob, unix.MSG_CMSG_CLOEXEC)
-		if err != unix.EINTR {
-			break
-		}
-	}
-	if err != nil {
-		return nil, fmt.Errorf("recvmsg: %w", err)
-	}
-	if n == 0 {
-		return nil, io.EOF
-	}
-	fds, err := rights(oob[:oobn])
-	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
-		err = errors.New("order truncated")
-	}
-	if err == nil {
-		err = json.Unmarshal(b[:n], v)
-	}
-	if err != nil {
-		closeFDs(fds)
-		return nil, err
-	}
-	return fds, nil
-}
-
-func rights(oob []byte) ([]int, error) {
-	if len(oob) == 0 {
-		return nil, nil
-	}
-	messages, err := unix.ParseSocketControlMessage(oob)
-	if err != nil {
-		return nil, err
-	}
-	var out []int
-	for _, m := range messages {
-		if fds, err := unix.ParseUnixRights(&m); err == nil {
-			out = append(out, fds...)
-		}
-	}
-	return out, nil
-}
-
-// closeFDs closes what nobody took; whoever takes one puts -1 in its place.
-func closeFDs(fds []int) {
-	for _, fd := range fds {
-		if fd >= 0 {
-			unix.Close(fd)
-		}
-	}
+	return fds.Receive(fds.Socket(fd), v, maxOrder, maxOrderFiles)
 }
 
 func closeAll(files []*os.File) {

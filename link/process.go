@@ -2,17 +2,17 @@ package link
 
 import (
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"runtime"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/fds"
 )
 
 // Process is a pump that runs.
@@ -66,18 +66,18 @@ type refusal string
 func (r refusal) Error() string { return string(r) }
 
 func start(launch func(*os.File) (Process, error)) (*running, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socketpair for the pump: %w", err)
 	}
-	theirs := os.NewFile(uintptr(fds[1]), "orders")
+	theirs := os.NewFile(uintptr(pair[1]), "orders")
 	defer theirs.Close()
 	p, err := launch(theirs)
 	if err != nil {
-		unix.Close(fds[0])
+		unix.Close(pair[0])
 		return nil, fmt.Errorf("start pump: %w", err)
 	}
-	r := &running{process: p, orders: fds[0], answers: make(chan answer, 1), news: make(chan string, 16)}
+	r := &running{process: p, orders: pair[0], answers: make(chan answer, 1), news: make(chan string, 16)}
 	go r.listen(r.orders)
 	return r, nil
 }
@@ -88,8 +88,8 @@ func (r *running) listen(orders int) {
 	defer close(r.answers)
 	for {
 		var a answer
-		fds, err := receivePacket(orders, &a)
-		closeFDs(fds)
+		passed, err := receivePacket(orders, &a)
+		fds.Close(passed)
 		if err != nil {
 			return
 		}
@@ -123,7 +123,7 @@ func (r *running) hand(a answer) {
 func (r *running) tell(o order, files ...*os.File) (answer, error) {
 	r.seq++
 	o.Seq = r.seq
-	if err := sendPacket(r.orders, o, files); err != nil {
+	if err := fds.Socket(r.orders).Send(o, files...); err != nil {
 		return answer{}, fmt.Errorf("%w: order %s: %w", errNoPump, o.Op, err)
 	}
 	timer := time.NewTimer(answerWithin)
@@ -178,7 +178,10 @@ func LaunchProcess(orders *os.File) (Process, error) {
 		// thread stays for as long as the pump.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		err := keepToOurselves()
+		// What somebody passed to this process, or left open when they started
+		// it, is nothing for a pump. What is passed on purpose is passed all
+		// the same.
+		err := fds.CloseOnExecFrom(3)
 		if err == nil {
 			err = cmd.Start()
 		}
@@ -192,27 +195,6 @@ func LaunchProcess(orders *os.File) (Process, error) {
 		return nil, err
 	}
 	return p, nil
-}
-
-// keepToOurselves marks every descriptor but the three standard ones to be closed
-// when a program is started: what somebody passed to this process, or left open
-// when they started it, is nothing for a pump. What is passed on purpose is
-// passed all the same.
-func keepToOurselves() error {
-	err := unix.CloseRange(3, math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
-	if err != unix.ENOSYS && err != unix.EINVAL { // before Linux 5.11
-		return err
-	}
-	all, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return fmt.Errorf("open descriptors: %w", err)
-	}
-	for _, e := range all {
-		if fd, err := strconv.Atoi(e.Name()); err == nil && fd > 2 {
-			unix.CloseOnExec(fd)
-		}
-	}
-	return nil
 }
 
 type process struct {

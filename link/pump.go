@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/internal/fds"
 	"github.com/toe-project/toe/link/frame"
 	"github.com/toe-project/toe/link/vhostuser"
 	"github.com/toe-project/toe/link/vring"
@@ -45,7 +46,7 @@ func Pump(orders int, confine Confine) error {
 	defer p.close()
 	for {
 		var o order
-		fds, err := receivePacket(orders, &o)
+		passed, err := receivePacket(orders, &o)
 		if err == io.EOF {
 			return nil
 		}
@@ -53,14 +54,14 @@ func Pump(orders int, confine Confine) error {
 			return fmt.Errorf("orders: %w", err)
 		}
 		a := answer{Seq: o.Seq}
-		if a.Base, err = p.obey(&o, fds); err != nil {
+		if a.Base, err = p.obey(&o, passed); err != nil {
 			a.Error = err.Error()
 		}
 		if o.Op == opInit {
 			a.Lacks = p.lacks
 		}
-		closeFDs(fds)
-		if err := sendPacket(orders, a, nil); err != nil {
+		fds.Close(passed)
+		if err := fds.Socket(orders).Send(a); err != nil {
 			return fmt.Errorf("answer: %w", err)
 		}
 	}
@@ -78,7 +79,7 @@ func (p *pump) close() {
 			}
 		}
 		for _, e := range q.ends() {
-			closeFDs([]int{e.kick, e.call, e.err})
+			fds.Close([]int{e.kick, e.call, e.err})
 		}
 	}
 	for _, r := range p.regions {
@@ -190,11 +191,11 @@ func (p *pump) report(ring int, err error) {
 	if ring < 0 {
 		news = err.Error()
 	}
-	sendPacket(p.orders, answer{News: news}, nil)
+	fds.Socket(p.orders).Send(answer{News: news})
 }
 
 // tellPairs tells the keeper how many queue pairs the driver wants to use.
-func (p *pump) tellPairs(n int) { sendPacket(p.orders, answer{Pairs: n}, nil) }
+func (p *pump) tellPairs(n int) { fds.Socket(p.orders).Send(answer{Pairs: n}) }
 
 // memory maps the new table, lets every queue go over to it between two turns,
 // and only then unmaps the old one: no copy is under way in what goes away.

@@ -9,6 +9,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/fds"
 )
 
 // aliveByte is written to the report once the parent's death signal is armed.
@@ -23,7 +25,7 @@ func (c Cell) enter(extra, cpu int) error {
 	runtime.LockOSThread()
 	unix.CloseOnExec(reportFD)
 	// What the caller's own starter has left open is not the program's.
-	if err := closeOnExecFrom(reportFD + 1 + extra); err != nil {
+	if err := fds.CloseOnExecFrom(reportFD + 1 + extra); err != nil {
 		return err
 	}
 	policy, err := filterPolicy(c.Filter)

@@ -1,13 +1,13 @@
 package sandbox
 
 import (
-	"fmt"
-	"math"
 	"os"
 	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/fds"
 )
 
 // firstInherited is the first descriptor after stdin, stdout and stderr.
@@ -23,15 +23,15 @@ const firstInherited = 3
 // is made to be passed on. Without /proc the descriptors stay open here, and
 // only go no further.
 func CloseInherited(keep ...int) error {
-	fds, err := inherited()
+	all, err := inherited()
 	if err == nil {
-		for _, fd := range fds {
+		for _, fd := range all {
 			if !slices.Contains(keep, fd) {
 				unix.Close(fd)
 			}
 		}
 	}
-	return closeOnExecFrom(firstInherited)
+	return fds.CloseOnExecFrom(firstInherited)
 }
 
 // inherited are the descriptors that came through execve(2).
@@ -45,23 +45,15 @@ func inherited() ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	var fds []int
+	var all []int
 	for _, name := range names {
 		fd, err := strconv.Atoi(name)
 		if err != nil || fd < firstInherited {
 			continue
 		}
 		if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err == nil && flags&unix.FD_CLOEXEC == 0 {
-			fds = append(fds, fd)
+			all = append(all, fd)
 		}
 	}
-	return fds, nil
-}
-
-// closeOnExecFrom marks all descriptors from first on (close_range(2), Linux 5.11).
-func closeOnExecFrom(first int) error {
-	if err := unix.CloseRange(uint(first), math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return fmt.Errorf("close_range(%d, CLOEXEC): %w (needs Linux 5.11)", first, err)
-	}
-	return nil
+	return all, nil
 }
