@@ -2,6 +2,7 @@ package link
 
 import (
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -55,31 +56,24 @@ func (b *bare) sent(n uint64, most time.Duration) bool {
 	return false
 }
 
-// The setting reaches the pump: most of what comes soon after a packet needs no
-// kick, with event indexes and without. Then it sleeps.
+// The setting reaches the pump.
 func TestSpinIsSet(t *testing.T) {
-	for name, o := range map[string]fakecard.Options{"event index": {}, "flags": {NoEventIdx: true}} {
-		t.Run(name, func(t *testing.T) {
-			w := newWorld(t, worldOptions{process: true, device: func(d *Device) { d.Spin = MaxSpin }, card: o})
-			_, tx := w.card.Pair(0)
-			w.passes(t)
-			const packets = 50
-			var kicks uint64
-			for range 10 { // a busy machine keeps the pump from looking
-				before := tx.Kicks
-				for range packets {
-					w.up(t)
-					time.Sleep(time.Millisecond)
-				}
-				if kicks = tx.Kicks - before; kicks <= packets/2 {
-					break
-				}
-			}
-			if kicks > packets/2 {
-				t.Errorf("%d kicks for %d packets that came %s apart or little more", kicks, packets, time.Millisecond)
-			}
-			w.idle(t)
-		})
+	const spin = 70 * time.Microsecond
+	told := make(chan int64, 1)
+	k, err := NewKeeper(Device{Name: "test", MAC: make([]byte, 6), MTU: 1500, Files: newBareFile(t), Stream: true, Spin: spin}, Options{
+		Launch: func(orders *os.File) (Process, error) {
+			return puppet(orders, -1, func(_ int, o order) bool {
+				told <- o.Setup.Spin
+				return true
+			})
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer k.Close()
+	if got := time.Duration(<-told); got != spin {
+		t.Errorf("the pump was told to spin for %s, want %s", got, spin)
 	}
 }
 
