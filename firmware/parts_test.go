@@ -8,6 +8,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"maps"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -334,13 +336,52 @@ func TestOwnConfigIsWellFormed(t *testing.T) {
 }
 
 func TestNeededSources(t *testing.T) {
-	for name, want := range map[string]bool{
-		"kernel/fork.c": true, "arch/um/Kconfig": true, "arch/x86/um/x.c": true, "arch/arm64/mm/init.c": false,
-		"arch/arm64/Kconfig": true, "drivers/gpu/drm/x.c": false, "drivers/gpu/drm/Kconfig": true,
-		"sound/Makefile": true, "sound/core.c": false, "drivers/net/virtio_net.c": true, "fs/ext4/super.c": true,
+	for name, want := range map[string]struct{ wanted, empty bool }{
+		"kernel/fork.c": {true, false}, "arch/um/Kconfig": {true, false}, "arch/x86/um/x.c": {true, false},
+		"arch/arm64/mm/init.c": {false, false}, "arch/arm64/Kconfig": {true, false}, "arch/Kconfig": {true, false},
+		"drivers/gpu/drm/x.c": {false, true}, "drivers/gpu/drm/Kconfig": {true, false},
+		"drivers/gpu/Makefile": {true, true}, "drivers/gpu/drm/Makefile": {true, true},
+		"drivers/net/virtio_net.c": {true, false}, "drivers/net/Makefile": {true, false}, "fs/ext4/super.c": {true, false},
 	} {
-		if needed(name) != want {
-			t.Errorf("needed(%s) is %v", name, !want)
+		if wanted, empty := needed(name); wanted != want.wanted || wanted && empty != want.empty {
+			t.Errorf("needed(%s) is %v, %v", name, wanted, empty)
+		}
+	}
+}
+
+// An option whose sources are not unpacked is refused by name.
+func TestCheckSources(t *testing.T) {
+	tree := t.TempDir()
+	for name, text := range map[string]string{
+		"drivers/scsi/Kconfig":       "config SCSI\n\ttristate \"SCSI\"\n",
+		"drivers/scsi/sub/Kconfig.x": "\tmenuconfig SCSI_SUB\n",
+		"drivers/net/Kconfig":        "config TUN\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(tree, name)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(tree, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := checkSources(tree, []byte("CONFIG_TUN=y\n# CONFIG_SCSI is not set\n")); err != nil {
+		t.Error(err)
+	}
+	err := checkSources(tree, []byte("CONFIG_SCSI=y\nCONFIG_SCSI_SUB=y\nCONFIG_TUN=y\n"))
+	if err == nil || !strings.Contains(err.Error(), "CONFIG_SCSI is in drivers/scsi/\n  CONFIG_SCSI_SUB is in") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A comment in the configuration must not cost anybody a build.
+func TestConfigHash(t *testing.T) {
+	one := configHash([]byte("CONFIG_A=y\n# CONFIG_B is not set\n"))
+	if same := configHash([]byte("# why\n\nCONFIG_A=y\n\t# CONFIG_B is not set\n")); same != one {
+		t.Error("a comment changes the hash")
+	}
+	for _, other := range []string{"CONFIG_A=y\n", "CONFIG_A=n\n# CONFIG_B is not set\n"} {
+		if configHash([]byte(other)) == one {
+			t.Errorf("%q has the hash of another configuration", other)
 		}
 	}
 }

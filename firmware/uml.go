@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -148,8 +149,14 @@ func keepUML(ctx context.Context, o Options, b *base) bool {
 	return true
 }
 
+// configHash names a configuration in the cache, by its options alone.
 func configHash(config []byte) string {
-	sum := sha256.Sum256(append([]byte(umlRecipe+"\n"), config...))
+	key := umlRecipe + "\n"
+	all := options(config)
+	for _, name := range slices.Sorted(maps.Keys(all)) {
+		key += name + "=" + all[name] + "\n"
+	}
+	sum := sha256.Sum256([]byte(key))
 	return hex.EncodeToString(sum[:6])
 }
 
