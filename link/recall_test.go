@@ -27,7 +27,9 @@ func TestLostCalls(t *testing.T) {
 				_, err := w.card.Recv(buf)
 				received <- err
 			}()
-			time.Sleep(10 * time.Millisecond) // until it sleeps
+			for end := time.Now().Add(time.Second); !rx.Asleep() && time.Now().Before(end); {
+				time.Sleep(100 * time.Microsecond)
+			}
 			w.send(t, vnet{}, fakecard.UDP(hostIP, cardIP, 1, 9, 100))
 			if err := <-received; err != nil {
 				t.Fatalf("%d calls lost, packet %d to the card: %v", lost, round, err)

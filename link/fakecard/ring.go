@@ -82,6 +82,8 @@ type Ring struct {
 	one     uint64
 	count   [8]byte // of the call descriptor
 
+	asleep atomic.Bool
+
 	// Kicks and Calls count.
 	Kicks, Calls uint64
 	// Lose is how many calls are still to be lost: the driver sleeps on.
@@ -285,13 +287,20 @@ func (r *Ring) Arm() {
 // sleep waits for a call and says whether one came.
 func (r *Ring) sleep(most time.Duration) bool {
 	r.poll[0] = unix.PollFd{Fd: int32(r.call.Fd()), Events: unix.POLLIN}
-	if k, err := unix.Poll(r.poll[:], int(max(most, 0)/time.Millisecond)+1); err != nil || k == 0 {
+	r.asleep.Store(true)
+	k, err := unix.Poll(r.poll[:], int(max(most, 0)/time.Millisecond)+1)
+	r.asleep.Store(false)
+	if err != nil || k == 0 {
 		return false
 	}
 	unix.Read(int(r.call.Fd()), r.count[:])
 	r.Calls++
 	return true
 }
+
+// Asleep says whether the driver has looked in vain and waits for a call. Any
+// goroutine may ask.
+func (r *Ring) Asleep() bool { return r.asleep.Load() }
 
 // Waiting says how many heads the device holds.
 func (r *Ring) Waiting() int { return r.outLen }
