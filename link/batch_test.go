@@ -1,6 +1,10 @@
 package link
 
 import (
+	"bytes"
+	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -9,15 +13,42 @@ import (
 	"github.com/toe-project/toe/link/fakecard"
 )
 
-// halted keeps the pump from running while f fills its queues.
+// halted keeps the pump from running while f fills its queues. It is asleep before
+// that, with nothing to do.
 func (w *world) halted(t *testing.T, f func()) {
 	t.Helper()
-	time.Sleep(20 * time.Millisecond) // until it sleeps
-	if err := unix.Kill(w.k.PumpPID(), unix.SIGSTOP); err != nil {
+	pid := w.k.PumpPID()
+	for range 5 { // not only between two naps
+		threadsAre(t, pid, 'S')
+		time.Sleep(5 * time.Millisecond)
+	}
+	if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Kill(w.k.PumpPID(), unix.SIGCONT)
+	defer unix.Kill(pid, unix.SIGCONT)
+	threadsAre(t, pid, 'T')
 	f()
+}
+
+// threadsAre waits until all threads of a process are in a state, proc(5).
+func threadsAre(t *testing.T, pid int, state byte) {
+	t.Helper()
+	for end := time.Now().Add(5 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		all, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+		if err != nil || len(all) == 0 {
+			t.Fatalf("threads of pump %d: %d, %v", pid, len(all), err)
+		}
+		others := 0
+		for _, name := range all {
+			if b, err := os.ReadFile(name); err != nil || b[bytes.LastIndexByte(b, ')')+2] != state {
+				others++
+			}
+		}
+		if others == 0 {
+			return
+		}
+	}
+	t.Fatalf("the threads of pump %d are not all in state %c", pid, state)
 }
 
 // One notification per batch: what the pump finds at once it tells of once, with
