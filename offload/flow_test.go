@@ -493,3 +493,74 @@ func TestClientsLeaveRoom(t *testing.T) {
 		}
 	}
 }
+
+// TestFlowDoesNotSpin: a side that is watched level triggered tells the same
+// again and again while something stays as it is; so none of these may last.
+func TestFlowDoesNotSpin(t *testing.T) {
+	both(t, func(t *testing.T, j joined, from, to *net.TCPConn) {
+		word := make([]byte, 5)
+		for range 2 * calmAfter { // calm at the end, if not from the beginning
+			for _, c := range [][2]*net.TCPConn{{from, to}, {to, from}} {
+				if _, err := c[0].Write([]byte("hello")); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.ReadFull(c[1], word); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		idle(t, "at rest")
+		if err := sendUrgent(from, '!'); err != nil {
+			t.Fatal(err)
+		}
+		idle(t, "urgent data")
+		_ = from.SetWriteDeadline(time.Now().Add(500 * time.Millisecond))
+		for {
+			if _, err := from.Write(make([]byte, 1<<20)); err != nil {
+				break
+			}
+		}
+		idle(t, "a reader that sleeps")
+		if _, err := to.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+		idle(t, "a reader that sleeps, and writes")
+		if err := to.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		idle(t, "a reader that sleeps, and has said that it writes no more")
+	})
+}
+
+func TestFlowHalfClosedDoesNotSpin(t *testing.T) {
+	both(t, func(t *testing.T, j joined, from, to *net.TCPConn) {
+		if err := from.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := to.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Fatalf("read %v, want the end", err)
+		}
+		idle(t, "one half closed")
+	})
+}
+
+// idle fails where the flow uses the CPU while nothing happens.
+func idle(t *testing.T, what string) {
+	t.Helper()
+	time.Sleep(50 * time.Millisecond) // what is under way comes to rest
+	before := used(t)
+	time.Sleep(300 * time.Millisecond)
+	if d := used(t) - before; d > 100*time.Millisecond {
+		t.Errorf("%s: %v of CPU time in 300 ms", what, d)
+	}
+}
+
+// used is the CPU time of this process.
+func used(t *testing.T) time.Duration {
+	t.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
