@@ -287,8 +287,12 @@ func (r *Ring) Arm() {
 // sleep waits for a call and says whether one came.
 func (r *Ring) sleep(most time.Duration) bool {
 	r.poll[0] = unix.PollFd{Fd: int32(r.call.Fd()), Events: unix.POLLIN}
+	end := time.Now().Add(most)
 	r.asleep.Store(true)
 	k, err := unix.Poll(r.poll[:], int(max(most, 0)/time.Millisecond)+1)
+	for err == unix.EINTR { // Go's scheduler sends signals
+		k, err = unix.Poll(r.poll[:], int(max(time.Until(end), 0)/time.Millisecond)+1)
+	}
 	r.asleep.Store(false)
 	if err != nil || k == 0 {
 		return false
