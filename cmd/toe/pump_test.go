@@ -3,34 +3,14 @@ package main
 import (
 	"fmt"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// inOwnNetwork runs f on a thread in a network namespace of its own, which
-// ends with it.
-func inOwnNetwork(t *testing.T, f func()) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("needs root, for a network namespace")
-	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with its namespace
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			f()
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Skipf("no network namespace: %v", err)
-	}
-}
+	"github.com/toe-project/toe/internal/ownnet"
+)
 
 // withoutPrivilege drops what the calling thread may do to others' devices.
 func withoutPrivilege() error {
@@ -56,7 +36,7 @@ func TestPumpSetsTheMTU(t *testing.T) {
 		{name: "TAP", tap: true, mtu: 1500},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			inOwnNetwork(t, func() {
+			ownnet.Run(t, func() {
 				if c.there {
 					made := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: "toe7"}, Mode: netlink.TUNTAP_MODE_TUN, Owner: uint32(os.Geteuid()), Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR}
 					if err := netlink.LinkAdd(made); err != nil {

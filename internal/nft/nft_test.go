@@ -3,7 +3,6 @@ package nft
 import (
 	"net/netip"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -11,24 +10,9 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
-)
 
-// inNamespace runs f on a thread in a network namespace of its own.
-func inNamespace(t *testing.T, f func()) {
-	t.Helper()
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends with its namespace
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			f()
-		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
-		t.Skipf("no network namespace: %v", err)
-	}
-}
+	"github.com/toe-project/toe/internal/ownnet"
+)
 
 // list is what nft(8), which knows nothing of this package, reads in the kernel.
 func list(t *testing.T, what ...string) string {
@@ -65,7 +49,7 @@ func TestWords(t *testing.T) {
 		{[]Match{Family(unix.NFPROTO_IPV6), {Network(8, 2), Mask(0xff, 0xc0), Unequal(0xfe, 0x80)}, Goto("other")}, "meta nfproto ipv6 @nh,64,16 & 0xffc0 != 0xfe80 goto other"},
 		{[]Match{Unreachable(2)}, "reject with icmpx host-unreachable"},
 	}
-	inNamespace(t, func() {
+	ownnet.Run(t, func() {
 		err := Replace("words", func(table Table) {
 			table.Chain("other")
 			seen := table.Set("seen", time.Minute, 9, nftables.TypeIPAddr)
@@ -99,7 +83,7 @@ func TestReplace(t *testing.T) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		t.Skip("needs nft")
 	}
-	inNamespace(t, func() {
+	ownnet.Run(t, func() {
 		drop := nftables.ChainPolicyDrop
 		for _, step := range []struct {
 			do    func() error

@@ -2,13 +2,13 @@ package uml
 
 import (
 	"bytes"
-	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/toe-project/toe/machine/internal/trial"
+
+	"github.com/toe-project/toe/internal/umlmem"
 )
 
 func TestHoldLastPage(t *testing.T) {
@@ -46,38 +46,11 @@ func TestLastPageIsHeld(t *testing.T) {
 	}
 	card := trial.Start(t, New(Config{}), s)
 	card.Await(t, "trial: up", bootLimit)
-	page, err := lastPage(card.PID())
+	page, err := umlmem.LastPage(card.PID())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !bytes.Contains(page, []byte("TRAILER!!!")) {
 		t.Errorf("the last page of the card's memory is no more the initramfs's end, but % x …", page[:16])
 	}
-}
-
-// lastPage reads the end of the memory of a card's kernel. It is mapped from a
-// file that has no name, in pieces that adjoin.
-func lastPage(pid int) ([]byte, error) {
-	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
-	if err != nil {
-		return nil, err
-	}
-	end := uint64(0)
-	for line := range strings.Lines(string(maps)) {
-		var from, to uint64
-		if _, err := fmt.Sscanf(line, "%x-%x", &from, &to); err != nil {
-			return nil, fmt.Errorf("/proc/%d/maps: %q: %w", pid, line, err)
-		}
-		if strings.Contains(line, cellMemory+"/") && (end == 0 || from == end) {
-			end = to
-		}
-	}
-	f, err := os.Open(fmt.Sprintf("/proc/%d/mem", pid))
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	page := make([]byte, 4096)
-	_, err = f.ReadAt(page, int64(end)-int64(len(page)))
-	return page, err
 }
