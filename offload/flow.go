@@ -30,6 +30,7 @@ type flow struct {
 	busy  bool    // a turn is asked for
 	gone  bool
 	knock bool          // begun by the wire: a client of a published service
+	taken int           // from the host, since its window was looked at
 	grace *timer        // ends what cannot be delivered
 	pause *timer        // until another try
 	look  time.Duration // how long until the next look at what is not acknowledged
@@ -274,6 +275,9 @@ func (f *flow) drain(s int) int {
 		case n > 0:
 			t.pipes.drained(w.pipe, n)
 			t.moved(s, n)
+			if s == host {
+				f.took(n)
+			}
 			if w.pipe.n == 0 {
 				t.pipes.put(w.pipe)
 				w.pipe = nil
@@ -286,7 +290,19 @@ func (f *flow) drain(s int) int {
 		case err != nil && !errors.Is(err, unix.EAGAIN):
 			f.dead[1-s] = true
 		}
+		if s == host {
+			f.took(linkBuffer) // what comes now stays until the wire takes more
+		}
 		return 0
+	}
+}
+
+// took has the host's window looked at, often enough for it not to get out of
+// hand: each time that so much has passed, and when nothing passes any more.
+func (f *flow) took(n int) {
+	if f.taken += n; f.taken >= linkBuffer {
+		f.taken = 0
+		narrow(f.fd[host])
 	}
 }
 

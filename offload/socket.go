@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -76,6 +77,37 @@ const linkBuffer = 1 << 20
 // that it saw, and where smaller ones come, which take more, a locked buffer drops
 // what the window had promised; the host waits 200 ms and sends it again.
 const sendLocked = 1
+
+// narrow takes back what the receive buffer of a connection to the host has
+// grown to without need. The kernel lets one that is read fast grow to the
+// largest of tcp_rmem; no window on the link is of use for that, a sleeping remote's payload
+// would fill it, and one that may not grow any more drops again what it has
+// promised. Between the two calls it is locked, so that it keeps room for all that
+// may be on its way, which the clamp bounds.
+func narrow(fd int) {
+	m, err := memory(fd)
+	room := max(m.received+3*linkBuffer, 4*linkBuffer)
+	if err != nil || m.room <= room+linkBuffer/2 {
+		return
+	}
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, int(room/2))
+	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, sendLocked)
+	_ = unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_WINDOW_CLAMP, 2*linkBuffer)
+}
+
+// memInfo begins as SO_MEMINFO gives it (linux/sock_diag.h): bytes of memory that
+// the receive queue takes, and those that it may take.
+type memInfo struct{ received, room uint32 }
+
+func memory(fd int) (m memInfo, err error) {
+	size := uint32(unsafe.Sizeof(m))
+	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
+		uintptr(unsafe.Pointer(&m)), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		err = errno
+	}
+	return m, err
+}
 
 // hostSide are the options of a connection to the host.
 func hostSide(options ...option) []option {

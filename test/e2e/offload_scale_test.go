@@ -249,7 +249,7 @@ func (o *offloaded) sleepers(t *testing.T) {
 			defer c.Close()
 		}
 	}()
-	before := o.use(t)
+	before, first := o.use(t), counters(t, o.netns)
 	conns, sent := make([]net.Conn, n), make([]int, n)
 	o.workers(t, n, func(i int) (err error) {
 		d := net.Dialer{Timeout: 30 * time.Second, KeepAlive: -1}
@@ -276,7 +276,9 @@ func (o *offloaded) sleepers(t *testing.T) {
 	for _, k := range sent {
 		total += k
 	}
-	during := o.use(t)
+	during, last := o.use(t), counters(t, o.netns)
+	t.Logf("the host sent %d segments, %d of them again",
+		last["Tcp.OutSegs"]-first["Tcp.OutSegs"], last["Tcp.RetransSegs"]-first["Tcp.RetransSegs"])
 	began := time.Now()
 	o.workers(t, 16, func(i int) error {
 		c, err := o.dial(i)

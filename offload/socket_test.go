@@ -1,0 +1,42 @@
+package offload
+
+import (
+	"net"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestNarrow: what the kernel has let a window grow to is taken back, to no
+// less than what is there and may be on its way, and it may grow again.
+func TestNarrow(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fd) }()
+	for _, step := range []error{
+		unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: l.Addr().(*net.TCPAddr).Port}),
+		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8*linkBuffer),
+	} {
+		if step != nil {
+			t.Skipf("a socket with a large buffer: %v", step)
+		}
+	}
+	narrow(fd)
+	m, err := memory(fd)
+	if err != nil || m.room != 4*linkBuffer {
+		t.Errorf("room for %d bytes (%v), not %d", m.room, err, 4*linkBuffer)
+	}
+	if lock, _ := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK); lock != sendLocked {
+		t.Errorf("locks %d, not %d", lock, sendLocked)
+	}
+	if clamp, _ := unix.GetsockoptInt(fd, unix.SOL_TCP, unix.TCP_WINDOW_CLAMP); clamp != 2*linkBuffer {
+		t.Errorf("no window beyond %d, not %d", clamp, 2*linkBuffer)
+	}
+}
