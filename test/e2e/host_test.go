@@ -36,12 +36,12 @@ func newHost(t *testing.T) *host {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root for its network namespaces")
 	}
-	dir, err := os.MkdirTemp("/tmp", "te-")
+	dir, err := os.MkdirTemp("/tmp", mine)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	h := &host{netns: "te-" + strconv.Itoa(os.Getpid()) + "-" + filepath.Base(dir)[3:], dir: dir, toe: toe, cache: cache, seen: map[int]process{}}
+	h := &host{netns: filepath.Base(dir), dir: dir, toe: toe, cache: cache, seen: map[int]process{}}
 	addNetns(t, h.netns)
 	t.Cleanup(func() { h.end(t) })
 	return h

@@ -10,6 +10,9 @@ import (
 	"time"
 )
 
+// mine begins the names of what this run makes: others may run beside it.
+var mine = fmt.Sprintf("te-%d-", os.Getpid())
+
 // inventory is what a test could leave behind on this machine, each thing as
 // a line of text.
 func inventory() map[string]bool {
@@ -20,16 +23,16 @@ func inventory() map[string]bool {
 			have[what+" "+n] = true
 		}
 	}
-	list("network namespace", "/run/netns/te-*")
-	list("folder", "/tmp/te-[0-9]*")
-	list("resolver of a namespace", "/etc/netns/te-*")
+	list("network namespace", "/run/netns/"+mine+"*")
+	list("folder", "/tmp/"+mine+"*")
+	list("resolver of a namespace", "/etc/netns/"+mine+"*")
 	interfaces, _ := net.Interfaces()
 	for _, i := range interfaces {
 		have["interface "+i.Name] = true
 	}
 	mounts, _ := os.ReadFile("/proc/self/mountinfo")
 	for _, line := range strings.Split(string(mounts), "\n") {
-		if strings.Contains(line, "/te-") {
+		if strings.Contains(line, "/"+mine) {
 			have["mount "+line] = true
 		}
 	}
@@ -40,7 +43,7 @@ func inventory() map[string]bool {
 		}
 	}
 	for pid, p := range processes() {
-		if strings.Contains(p.environ(), "/tmp/te-") || strings.Contains(p.command(), "/tmp/te-") {
+		if strings.Contains(p.environ(), "/tmp/"+mine) || strings.Contains(p.command(), "/tmp/"+mine) {
 			have[fmt.Sprintf("process %d %s", pid, p.command())] = true
 		}
 	}
