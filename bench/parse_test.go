@@ -18,7 +18,7 @@ var cardArgs = []string{
 	"-chardev", "socket,id=qmp,fd=4", "-mon", "chardev=qmp,mode=control", "-add-fd", "fd=6,set=1,opaque=console",
 	"-chardev", "socket,id=console,fd=5", "-serial", "chardev:console", "-device", "virtio-rng-pci,rng=rng,vectors=0",
 	"-chardev", "socket,id=vhost0,path=/card/net0,reconnect=1", "-netdev", "vhost-user,id=net0,chardev=vhost0,queues=1",
-	"-device", "virtio-net-pci,netdev=net0,mac=02:00:00:00:00:01,disable-legacy=on,romfile=,rx_queue_size=1024,host_mtu=65535,mq=off,vectors=0",
+	"-device", "virtio-net-pci,netdev=net0,mac=02:00:00:00:00:01,disable-legacy=on,romfile=,rx_queue_size=1024,tx_queue_size=1024,host_mtu=65535,mq=off,vectors=0",
 }
 
 func TestRivalDiffersInItsNetworkOnly(t *testing.T) {

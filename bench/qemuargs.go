@@ -92,13 +92,14 @@ func (r rivalArgs) change(option, value string) (string, bool) {
 }
 
 // netDevice leaves to QEMU what the card's device has because of vhost-user
-// (interrupts, whose fault a tap does not have) and because of the link's MTU.
+// (interrupts, whose fault a tap does not have, and long transmit queues, which QEMU
+// has for nothing else: 7.2 makes them shorter, 10 ends) and because of the link's MTU.
 func (r rivalArgs) netDevice(value string) string {
 	var kept []string
 	for _, p := range strings.Split(value, ",") {
 		switch name, _, _ := strings.Cut(p, "="); name {
 		case "host_mtu", "mq":
-		case "vectors":
+		case "vectors", "tx_queue_size":
 			if r.vhost {
 				kept = append(kept, p)
 			}
