@@ -75,6 +75,8 @@ func (s *Spec) withoutRoot() error {
 		what = "link.default_route: true"
 	case s.Link.Interface != "":
 		what = "link.interface: " + s.Link.Interface
+	case !s.Link.WantExec():
+		what = "link.exec: false"
 	default:
 		return nil
 	}

@@ -233,6 +233,7 @@ func TestKeysThatNeedRoot(t *testing.T) {
 		"":                              "",
 		"link: {queues: 2}\n":           "",
 		"link: {default_route: true}\n": "link.default_route: true: needs root",
+		"link: {exec: false}\n":         "link.exec: false: needs root",
 		"link: {interface: toe5}\n":     "link.interface: toe5: needs root",
 	} {
 		spec, err := Parse("f", []byte(text))

@@ -290,19 +290,16 @@ func (f *flow) drain(s int) int {
 		case err != nil && !errors.Is(err, unix.EAGAIN):
 			f.dead[1-s] = true
 		}
-		if s == host {
-			f.took(linkBuffer) // what comes now stays until the wire takes more
-		}
 		return 0
 	}
 }
 
 // took has the host's window looked at, often enough for it not to get out of
-// hand: each time that so much has passed, and when nothing passes any more.
+// hand: the kernel lets it grow as it is read.
 func (f *flow) took(n int) {
 	if f.taken += n; f.taken >= linkBuffer {
 		f.taken = 0
-		narrow(f.fd[host])
+		narrow(f.fd[host], f.t.wide)
 	}
 }
 

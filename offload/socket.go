@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -79,20 +82,31 @@ const linkBuffer = 1 << 20
 const sendLocked = 1
 
 // narrow takes back what the receive buffer of a connection to the host has
-// grown to without need. The kernel lets one that is read fast grow to the
-// largest of tcp_rmem; no window on the link is of use for that, a sleeping remote's payload
-// would fill it, and one that may not grow any more drops again what it has
-// promised. Between the two calls it is locked, so that it keeps room for all that
-// may be on its way, which the clamp bounds.
-func narrow(fd int) {
+// grown to beyond wide. The kernel lets one that is read fast grow to the largest of
+// tcp_rmem, and one that may not grow any more drops again what it has promised.
+// Between the two calls it is locked, so that it keeps room for as much as the
+// card's whole receive ring brings.
+func narrow(fd int, wide uint32) {
+	const ring = 4 << 20
 	m, err := memory(fd)
-	room := max(m.received+3*linkBuffer, 4*linkBuffer)
+	room := max(m.received+ring, wide)
 	if err != nil || m.room <= room+linkBuffer/2 {
 		return
 	}
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, int(room/2))
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, sendLocked)
-	_ = unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_WINDOW_CLAMP, 2*linkBuffer)
+}
+
+// largestReceive is what the kernel lets a receive buffer grow to, in bytes of
+// memory: the last of tcp_rmem (Linux: Documentation/networking/ip-sysctl.rst).
+func largestReceive() uint32 {
+	text, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_rmem")
+	if f := strings.Fields(string(text)); len(f) == 3 {
+		if n, err := strconv.ParseUint(f[2], 10, 31); err == nil {
+			return uint32(n)
+		}
+	}
+	return 6 << 20 // the kernel's own
 }
 
 // memInfo begins as SO_MEMINFO gives it (linux/sock_diag.h): bytes of memory that

@@ -44,6 +44,7 @@ type tcp struct {
 	maxFlows int
 	pipes    pipes
 
+	wide       uint32 // bytes of memory that the receive buffer of a host's connection keeps
 	congestion string // what the wire's sockets have to be told; empty: nothing
 
 	// See ofHost: what was found, and when.
@@ -65,6 +66,7 @@ func newTCP(l *loop, conf Config, logf func(string, ...any)) (*tcp, error) {
 		opening:   map[pair]*opening{}, fresh: map[pair]uint32{}, oldest: list.New(), meeting: map[*meeting]bool{}, flows: map[*flow]bool{},
 		maxFlows: max(1024, memory/flowCost),
 		pipes:    pipes{room: memory / 16},
+		wide:     largestReceive() / 2,
 	}
 	t.count.Drops = map[string]uint64{}
 	if err := t.open(); err != nil {
