@@ -72,12 +72,6 @@ func currentLink(cacheDir string, edition Edition, target Target, arch string) s
 	return filepath.Join(imageDir(cacheDir), fmt.Sprintf("current-%s-%s-%s", edition, arch, target))
 }
 
-// Boots says whether a kind of machine boots this image.
-func (img *Image) Boots(kind machine.Kind) bool {
-	target, err := TargetOf(kind)
-	return err == nil && target == img.Target
-}
-
 // CheckAgent compares the image with the agent at path. Errors: ErrStale.
 func (img *Image) CheckAgent(path string) error {
 	sum, err := hashFile(path)
