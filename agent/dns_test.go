@@ -27,14 +27,19 @@ func startNameServer(t *testing.T, ip string, answer func(dns.ResponseWriter, *d
 	needNamespace(t)
 	loopbackUp(t)
 	n := &nameServer{answer: answer}
-	pc, err := net.ListenPacket("udp", ip+":53")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", ip+":53")
-	if err != nil {
-		t.Fatal(err)
-	}
+	var pc net.PacketConn
+	var ln net.Listener
+	// Seen once: the socket of the test before was still there for some ms after
+	// its end, as a child between fork and exec would keep it.
+	eventually(t, 3*time.Second, "port 53 of "+ip, func() (err error) {
+		if pc, err = net.ListenPacket("udp", ip+":53"); err != nil {
+			return err
+		}
+		if ln, err = net.Listen("tcp", ip+":53"); err != nil {
+			_ = pc.Close()
+		}
+		return err
+	})
 	n.servers = []*dns.Server{{PacketConn: pc, Handler: n}, {Listener: ln, Handler: n}}
 	for _, s := range n.servers {
 		ready := make(chan struct{})
