@@ -40,15 +40,22 @@ func TestOffloadFlood(t *testing.T) {
 	n := scale(20_000, 200_000)
 	began := time.Now()
 	ended := make(chan error, 1)
-	go func() { ended <- flood(o.far, "wan0", mac, 90, n) }()
-	asked := 0
+	pour := func() { ended <- flood(o.far, "wan0", mac, 90, n) }
+	go pour()
+	var card map[string]int64
+	asked, looks := 0, 0
 	for flooding := true; flooding; {
 		select {
 		case err := <-ended:
 			if err != nil {
 				t.Fatal(err)
 			}
-			flooding = false
+			card = parseCounters(o.onCard(t, "card0", "cat", "/proc/net/netstat", "/proc/net/snmp"))
+			looks++ // each a connection of the host's own
+			// Where the machine is busy the TAP's queue overflows: then once more.
+			if flooding = card["Tcp.InSegs"] < int64(n)/4 && time.Since(began) < 20*time.Second; flooding {
+				go pour()
+			}
 		default:
 			o.served(t)
 			asked++
@@ -58,27 +65,27 @@ func TestOffloadFlood(t *testing.T) {
 	link.settle()
 	seen := link.end()
 	after := o.status(t, "card0")
-	card := parseCounters(o.onCard(t, "card0", "cat", "/proc/net/netstat", "/proc/net/snmp"))
 	t.Logf("the card got %d segments and answered %d with a cookie", card["Tcp.InSegs"], card["TcpExt.SyncookiesSent"])
 	if card["Tcp.InSegs"] < int64(n)/4 {
 		t.Error("most of the flood has not reached the card: nothing was shown")
 	}
-	t.Logf("%d SYN in %s from addresses that do not answer; on the link %d SYN, those of %d clients that were served meanwhile; drops %v",
-		n, took.Round(time.Millisecond), seen.opens, asked, after.Offload.TCP.Drops)
-	if seen.opens != asked {
-		t.Errorf("%d SYN on the link for %d clients", seen.opens, asked)
+	t.Logf("%d SYN or more in %s from addresses that do not answer; on the link %d SYN, those of %d clients that were served meanwhile, and %d of ssh; drops %v",
+		n, took.Round(time.Millisecond), seen.opens, asked, looks, after.Offload.TCP.Drops)
+	if seen.opens != asked+looks {
+		t.Errorf("%d SYN on the link for %d clients", seen.opens-looks, asked)
 	}
-	if seen.sackIn != 0 {
-		t.Errorf("%d of them permit SACK: the host would probe", seen.sackIn)
+	if seen.sackIn > looks {
+		t.Errorf("%d of them permit SACK: the host would probe", seen.sackIn-looks)
 	}
-	// A service that is not there: the card has accepted before it can know.
+	// A service that is not there: the card has accepted before it can know, so
+	// that the reset may come before Go has seen the connection.
 	c, err := dialIn(o.far, "tcp", net.JoinHostPort(cardAddr, "91"), 5*time.Second)
-	if err != nil {
-		t.Fatalf("a published port without a service: %v; the card accepts", err)
+	if err == nil {
+		defer c.Close()
+		_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+		_, err = io.ReadAll(c)
 	}
-	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
-	if _, err := io.ReadAll(c); !errors.Is(err, unix.ECONNRESET) {
+	if !errors.Is(err, unix.ECONNRESET) {
 		t.Errorf("a published port without a service: %v, want a reset", err)
 	}
 	o.clean(t)
