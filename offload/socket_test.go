@@ -1,6 +1,7 @@
 package offload
 
 import (
+	"errors"
 	"net"
 	"testing"
 
@@ -20,13 +21,14 @@ func TestNarrow(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	for _, step := range []error{
-		unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: l.Addr().(*net.TCPAddr).Port}),
-		unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8*linkBuffer),
-	} {
-		if step != nil {
-			t.Skipf("a socket with a large buffer: %v", step)
-		}
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: l.Addr().(*net.TCPAddr).Port}); err != nil {
+		t.Fatal(err)
+	}
+	err = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 8*linkBuffer)
+	if errors.Is(err, unix.EPERM) {
+		t.Skip("only root may make a buffer this large at once; test/run runs this again as root")
+	} else if err != nil {
+		t.Fatal(err)
 	}
 	const wide = 6 * linkBuffer
 	narrow(fd, wide)
