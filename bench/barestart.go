@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/internal/newc"
 	"github.com/toe-project/toe/machine"
 	"github.com/toe-project/toe/machine/qemu"
 	"github.com/toe-project/toe/machine/uml"
@@ -86,10 +87,10 @@ func (r *run) bareStart(ctx context.Context, kind machine.Kind) (took time.Durat
 // program has an output, and the program.
 func writeBareInitrd(path string) error {
 	var b bytes.Buffer
-	err := firmware.AppendCPIO(&b, []firmware.File{
-		firmware.Dir("/dev", 0o755),
+	err := newc.Write(&b, []newc.File{
+		newc.Dir("/dev", 0o755),
 		{Name: "/dev/console", Mode: os.ModeDevice | os.ModeCharDevice | 0o600, Dev: [2]uint32{5, 1}},
-		firmware.Regular("/init", 0o755, bareProgram()),
+		newc.Regular("/init", 0o755, bareProgram()),
 	})
 	if err != nil {
 		return err

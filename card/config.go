@@ -8,6 +8,7 @@ import (
 
 	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/internal/newc"
 )
 
 // The devices of a card, as keepers, sockets and messages name them.
@@ -79,9 +80,9 @@ func (c *Card) writeInitrd(img Image, cfg *control.Config) error {
 	if err != nil {
 		return err
 	}
-	files := []firmware.File{firmware.Regular(control.ConfigPath, 0o600, data)}
+	files := []newc.File{newc.Regular(control.ConfigPath, 0o600, data)}
 	for name, data := range keys.CardFiles() {
-		files = append(files, firmware.Regular(path.Join(control.KeysDir, name), 0o600, data))
+		files = append(files, newc.Regular(path.Join(control.KeysDir, name), 0o600, data))
 	}
 	return firmware.Overlay(c.Paths.Initrd(), img.Initrd, files)
 }

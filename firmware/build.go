@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/toe-project/toe/internal/newc"
 	"github.com/toe-project/toe/machine"
 )
 
@@ -15,7 +16,7 @@ type base struct {
 	release  string // of the kernel, as uname -r has it
 	config   string // hash of our kernel configuration; empty for Debian's kernels
 	busybox  []byte
-	modules  []File
+	modules  []newc.File
 	packages []Package
 }
 

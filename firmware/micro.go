@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"slices"
 	"strings"
+
+	"github.com/toe-project/toe/internal/newc"
 )
 
 // microInitramfs is the whole root file system of the micro edition.
@@ -16,13 +18,13 @@ func microInitramfs(b *base, agent []byte) ([]byte, error) {
 		return nil, err
 	}
 	files := slices.Concat(skeleton(),
-		[]File{
-			Regular("/init", 0o755, agent),
-			Regular("/bin/busybox", 0o755, b.busybox),
+		[]newc.File{
+			newc.Regular("/init", 0o755, agent),
+			newc.Regular("/bin/busybox", 0o755, b.busybox),
 		},
 		links(applets), b.modules)
 	var out bytes.Buffer
-	if err := AppendCPIO(&out, withParents(files)); err != nil {
+	if err := newc.Write(&out, withParents(files)); err != nil {
 		return nil, err
 	}
 	return out.Bytes(), nil
@@ -30,26 +32,26 @@ func microInitramfs(b *base, agent []byte) ([]byte, error) {
 
 // skeleton is what every card has before its agent has run. The kernel opens
 // /dev/console for PID 1, so it must be there before devtmpfs is.
-func skeleton() []File {
-	return []File{
-		Dir("/", 0o755),
-		Dir("/dev", 0o755),
-		CharDevice("/dev/console", 0o600, 5, 1),
-		CharDevice("/dev/null", 0o666, 1, 3),
-		Dir("/proc", 0o555), Dir("/sys", 0o555), Dir("/run", 0o755),
-		Dir("/tmp", 0o777|fs.ModeSticky), Dir("/var", 0o755), Dir("/var/log", 0o755), Dir("/var/lib", 0o755), Dir("/mnt", 0o755),
-		Dir("/root", 0o700),
-		Dir("/bin", 0o755), Link("/sbin", "bin"),
-		Dir("/usr", 0o755), Link("/usr/bin", "../bin"), Link("/usr/sbin", "../bin"),
-		Link("/var/run", "../run"),
-		Dir("/etc", 0o755),
-		Regular("/etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n")),
-		Regular("/etc/group", 0o644, []byte("root:x:0:\nnogroup:x:65534:\n")),
-		Regular("/etc/shells", 0o644, []byte("/bin/sh\n")),
-		Regular("/etc/hosts", 0o644, []byte("127.0.0.1 localhost\n::1 localhost\n")),
-		Regular("/etc/nsswitch.conf", 0o644, []byte("hosts: files dns\n")),
-		Regular("/etc/profile", 0o644, []byte("export PATH=/bin PAGER=less\nPS1='\\h:\\w\\$ '\n")),
-		Regular("/etc/os-release", 0o644, []byte("ID=toe\nNAME=toe\nPRETTY_NAME=\"toe card, micro edition\"\nVARIANT_ID=micro\n")),
+func skeleton() []newc.File {
+	return []newc.File{
+		newc.Dir("/", 0o755),
+		newc.Dir("/dev", 0o755),
+		newc.CharDevice("/dev/console", 0o600, 5, 1),
+		newc.CharDevice("/dev/null", 0o666, 1, 3),
+		newc.Dir("/proc", 0o555), newc.Dir("/sys", 0o555), newc.Dir("/run", 0o755),
+		newc.Dir("/tmp", 0o777|fs.ModeSticky), newc.Dir("/var", 0o755), newc.Dir("/var/log", 0o755), newc.Dir("/var/lib", 0o755), newc.Dir("/mnt", 0o755),
+		newc.Dir("/root", 0o700),
+		newc.Dir("/bin", 0o755), newc.Link("/sbin", "bin"),
+		newc.Dir("/usr", 0o755), newc.Link("/usr/bin", "../bin"), newc.Link("/usr/sbin", "../bin"),
+		newc.Link("/var/run", "../run"),
+		newc.Dir("/etc", 0o755),
+		newc.Regular("/etc/passwd", 0o644, []byte("root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n")),
+		newc.Regular("/etc/group", 0o644, []byte("root:x:0:\nnogroup:x:65534:\n")),
+		newc.Regular("/etc/shells", 0o644, []byte("/bin/sh\n")),
+		newc.Regular("/etc/hosts", 0o644, []byte("127.0.0.1 localhost\n::1 localhost\n")),
+		newc.Regular("/etc/nsswitch.conf", 0o644, []byte("hosts: files dns\n")),
+		newc.Regular("/etc/profile", 0o644, []byte("export PATH=/bin PAGER=less\nPS1='\\h:\\w\\$ '\n")),
+		newc.Regular("/etc/os-release", 0o644, []byte("ID=toe\nNAME=toe\nPRETTY_NAME=\"toe card, micro edition\"\nVARIANT_ID=micro\n")),
 	}
 }
 
@@ -64,15 +66,15 @@ const modprobeTarget = "/proc/self/root/bin/busybox"
 // behind its back.
 var ours = []string{"busybox", "init", "linuxrc"}
 
-func links(applets []string) []File {
-	var files []File
+func links(applets []string) []newc.File {
+	var files []newc.File
 	for _, name := range applets {
 		target := "busybox"
 		if name == "modprobe" {
 			target = modprobeTarget
 		}
 		if !slices.Contains(ours, name) {
-			files = append(files, Link("/bin/"+name, target))
+			files = append(files, newc.Link("/bin/"+name, target))
 		}
 	}
 	return files

@@ -9,6 +9,8 @@ import (
 	"path"
 	"slices"
 	"strings"
+
+	"github.com/toe-project/toe/internal/newc"
 )
 
 // early are the modules that the link needs: the agent loads them before
@@ -186,7 +188,7 @@ func parseModule(data []byte) (*module, error) {
 // modules.dep and modules.alias for modprobe, and load.list, late.list and
 // endpoint.list with what the agent loads at once, later, and for that mode, in
 // order, as paths below /lib/modules/RELEASE.
-func (t *moduleTree) moduleFiles(ctx context.Context) ([]File, error) {
+func (t *moduleTree) moduleFiles(ctx context.Context) ([]newc.File, error) {
 	first, err := t.pick(ctx, early)
 	if err != nil {
 		return nil, err
@@ -206,16 +208,16 @@ func (t *moduleTree) moduleFiles(ctx context.Context) ([]File, error) {
 	root := "/lib/modules/" + t.release
 	slices.SortFunc(all, func(a, b *module) int { return strings.Compare(a.path, b.path) })
 	dep, alias := t.indexes(all)
-	files := []File{
-		Regular("/lib/modules/load.list", 0o644, paths(first)),
-		Regular("/lib/modules/late.list", 0o644, paths(both[len(first):])),
-		Regular("/lib/modules/endpoint.list", 0o644, paths(three[len(both):])),
-		Regular(root+"/modules.dep", 0o644, dep),
-		Regular(root+"/modules.alias", 0o644, alias),
-		Regular(root+"/modules.builtin", 0o644, t.files["modules.builtin"]),
+	files := []newc.File{
+		newc.Regular("/lib/modules/load.list", 0o644, paths(first)),
+		newc.Regular("/lib/modules/late.list", 0o644, paths(both[len(first):])),
+		newc.Regular("/lib/modules/endpoint.list", 0o644, paths(three[len(both):])),
+		newc.Regular(root+"/modules.dep", 0o644, dep),
+		newc.Regular(root+"/modules.alias", 0o644, alias),
+		newc.Regular(root+"/modules.builtin", 0o644, t.files["modules.builtin"]),
 	}
 	for _, m := range all {
-		files = append(files, Regular(root+"/"+m.path, 0o644, m.data))
+		files = append(files, newc.Regular(root+"/"+m.path, 0o644, m.data))
 	}
 	return files, nil
 }

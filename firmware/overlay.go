@@ -7,6 +7,8 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+
+	"github.com/toe-project/toe/internal/newc"
 )
 
 // Overlay writes to dst the firmware's initramfs followed by an archive of
@@ -16,7 +18,7 @@ import (
 //
 // dst holds keys, so its mode is 0600. It is replaced atomically, and is left
 // as it was when anything fails.
-func Overlay(dst, firmwareInitrd string, files []File) error {
+func Overlay(dst, firmwareInitrd string, files []newc.File) error {
 	src, err := os.Open(firmwareInitrd)
 	if err != nil {
 		return fmt.Errorf("firmware's initramfs: %w", err)
@@ -27,23 +29,23 @@ func Overlay(dst, firmwareInitrd string, files []File) error {
 		if err != nil {
 			return err
 		}
-		if _, err := io.WriteString(w, padding(int(n%cpioAlign))); err != nil {
+		if err := newc.Pad(w, n); err != nil {
 			return err
 		}
-		return AppendCPIO(w, withParents(files))
+		return newc.Write(w, withParents(files))
 	})
 }
 
 // withParents puts the directories above a file before it, once each. To give
 // one another mode, list it before its first file.
-func withParents(files []File) []File {
+func withParents(files []newc.File) []newc.File {
 	known := map[string]bool{"/": true}
-	var all []File
+	var all []newc.File
 	for _, f := range files {
-		var above []File
+		var above []newc.File
 		for dir := path.Dir(f.Name); !known[dir] && path.IsAbs(dir); dir = path.Dir(dir) {
 			known[dir] = true
-			above = append(above, Dir(dir, 0o755))
+			above = append(above, newc.Dir(dir, 0o755))
 		}
 		slices.Reverse(above)
 		known[f.Name] = known[f.Name] || f.Mode.IsDir()

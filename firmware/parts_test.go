@@ -15,6 +15,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/toe-project/toe/internal/newc"
 )
 
 // tinyELF is an ELF file for amd64 with, at most, one interpreter and one
@@ -220,7 +222,7 @@ func testBase(t testing.TB) *base {
 	busybox := append(tinyELF(t, false, ""), "[\x00[[\x00ash\x00ip\x00modprobe\x00mount\x00ps\x00sh\x00vi\x00"...)
 	return &base{
 		kernel: []byte("kernel"), release: "6.12.9+deb13", busybox: busybox,
-		modules:  []File{Regular("/lib/modules/load.list", 0o644, nil)},
+		modules:  []newc.File{newc.Regular("/lib/modules/load.list", 0o644, nil)},
 		packages: []Package{{Name: "b"}, {Name: "a"}},
 	}
 }

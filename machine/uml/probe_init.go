@@ -4,20 +4,22 @@ import (
 	"bytes"
 	"encoding/binary"
 
-	"github.com/toe-project/toe/machine/internal/newc"
+	"github.com/toe-project/toe/internal/newc"
 )
 
 // probeWords is what the probe's program says.
 const probeWords = "toe-probe: a program ran"
 
-// probeInitrd is an initramfs (cpio, newc) of two entries: /dev/console, so
-// that the program has an output, and the program as /init.
+// probeInitrd is an initramfs of two entries: /dev/console, so that the program has an output,
+// and the program as /init.
 func probeInitrd() []byte {
-	var a newc.Archive
-	a.File("dev", 0o040755, nil)
-	a.Device("dev/console", 5, 1)
-	a.File("init", 0o100755, probeProgram())
-	return a.Bytes()
+	var b bytes.Buffer
+	_ = newc.Write(&b, []newc.File{ // a bytes.Buffer takes all
+		newc.Dir("/dev", 0o755),
+		newc.CharDevice("/dev/console", 0o600, 5, 1),
+		newc.Regular("/init", 0o755, probeProgram()),
+	})
+	return b.Bytes()
 }
 
 // probeProgram is an ELF64 program for amd64 of one segment:

@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/toe-project/toe/internal/newc"
 	"github.com/toe-project/toe/machine"
-	"github.com/toe-project/toe/machine/internal/newc"
 	"golang.org/x/sys/unix"
 )
 
@@ -32,12 +32,15 @@ func Initrd(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var a newc.Archive
-	a.File("dev", 0o040755, nil)
-	a.Device("dev/console", 5, 1)
-	a.File("init", 0o100755, data)
+	var archive bytes.Buffer
+	err = newc.Write(&archive, []newc.File{
+		newc.Dir("/dev", 0o755), newc.CharDevice("/dev/console", 0o600, 5, 1), newc.Regular("/init", 0o755, data),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 	path := filepath.Join(dir, "initrd")
-	if err := os.WriteFile(path, a.Bytes(), 0o600); err != nil {
+	if err := os.WriteFile(path, archive.Bytes(), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path

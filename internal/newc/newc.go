@@ -1,4 +1,6 @@
-package firmware
+// Package newc writes cpio archives in the newc format, which is what the kernel unpacks as an
+// initramfs: Documentation/driver-api/early-userspace/buffer-format.rst.
+package newc
 
 import (
 	"fmt"
@@ -8,27 +10,29 @@ import (
 	"strings"
 )
 
-// File is one entry of a cpio archive. Owner is root, the time 1970.
+// File is one entry of an archive. Its owner is root and its time 1970.
 type File struct {
-	Name string      // absolute path on the card, clean
+	Name string      // absolute path after unpacking, clean
 	Mode fs.FileMode // type and permissions
-	Data []byte      // contents, or where a symbolic link points
+	Data []byte      // contents, or the target of a symbolic link
 	Dev  [2]uint32   // major and minor number of a device
 }
 
-// Numbers of the newc format, see the kernel's
-// Documentation/driver-api/early-userspace/buffer-format.rst.
+// Align is the alignment of headers, contents and archives, in bytes.
+const Align = 4
+
 const (
-	cpioMagic   = "070701"
-	cpioTrailer = "TRAILER!!!"
-	cpioAlign   = 4 // bytes, of headers and contents
+	magic   = "070701"
+	trailer = "TRAILER!!!"
+	maxData = 1 << 30 // bytes of one file; the format has 32 bits
 
 	sIFDIR, sIFREG, sIFLNK, sIFCHR = 0o040000, 0o100000, 0o120000, 0o020000
 )
 
-// AppendCPIO writes files as one newc archive with its trailer, padded so
-// that another archive may follow. w must stand at a multiple of 4 bytes.
-func AppendCPIO(w io.Writer, files []File) error {
+// Write writes files as one archive with its trailer, padded so that another archive may follow.
+// w must stand at a multiple of Align. A file with a name that is not absolute and clean, more
+// than 1 GiB, or a type that the format or the kernel does not know is an error.
+func Write(w io.Writer, files []File) error {
 	for i, f := range files {
 		if err := f.check(); err != nil {
 			return err
@@ -38,21 +42,20 @@ func AppendCPIO(w io.Writer, files []File) error {
 		if f.Mode.IsDir() {
 			nlink = 2
 		}
-		err := writeEntry(w, f.archiveName(), f.Data,
-			uint32(i+1), mode, uint32(nlink), f.Dev)
+		err := writeEntry(w, f.archiveName(), f.Data, uint32(i+1), mode, uint32(nlink), f.Dev)
 		if err != nil {
 			return fmt.Errorf("cpio entry %s: %w", f.Name, err)
 		}
 	}
-	return writeEntry(w, cpioTrailer, nil, 0, 0, 1, [2]uint32{})
+	return writeEntry(w, trailer, nil, 0, 0, 1, [2]uint32{})
 }
 
 func (f File) check() error {
 	if !path.IsAbs(f.Name) || path.Clean(f.Name) != f.Name || strings.ContainsRune(f.Name, 0) {
-		return fmt.Errorf("cpio entry %q: the name must be a clean absolute path", f.Name)
+		return fmt.Errorf("cpio entry %q: want a clean absolute path", f.Name)
 	}
-	if int64(len(f.Data)) > maxMember {
-		return fmt.Errorf("cpio entry %s: %d bytes, at most %d", f.Name, len(f.Data), maxMember)
+	if int64(len(f.Data)) > maxData {
+		return fmt.Errorf("cpio entry %s: %d bytes, want at most %d", f.Name, len(f.Data), maxData)
 	}
 	_, err := f.unixMode()
 	return err
@@ -81,7 +84,7 @@ func (f File) unixMode() (uint32, error) {
 	case fs.ModeDevice | fs.ModeCharDevice:
 		return mode | sIFCHR, nil
 	}
-	return 0, fmt.Errorf("cpio entry %s: %v is neither file, directory, symbolic link nor character device", f.Name, f.Mode.Type())
+	return 0, fmt.Errorf("cpio entry %s: type %v, want a file, directory, symbolic link or character device", f.Name, f.Mode.Type())
 }
 
 // writeEntry writes
@@ -91,34 +94,41 @@ func (f File) unixMode() (uint32, error) {
 //	name NUL, padding to 4 bytes, contents, padding to 4 bytes
 func writeEntry(w io.Writer, name string, data []byte, ino, mode, nlink uint32, dev [2]uint32) error {
 	head := fmt.Sprintf("%s%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%s\x00",
-		cpioMagic, ino, mode, 0, 0, nlink, 0, len(data), 0, 0, dev[0], dev[1], len(name)+1, 0, name)
-	if _, err := io.WriteString(w, head+padding(len(head))); err != nil {
+		magic, ino, mode, 0, 0, nlink, 0, len(data), 0, 0, dev[0], dev[1], len(name)+1, 0, name)
+	if _, err := io.WriteString(w, head); err != nil {
+		return err
+	}
+	if err := Pad(w, int64(len(head))); err != nil {
 		return err
 	}
 	if _, err := w.Write(data); err != nil {
 		return err
 	}
-	_, err := io.WriteString(w, padding(len(data)))
+	return Pad(w, int64(len(data)))
+}
+
+// Pad writes the zeros that bring a writer from byte n to a multiple of Align.
+func Pad(w io.Writer, n int64) error {
+	_, err := w.Write(make([]byte, (Align-n%Align)%Align))
 	return err
 }
 
-func padding(n int) string {
-	return strings.Repeat("\x00", (cpioAlign-n%cpioAlign)%cpioAlign)
-}
-
-// Dir, Regular, Link and CharDevice make the entries of an archive.
+// Dir returns the entry of a directory.
 func Dir(name string, perm fs.FileMode) File {
 	return File{Name: name, Mode: fs.ModeDir | perm}
 }
 
+// Regular returns the entry of a regular file.
 func Regular(name string, perm fs.FileMode, data []byte) File {
 	return File{Name: name, Mode: perm, Data: data}
 }
 
+// Link returns the entry of a symbolic link.
 func Link(name, target string) File {
 	return File{Name: name, Mode: fs.ModeSymlink | 0o777, Data: []byte(target)}
 }
 
+// CharDevice returns the entry of a character device.
 func CharDevice(name string, perm fs.FileMode, major, minor uint32) File {
 	return File{Name: name, Mode: fs.ModeDevice | fs.ModeCharDevice | perm, Dev: [2]uint32{major, minor}}
 }

@@ -11,12 +11,15 @@ import (
 	"testing"
 
 	"github.com/cavaliergopher/cpio"
+
+	"github.com/toe-project/toe/internal/newc"
 )
 
 // unpackArchives reads archives that follow each other, as the kernel does:
 // each must begin at a multiple of four bytes.
 func unpackArchives(t *testing.T, b []byte) (names []string, data map[string]string) {
 	t.Helper()
+	const trailer = "TRAILER!!!"
 	data = map[string]string{}
 	for at := 0; at < len(b); {
 		for at < len(b) && b[at] == 0 {
@@ -25,7 +28,7 @@ func unpackArchives(t *testing.T, b []byte) (names []string, data map[string]str
 		if at == len(b) {
 			break
 		}
-		if at%cpioAlign != 0 {
+		if at%newc.Align != 0 {
 			t.Fatalf("an archive begins at byte %d", at)
 		}
 		rd := bytes.NewReader(b[at:])
@@ -45,58 +48,10 @@ func unpackArchives(t *testing.T, b []byte) (names []string, data map[string]str
 			names = append(names, hdr.Name)
 			data[hdr.Name] = string(body) + hdr.Linkname
 		}
-		end := bytes.Index(b[at:], []byte(cpioTrailer))
-		at += end + len(cpioTrailer)
+		end := bytes.Index(b[at:], []byte(trailer))
+		at += end + len(trailer)
 	}
 	return names, data
-}
-
-func TestCPIOBytes(t *testing.T) {
-	var out bytes.Buffer
-	if err := AppendCPIO(&out, []File{Regular("/a", 0o644, []byte("hello"))}); err != nil {
-		t.Fatal(err)
-	}
-	want := "070701" + "00000001" + "000081A4" + "00000000" + "00000000" + "00000001" + "00000000" +
-		"00000005" + "00000000" + "00000000" + "00000000" + "00000000" + "00000002" + "00000000" +
-		"a\x00" + "hello\x00\x00\x00" +
-		"070701" + "00000000" + "00000000" + "00000000" + "00000000" + "00000001" + "00000000" +
-		"00000000" + "00000000" + "00000000" + "00000000" + "00000000" + "0000000B" + "00000000" +
-		"TRAILER!!!\x00\x00\x00\x00"
-	if out.String() != want {
-		t.Errorf("got\n%q, want\n%q", out.String(), want)
-	}
-}
-
-func TestCPIOTypes(t *testing.T) {
-	var out bytes.Buffer
-	err := AppendCPIO(&out, []File{
-		Dir("/", 0o755), Dir("/tmp", 0o777|fs.ModeSticky), Link("/sbin", "bin"),
-		CharDevice("/null", 0o666, 1, 3), Regular("/empty", 0o600, nil),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, want := range []string{"000041ED", "000043FF", "0000A1FF", "000021B6", "0000000100000003", "00008180"} {
-		if !strings.Contains(out.String(), want) {
-			t.Errorf("no %s in the archive", want)
-		}
-	}
-	names, data := unpackArchives(t, out.Bytes())
-	if got := strings.Join(names, " "); got != ". tmp sbin null empty" || data["sbin"] != "bin" {
-		t.Errorf("names %q, sbin → %q", got, data["sbin"])
-	}
-}
-
-func TestCPIORefuses(t *testing.T) {
-	for _, f := range []File{
-		Regular("relative", 0o644, nil), Regular("/a/../b", 0o644, nil), Regular("", 0o644, nil),
-		Regular("/a/", 0o644, nil), Regular("/nul\x00", 0o644, nil),
-		{Name: "/sock", Mode: fs.ModeSocket},
-	} {
-		if err := AppendCPIO(io.Discard, []File{f}); err == nil {
-			t.Errorf("%q with mode %v was taken", f.Name, f.Mode)
-		}
-	}
 }
 
 func TestOverlay(t *testing.T) {
@@ -104,7 +59,7 @@ func TestOverlay(t *testing.T) {
 		dir := t.TempDir()
 		base, dst := filepath.Join(dir, "initramfs"), filepath.Join(dir, "initrd")
 		var firmware bytes.Buffer
-		if err := AppendCPIO(&firmware, []File{Regular("/init", 0o755, []byte("x"))}); err != nil {
+		if err := newc.Write(&firmware, []newc.File{newc.Regular("/init", 0o755, []byte("x"))}); err != nil {
 			t.Fatal(err)
 		}
 		firmware.Write(make([]byte, pad))
@@ -114,10 +69,10 @@ func TestOverlay(t *testing.T) {
 		if err := os.WriteFile(dst, []byte("old"), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		err := Overlay(dst, base, []File{
-			Dir("/etc/toe/keys", 0o700),
-			Regular("/etc/toe/keys/server.key", 0o600, []byte("secret")),
-			Regular("/etc/toe/card.json", 0o600, []byte("{}")),
+		err := Overlay(dst, base, []newc.File{
+			newc.Dir("/etc/toe/keys", 0o700),
+			newc.Regular("/etc/toe/keys/server.key", 0o600, []byte("secret")),
+			newc.Regular("/etc/toe/card.json", 0o600, []byte("{}")),
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -147,7 +102,7 @@ func TestOverlayFailureLeavesTheOldFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := Overlay(dst, base, []File{Regular("no-path", 0o600, nil)}); err == nil {
+	if err := Overlay(dst, base, []newc.File{newc.Regular("no-path", 0o600, nil)}); err == nil {
 		t.Fatal("a relative name was taken")
 	}
 	if err := Overlay(dst, base+"-missing", nil); !errors.Is(err, fs.ErrNotExist) {
