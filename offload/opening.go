@@ -19,7 +19,8 @@ const acceptLimit = 10 * time.Second
 type opening struct {
 	t         *tcp
 	pair      pair
-	seq       uint32 // of the first segment
+	seq       uint32 // of the newest SYN
+	class     uint8  // of the newest SYN
 	fd        int    // towards the wire
 	held      uint32
 	holds     bool
@@ -38,7 +39,7 @@ func (t *tcp) ask(p heldPacket) {
 		return
 	}
 	if o := t.opening[s.pair]; o != nil {
-		o.again(p.id)
+		o.repeated(s, p.id)
 		return
 	}
 	if first, ok := t.fresh[s.pair]; ok && first == s.seq {
@@ -66,12 +67,16 @@ func (t *tcp) allAnswered() bool {
 }
 
 func (t *tcp) begin(s segment, held uint32) {
-	o := &opening{t: t, pair: s.pair, seq: s.seq, fd: -1, held: held, holds: true}
+	o := &opening{t: t, pair: s.pair, seq: s.seq, class: s.class, fd: -1, held: held, holds: true}
 	var source netip.AddrPort
 	if t.conf.Preserve {
 		source = s.from
 	}
-	fd, err := dial(source, s.to, class(s)...)
+	var options []option
+	if s.class != 0 {
+		options = classOptions(s)
+	}
+	fd, err := dial(source, s.to, options...)
 	if err != nil {
 		o.answer(err)
 		return
@@ -93,24 +98,28 @@ func (t *tcp) begin(s segment, held uint32) {
 	}
 }
 
-// class gives the wire's packets the class of the host's.
-func class(s segment) []option {
-	switch {
-	case s.class == 0:
-		return nil
-	case s.to.Addr().Is4():
+// classOptions give the connection on the wire the class of the host's.
+func classOptions(s segment) []option {
+	if s.to.Addr().Is4() {
 		return []option{{unix.SOL_IP, unix.IP_TOS, int(s.class)}}
 	}
 	return []option{{unix.SOL_IPV6, unix.IPV6_TCLASS, int(s.class)}}
 }
 
-// again is a first segment that was sent another time. The newer one is the
-// better one to hold.
-func (o *opening) again(id uint32) {
+// repeated replaces the held SYN by a newer one. A host that gave up and tries
+// again from the same port sends a new sequence number, and maybe another class:
+// what is remembered of the connection is what the newest SYN says.
+func (o *opening) repeated(s segment, id uint32) {
 	if o.holds {
 		o.t.queue.discard(o.held)
 	}
-	o.held, o.holds = id, true
+	if s.class != o.class {
+		o.class = s.class
+		for _, c := range classOptions(s) { // best effort, as without the card
+			_ = unix.SetsockoptInt(o.fd, c.level, c.name, c.value)
+		}
+	}
+	o.seq, o.held, o.holds = s.seq, id, true
 	if o.connected {
 		o.pass(markOpen)
 	}
@@ -213,9 +222,15 @@ func (t *tcp) accepted(fd int, peer netip.AddrPort) {
 		return
 	}
 	o.leave()
+	t.remember(o)
+	t.count.Opened++
+	t.join(fd, o.fd, o.broken)
+}
+
+// remember keeps the sequence number of an accepted connection's SYN until the
+// queue is empty.
+func (t *tcp) remember(o *opening) {
 	if len(t.fresh) < t.maxFlows { // the queue may not be empty for long
 		t.fresh[o.pair] = o.seq
 	}
-	t.count.Opened++
-	t.join(fd, o.fd, o.broken)
 }

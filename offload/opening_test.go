@@ -191,6 +191,39 @@ func TestSameSegmentAgain(t *testing.T) {
 	}
 }
 
+// TestNewerSegmentIsTheOneRemembered: a host that gives up and asks again from
+// the same port sends a SYN with another sequence number. A late repeat of that
+// one must not open a second connection to the remote.
+func TestNewerSegmentIsTheOneRemembered(t *testing.T) {
+	all := askedOf(t)
+	l, to := remote(t)
+	renewed := func(id uint32) heldPacket {
+		p := firstSegment(id, 1, to)
+		binary.BigEndian.PutUint32(p.head[28:], 0xfeedf00d)
+		p.head[1] = 0xb8
+		return p
+	}
+	all.ask(firstSegment(1, 1, to))
+	all.ask(renewed(2))
+	far, err := l.AcceptTCP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	o := all.only()
+	if c, err := unix.GetsockoptInt(o.fd, unix.SOL_IP, unix.IP_TOS); c != 0xb8 || err != nil {
+		t.Errorf("class %#x on the wire, %v; want that of the newer SYN", c, err)
+	}
+	o.ready(unix.EPOLLOUT)
+	o.leave()
+	all.remember(o)
+	all.ask(renewed(3))
+	if verdict, id, _ := all.queue.said(); verdict != 0 || id != 3 || len(all.opening) != 0 {
+		t.Errorf("verdict %d on packet %d, %d being opened; want the repeat discarded", verdict, id, len(all.opening))
+	}
+	all.loop.drop(o.fd)
+}
+
 // TestHostGoesAway: a host that asks, and then does not take the answer, costs
 // the remote a connection for acceptLimit.
 func TestHostGoesAway(t *testing.T) {
