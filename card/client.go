@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/toe-project/toe/internal/atomicfile"
+	"github.com/toe-project/toe/internal/flock"
 	"github.com/toe-project/toe/internal/tail"
 )
 
@@ -70,7 +72,7 @@ func (cl *Client) call(ctx context.Context, method, path string, body []byte, in
 	defer cancel()
 	resp, err := cl.send(ctx, method, path, body)
 	if errors.Is(err, context.DeadlineExceeded) {
-		pid, _, _ := holder(cl.card.Paths.Lock())
+		pid, _, _ := flock.Owner(cl.card.Paths.Lock())
 		return fmt.Errorf("card %s: its supervisor (pid %d) does not answer: %w; after `kill -9 %d`, `toe down %s` cleans up",
 			cl.card.Name, pid, err, pid, cl.card.Name)
 	}
@@ -150,7 +152,7 @@ func (cl *Client) Down(ctx context.Context) error {
 // AwaitEnd waits until no supervisor holds the card.
 func (c *Card) AwaitEnd(ctx context.Context) error {
 	for {
-		pid, held, err := holder(c.Paths.Lock())
+		pid, held, err := flock.Owner(c.Paths.Lock())
 		if err != nil || !held {
 			return err
 		}
@@ -255,7 +257,7 @@ func (c *Card) Status(ctx context.Context) (Status, error) {
 // offline is the status of a card whose supervisor does not answer.
 func (c *Card) offline() (Status, error) {
 	st := c.empty()
-	pid, held, err := holder(c.Paths.Lock())
+	pid, held, err := flock.Owner(c.Paths.Lock())
 	if err != nil {
 		return st, err
 	}
@@ -265,7 +267,7 @@ func (c *Card) offline() (Status, error) {
 		return st, nil
 	}
 	var l last
-	if err := readJSON(c.Paths.Last(), &l); err != nil {
+	if err := atomicfile.ReadJSON(c.Paths.Last(), &l); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = nil
 		}

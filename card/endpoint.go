@@ -3,6 +3,8 @@ package card
 import (
 	"context"
 	"time"
+
+	"github.com/toe-project/toe/internal/atomicfile"
 )
 
 // steerLimit is how long a change of the host's routes may take.
@@ -68,7 +70,7 @@ func (s *Spec) publishesHost() bool {
 // with its supervisor. A kernel that cannot is no reason not to clean up.
 func (c *Card) abortLeft() {
 	var l Links
-	if c.Spec.endpoint() && readJSON(c.Paths.Links(), &l) == nil && l.Link != nil {
+	if c.Spec.endpoint() && atomicfile.ReadJSON(c.Paths.Links(), &l) == nil && l.Link != nil {
 		_ = abortConnections(*l.Link)
 	}
 }

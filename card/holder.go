@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/internal/child"
 	"github.com/toe-project/toe/internal/fds"
 	"github.com/toe-project/toe/internal/sandbox"
 	"github.com/toe-project/toe/link/tun"
@@ -102,7 +103,7 @@ func (h *Host) startHolder() (*nsHolder, error) {
 	n.cmd.ExtraFiles = []*os.File{theirs}
 	n.cmd.Stderr = os.Stderr
 	n.cmd.SysProcAttr = holderAttr()
-	if err := startChild(n.cmd); err != nil {
+	if err := child.Start(n.cmd); err != nil {
 		n.orders.Close()
 		return nil, namespaceProblem(err)
 	}

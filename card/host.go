@@ -13,6 +13,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/internal/flock"
 	"github.com/toe-project/toe/link/tun"
 )
 
@@ -35,11 +36,11 @@ const maxLinks = 1000
 func (h *Host) Link(_ context.Context, want LinkWant) (*Attachment, error) {
 	// One at a time, or two cards that start together would both find the
 	// same name free and be put on one interface.
-	l, err := waitLock(filepath.Join(h.card.dirs.State, ".lock"))
+	l, err := flock.Wait(filepath.Join(h.card.dirs.State, ".lock"))
 	if err != nil {
 		return nil, err
 	}
-	defer l.release()
+	defer l.Release()
 	name, err := pickInterface(want)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+
+	"github.com/toe-project/toe/internal/atomicfile"
 )
 
 const resolvConf = "/etc/resolv.conf"
@@ -49,7 +51,7 @@ func saveFile(path string, ours []byte) (*SavedFile, error) {
 
 // replaceWith puts ours in the place of what was saved.
 func (s *SavedFile) replaceWith() error {
-	if err := replaceFile(s.Path, s.Ours, 0o644); err == nil || s.Link != "" {
+	if err := atomicfile.Write(s.Path, s.Ours, 0o644); err == nil || s.Link != "" {
 		return err // written through a link, it would be some other file
 	}
 	// A file that is a mount of its own, as in containers, cannot be renamed over.
@@ -75,7 +77,7 @@ func restoreFile(s *SavedFile) error {
 	case s.Link != "":
 		return restoreLink(s)
 	}
-	if err := replaceFile(s.Path, s.Data, fs.FileMode(s.Mode)); err == nil {
+	if err := atomicfile.Write(s.Path, s.Data, fs.FileMode(s.Mode)); err == nil {
 		return nil
 	}
 	return os.WriteFile(s.Path, s.Data, fs.FileMode(s.Mode))

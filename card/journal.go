@@ -6,6 +6,8 @@ import (
 	"os"
 	"slices"
 	"sync"
+
+	"github.com/toe-project/toe/internal/atomicfile"
 )
 
 // Journal is what this card changed on its host and has to put back. Each
@@ -36,14 +38,14 @@ type SavedFile struct {
 
 func (c *Card) loadJournal() (Journal, error) {
 	var j Journal
-	err := readJSON(c.Paths.Journal(), &j)
+	err := atomicfile.ReadJSON(c.Paths.Journal(), &j)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
 	return j, err
 }
 
-func (c *Card) saveJournal(j Journal) error { return writeJSON(c.Paths.Journal(), j) }
+func (c *Card) saveJournal(j Journal) error { return atomicfile.WriteJSON(c.Paths.Journal(), j) }
 
 // noting is held while a journal is read and written again: ports are opened
 // at the same time, and no entry of theirs may get lost.
@@ -77,8 +79,8 @@ func (c *Card) Clean() error {
 	if err != nil {
 		return err
 	}
-	removeUnfinished(c.Paths.State)
-	removeUnfinished(c.Paths.Keys())
+	atomicfile.Sweep(c.Paths.State)
+	atomicfile.Sweep(c.Paths.Keys())
 	errs := []error{removeInterfaces(j.Interfaces), removeReturnRules(j.ReturnRules), restoreFile(j.ResolvConf)}
 	if err := errors.Join(errs...); err != nil {
 		return err // the journal stays, for the next try

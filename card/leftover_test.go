@@ -12,36 +12,6 @@ import (
 	"time"
 )
 
-// What a killed writer left goes; what is being written stays.
-func TestUnfinishedFilesGo(t *testing.T) {
-	c := testCard(t, "")
-	old := time.Now().Add(-2 * unfinishedFor)
-	for _, dir := range []string{c.Paths.State, c.Paths.Keys()} {
-		for _, name := range []string{unfinished + "old", unfinished + "young"} {
-			if err := os.WriteFile(filepath.Join(dir, name), nil, 0o600); err != nil {
-				t.Fatal(err)
-			}
-		}
-		for _, name := range []string{unfinished + "old", "."} {
-			if err := os.Chtimes(filepath.Join(dir, name), old, old); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	if err := c.Clean(); err != nil {
-		t.Fatal(err)
-	}
-	for _, dir := range []string{c.Paths.State, c.Paths.Keys()} {
-		left, _ := filepath.Glob(filepath.Join(dir, unfinished+"*"))
-		if len(left) != 1 || !strings.HasSuffix(left[0], "young") {
-			t.Errorf("left in %s: %q; want the young one", dir, left)
-		}
-	}
-	if _, err := c.dirs.Open(c.Name); err != nil {
-		t.Errorf("the card: %v", err)
-	}
-}
-
 func TestAbandoned(t *testing.T) {
 	gone := exec.Command("true")
 	if err := gone.Run(); err != nil {

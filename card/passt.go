@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/internal/child"
 	"github.com/toe-project/toe/link"
 )
 
@@ -245,7 +246,7 @@ func (r *passtRun) run(via4, via6 string) error {
 	if err != nil {
 		return err
 	}
-	if err := startChild(cmd); err != nil {
+	if err := child.Start(cmd); err != nil {
 		return fmt.Errorf("passt: %w", err)
 	}
 	r.theirs.Close() // the pump must notice when passt is gone

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/toe-project/toe/control"
+	"github.com/toe-project/toe/internal/atomicfile"
 	"github.com/toe-project/toe/machine"
 )
 
@@ -274,7 +275,7 @@ func (s *Supervisor) rememberInterface() error {
 		return nil
 	}
 	s.given.Interface = s.links[0].Att.Interface
-	return writeJSON(s.card.Paths.Links(), s.given)
+	return atomicfile.WriteJSON(s.card.Paths.Links(), s.given)
 }
 
 // spec is what the machine is told at each of its starts.

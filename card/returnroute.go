@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/flock"
 )
 
 // A service on the host that the card publishes sees its clients' own
@@ -47,11 +49,11 @@ func (r ReturnRule) rule() *netlink.Rule {
 // and returns what undoes that.
 func (h *Host) ReturnRoute(iface string, a LinkAddrs) (undo func() error, err error) {
 	// One at a time, or two cards would find the same table free.
-	lock, err := waitLock(filepath.Join(h.card.dirs.State, ".lock"))
+	lock, err := flock.Wait(filepath.Join(h.card.dirs.State, ".lock"))
 	if err != nil {
 		return nil, err
 	}
-	defer lock.release()
+	defer lock.Release()
 	l, err := netlink.LinkByName(iface)
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", iface, err)

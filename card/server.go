@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/toe-project/toe/control/cardpb"
+	"github.com/toe-project/toe/internal/atomicfile"
 )
 
 // server answers on supervisor.sock: HTTP, JSON. Only the owner of the
@@ -264,7 +265,7 @@ func (s *Supervisor) serveExec(w http.ResponseWriter, _ *http.Request) {
 		}
 		file := filepath.Join(s.card.Paths.Runtime, "exec-resolv.conf")
 		// Replaced, not written: it lies over /etc/resolv.conf of whoever is in there.
-		if err := replaceFile(file, resolvText(d.addrs.CardAddrs(), search), 0o644); err != nil {
+		if err := atomicfile.Write(file, resolvText(d.addrs.CardAddrs(), search), 0o644); err != nil {
 			refuse(w, http.StatusInternalServerError, err)
 			return
 		}

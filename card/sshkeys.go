@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/toe-project/toe/internal/atomicfile"
 )
 
 func checkAuthorizedKey(line string) error {
@@ -60,10 +62,10 @@ func makeLoginKey(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := replaceFile(filepath.Join(dir, loginKey), pem.EncodeToMemory(block), 0o600); err != nil {
+	if err := atomicfile.Write(filepath.Join(dir, loginKey), pem.EncodeToMemory(block), 0o600); err != nil {
 		return err
 	}
-	return replaceFile(filepath.Join(dir, loginKey+".pub"), ssh.MarshalAuthorizedKey(sshPub), 0o600)
+	return atomicfile.Write(filepath.Join(dir, loginKey+".pub"), ssh.MarshalAuthorizedKey(sshPub), 0o600)
 }
 
 // LoginKey is the private key of `toe ssh`, and HostKey what the card answers with.

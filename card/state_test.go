@@ -1,8 +1,6 @@
 package card
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -12,12 +10,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"golang.org/x/crypto/ssh"
-
-	"github.com/toe-project/toe/machine"
-	"github.com/toe-project/toe/machine/fake"
 )
 
 func discard() *log.Logger { return log.New(io.Discard, "", 0) }
@@ -161,37 +155,6 @@ func TestLinksOfOneCardShareNoAddress(t *testing.T) {
 	if after.Link.IPv4 != before.Exec.IPv4 || after.Exec.IPv4.Overlaps(after.Link.IPv4) {
 		t.Errorf("link %v, exec %v", after.Link, after.Exec)
 	}
-}
-
-// A probe that found something is not made again; one that ran out of time is.
-func TestProbesAreRemembered(t *testing.T) {
-	m := &countedMachine{}
-	k := Kinds{Machines: []machine.Machine{m}, Cache: t.TempDir(), Depends: func(machine.Kind) []string { return nil }}
-	for _, c := range []struct {
-		err    error
-		probes int
-	}{
-		{fmt.Errorf("first program: %w", context.DeadlineExceeded), 1},
-		{fmt.Errorf("first program: %w", context.DeadlineExceeded), 2},
-		{errFault, 3},
-		{nil, 3}, // it stays as it was found
-	} {
-		m.ProbeErr = c.err
-		_, _, err := k.Choose(t.Context(), "auto")
-		if err == nil || m.probes != c.probes {
-			t.Errorf("with %v: %v after %d probes, want %d", c.err, err, m.probes, c.probes)
-		}
-	}
-}
-
-type countedMachine struct {
-	fake.Machine
-	probes int
-}
-
-func (m *countedMachine) Probe(ctx context.Context) (string, error) {
-	m.probes++
-	return m.Machine.Probe(ctx)
 }
 
 func TestCardsOfOneHostShareNoAddress(t *testing.T) {
@@ -339,78 +302,6 @@ func checkRestored(t *testing.T, kind, path string) {
 		kind == "link" && target != "elsewhere",
 		kind == "absent" && err == nil:
 		t.Errorf("afterwards: %q, link %q, %v", data, target, err)
-	}
-}
-
-func TestReplaceFileLeavesNoHalfFile(t *testing.T) {
-	dir := t.TempDir()
-	path := filepath.Join(dir, "f")
-	for _, text := range []string{"one", "two"} {
-		if err := replaceFile(path, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if got, _ := os.ReadFile(path); string(got) != text {
-			t.Errorf("%q, want %q", got, text)
-		}
-	}
-	if err := replaceFile(filepath.Join(dir, "no", "f"), nil, 0o600); err == nil {
-		t.Error("no error for a folder that is not there")
-	}
-	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
-		t.Errorf("left over: %v", entries)
-	}
-}
-
-// Looking at a lock takes it for an instant, which must not keep a card from
-// starting; and a lock on a file that was removed is none.
-func TestLock(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "supervisor.pid")
-	stop, looked := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(looked)
-		for {
-			select {
-			case <-stop:
-				return
-			default:
-				_, _, _ = holder(path)
-			}
-		}
-	}()
-	for i := range 300 {
-		l, err := tryLock(path)
-		if err != nil {
-			t.Fatalf("try %d beside somebody who looks: %v", i, err)
-		}
-		l.release()
-	}
-	close(stop)
-	<-looked
-	first, err := tryLock(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tryLock(path); !errors.Is(err, ErrRunning) {
-		t.Errorf("a second one: %v, want ErrRunning", err)
-	}
-	waiter := make(chan *lock)
-	go func() {
-		l, err := tryLock(path)
-		if err != nil {
-			t.Error(err)
-		}
-		waiter <- l
-	}()
-	time.Sleep(20 * time.Millisecond)
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	first.release()
-	if second := <-waiter; second != nil {
-		defer second.release()
-	}
-	if _, held, err := holder(path); err != nil || !held {
-		t.Errorf("held %t, %v: the second lock is on a file that is gone", held, err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/toe-project/toe/internal/atomicfile"
 	"github.com/toe-project/toe/link"
 )
 
@@ -122,7 +123,7 @@ func (c *Card) empty() Status {
 	st.Firmware.Edition = c.Spec.Firmware.Edition
 	st.Link = LinkStatus{Interface: c.Spec.Link.Interface, MTU: linkMTU, Host: []netip.Addr{}, Card: []netip.Addr{}, Queues: []link.QueueStats{}}
 	var l Links
-	known := readJSON(c.Paths.Links(), &l) == nil
+	known := atomicfile.ReadJSON(c.Paths.Links(), &l) == nil
 	st.Offload = c.Spec.offloadStatus(l)
 	if known {
 		st.Link.Interface = orString(l.Interface, st.Link.Interface)

@@ -18,7 +18,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/control"
+	"github.com/toe-project/toe/internal/atomicfile"
+	"github.com/toe-project/toe/internal/flock"
 )
+
+// ErrRunning: the card has a supervisor. Talk to it, or take the card down.
+var ErrRunning = errors.New("the card is running")
 
 // ErrNoCard: there is no card of that name. `toe up NAME` makes one.
 var ErrNoCard = errors.New("no such card")
@@ -70,11 +75,11 @@ func (d Dirs) Create(spec Spec, home string) (*Card, error) {
 		return nil, err
 	}
 	// Two who make the same card at once must not mix their keys.
-	all, err := waitLock(filepath.Join(d.State, ".lock"))
+	all, err := flock.Wait(filepath.Join(d.State, ".lock"))
 	if err != nil {
 		return nil, err
 	}
-	defer all.release()
+	defer all.Release()
 	if err := privateDir(c.Paths.State); err != nil {
 		return nil, err
 	}
@@ -93,17 +98,17 @@ func (c *Card) saveSpec() error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(c.Paths.Spec(), data, 0o600)
+	return atomicfile.Write(c.Paths.Spec(), data, 0o600)
 }
 
 // ensureKeys is for a card that somebody has made by hand, of a card.yaml and
 // nothing else.
 func (c *Card) ensureKeys() error {
-	all, err := waitLock(filepath.Join(c.dirs.State, ".lock"))
+	all, err := flock.Wait(filepath.Join(c.dirs.State, ".lock"))
 	if err != nil {
 		return err
 	}
-	defer all.release()
+	defer all.Release()
 	return c.makeKeys()
 }
 
@@ -151,13 +156,13 @@ func (d Dirs) List() ([]string, error) {
 func (c *Card) Remove() error {
 	l, err := c.lock()
 	if errors.Is(err, ErrRunning) {
-		pid, _, _ := holder(c.Paths.Lock())
+		pid, _, _ := flock.Owner(c.Paths.Lock())
 		return fmt.Errorf("card %s: %w (supervisor %d); `toe down %s` first", c.Name, err, pid, c.Name)
 	}
 	if err != nil {
 		return fmt.Errorf("card %s: %w", c.Name, err)
 	}
-	defer l.release()
+	defer l.Release()
 	if err := c.Clean(); err != nil {
 		return err
 	}
@@ -170,10 +175,13 @@ func (c *Card) Remove() error {
 }
 
 // lock takes the card's lock, in a runtime folder made for that.
-func (c *Card) lock() (l *lock, err error) {
-	for range 3 { // somebody else who removes the card takes the folder away
+func (c *Card) lock() (l *flock.Lock, err error) {
+	for range 3 { // another process that removes the card takes the folder away
 		if err = c.Paths.MakeRuntime(); err == nil {
-			l, err = tryLock(c.Paths.Lock())
+			l, err = flock.Try(c.Paths.Lock())
+		}
+		if errors.Is(err, flock.ErrHeld) {
+			return nil, ErrRunning
 		}
 		if !errors.Is(err, fs.ErrNotExist) {
 			return l, err
@@ -195,13 +203,13 @@ func privileged() bool { return os.Geteuid() == 0 }
 // reserve gives the card its links' addresses, keeping those it has where
 // nobody else took them meanwhile.
 func (c *Card) reserve() (Links, error) {
-	all, err := waitLock(filepath.Join(c.dirs.State, ".lock"))
+	all, err := flock.Wait(filepath.Join(c.dirs.State, ".lock"))
 	if err != nil {
 		return Links{}, err
 	}
-	defer all.release()
+	defer all.Release()
 	var had Links
-	if err := readJSON(c.Paths.Links(), &had); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := atomicfile.ReadJSON(c.Paths.Links(), &had); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Links{}, err
 	}
 	others, err := c.othersPrefixes()
@@ -215,7 +223,7 @@ func (c *Card) reserve() (Links, error) {
 	if reflect.DeepEqual(got, had) {
 		return got, nil
 	}
-	return got, writeJSON(c.Paths.Links(), got)
+	return got, atomicfile.WriteJSON(c.Paths.Links(), got)
 }
 
 func (c *Card) chooseLinks(had Links, others []usedPrefix) (Links, error) {
@@ -277,7 +285,7 @@ func (c *Card) Replace(spec Spec) error {
 	if len(live)+len(restart) == 0 {
 		return nil
 	}
-	_, held, err := holder(c.Paths.Lock())
+	_, held, err := flock.Owner(c.Paths.Lock())
 	if err != nil {
 		return err
 	}
@@ -295,15 +303,15 @@ func (c *Card) CleanDead() error {
 	if err != nil {
 		return fmt.Errorf("card %s: %w", c.Name, err)
 	}
-	defer l.release()
+	defer l.Release()
 	if err := c.Clean(); err != nil {
 		return err
 	}
 	var had last
-	if readJSON(c.Paths.Last(), &had) == nil && had.State == running {
+	if atomicfile.ReadJSON(c.Paths.Last(), &had) == nil && had.State == running {
 		had.State = Stopped
 		had.History = append(had.History, Event{time.Now(), fmt.Sprintf("supervisor %d was killed; cleaned up after it", had.PID)})
-		return writeJSON(c.Paths.Last(), had)
+		return atomicfile.WriteJSON(c.Paths.Last(), had)
 	}
 	return nil
 }
@@ -320,7 +328,7 @@ func (c *Card) Fill(spec Spec) Spec {
 
 // Running says whether the card has a supervisor.
 func (c *Card) Running() bool {
-	_, held, err := holder(c.Paths.Lock())
+	_, held, err := flock.Owner(c.Paths.Lock())
 	return err == nil && held
 }
 

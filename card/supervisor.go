@@ -13,6 +13,8 @@ import (
 
 	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
+	"github.com/toe-project/toe/internal/atomicfile"
+	"github.com/toe-project/toe/internal/flock"
 	"github.com/toe-project/toe/machine"
 )
 
@@ -79,7 +81,7 @@ type Supervisor struct {
 	parts Parts
 	log   *log.Logger
 
-	lock    *lock
+	lock    *flock.Lock
 	console *console
 	server  *server
 	began   time.Time
@@ -150,18 +152,15 @@ func NewSupervisor(c *Card, parts Parts, logger *log.Logger) *Supervisor {
 // when the card never became ready.
 func (s *Supervisor) Run(ctx context.Context, ready func()) (err error) {
 	s.began = time.Now()
-	if err := s.card.Paths.MakeRuntime(); err != nil {
-		return err
-	}
-	s.lock, err = tryLock(s.card.Paths.Lock())
+	s.lock, err = s.card.lock()
 	if errors.Is(err, ErrRunning) {
-		pid, _, _ := holder(s.card.Paths.Lock())
+		pid, _, _ := flock.Owner(s.card.Paths.Lock())
 		return fmt.Errorf("card %s: %w (supervisor %d); `toe down %s` takes it down", s.card.Name, err, pid, s.card.Name)
 	}
 	if err != nil {
 		return fmt.Errorf("card %s: %w", s.card.Name, err)
 	}
-	defer s.lock.release()
+	defer s.lock.Release()
 	s.inherit()
 	if err := s.card.Clean(); err != nil {
 		return fmt.Errorf("card %s: what an earlier supervisor left: %w", s.card.Name, err)
@@ -388,7 +387,7 @@ func (s *Supervisor) leave(state State, reasons []string) {
 	s.mu.Lock()
 	l := last{State: state, Reasons: reasons, Time: time.Now(), PID: os.Getpid(), Boot: bootID(), History: s.history}
 	s.mu.Unlock()
-	if err := writeJSON(s.card.Paths.Last(), l); err != nil {
+	if err := atomicfile.WriteJSON(s.card.Paths.Last(), l); err != nil {
 		s.log.Printf("state: %v", err)
 	}
 }
@@ -397,7 +396,7 @@ func (s *Supervisor) leave(state State, reasons []string) {
 // that one did not end by itself.
 func (s *Supervisor) inherit() {
 	var l last
-	if readJSON(s.card.Paths.Last(), &l) != nil {
+	if atomicfile.ReadJSON(s.card.Paths.Last(), &l) != nil {
 		return
 	}
 	s.history = l.History

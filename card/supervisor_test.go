@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/toe-project/toe/control/cardpb"
+	"github.com/toe-project/toe/internal/flock"
 	"github.com/toe-project/toe/machine"
 	"github.com/toe-project/toe/machine/fake"
 )
@@ -442,11 +443,11 @@ func TestSupervisorThatDoesNotAnswerIsNamed(t *testing.T) {
 	if err := c.Paths.MakeRuntime(); err != nil {
 		t.Fatal(err)
 	}
-	l, err := tryLock(c.Paths.Lock())
+	l, err := flock.Try(c.Paths.Lock())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.release()
+	defer l.Release()
 	socket, err := listenUnix(c.Paths.Socket()) // and nobody accepts
 	if err != nil {
 		t.Fatal(err)

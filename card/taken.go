@@ -5,6 +5,8 @@ import (
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/toe-project/toe/internal/atomicfile"
 )
 
 // usedPrefix is an address range that somebody has, and who.
@@ -35,7 +37,7 @@ func (c *Card) othersPrefixes() ([]usedPrefix, error) {
 	own := map[netip.Prefix]bool{}
 	for _, name := range names {
 		var l Links
-		if readJSON(c.dirs.Card(name).Links(), &l) != nil {
+		if atomicfile.ReadJSON(c.dirs.Card(name).Links(), &l) != nil {
 			continue // never started
 		}
 		for _, a := range []*LinkAddrs{l.Link, l.Exec} {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"os/exec"
 
-	"github.com/toe-project/toe/card"
 	"github.com/toe-project/toe/firmware"
 	"github.com/toe-project/toe/internal/sandbox"
 	"github.com/toe-project/toe/machine"
@@ -15,13 +14,13 @@ import (
 // machines are the kinds that this host may have, best first, as a card of that
 // name runs them: with a user of its own where that can be. Without a name they
 // are for trying out only.
-func machines(cache, name string) card.Kinds {
+func machines(cache, name string) machine.Kinds {
 	umlKernel := kernelOf(cache, machine.UML)
 	user := 0
 	if name != "" {
 		user = sandbox.OwnUser(name)
 	}
-	return card.Kinds{
+	return machine.Kinds{
 		Machines: []machine.Machine{
 			qemu.New(qemu.Config{Kind: machine.KVM, UID: user, GID: user}),
 			uml.New(uml.Config{Kernel: umlKernel, UID: user, GID: user}),

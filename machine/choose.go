@@ -1,4 +1,4 @@
-package card
+package machine
 
 import (
 	"context"
@@ -10,32 +10,32 @@ import (
 	"strings"
 	"time"
 
-	"github.com/toe-project/toe/machine"
+	"github.com/toe-project/toe/internal/atomicfile"
 )
 
 // Kinds are the machines that there are, best first: the order of auto.
 type Kinds struct {
-	Machines []machine.Machine
+	Machines []Machine
 	// Depends names the files that decide whether a kind works, such as the
 	// program and the device. While they stay as they are and the host is not
 	// restarted, a kind is not probed again.
-	Depends func(machine.Kind) []string
+	Depends func(Kind) []string
 	Cache   string // folder for what was found out
 }
 
 // probeLimit bounds each probe.
 const probeLimit = 20 * time.Second
 
-// Choose gives the machine for card.yaml's machine.kind. A kind that was
-// asked for by name is taken without a probe: its start says what is wrong.
-func (k Kinds) Choose(ctx context.Context, kind string) (machine.Machine, string, error) {
+// Choose gives the machine for machine.kind of card.yaml, and why. A kind that
+// card.yaml names is taken without a probe: its start says what is wrong.
+func (k Kinds) Choose(ctx context.Context, kind string) (Machine, string, error) {
 	if kind != "auto" {
 		for _, m := range k.Machines {
 			if string(m.Kind()) == kind {
 				return m, "asked for in card.yaml", nil
 			}
 		}
-		return nil, "", fmt.Errorf("machine.kind %q: not there", kind)
+		return nil, "", fmt.Errorf("machine.kind %q: there is no such machine", kind)
 	}
 	var why []string
 	for _, m := range k.Machines {
@@ -59,11 +59,11 @@ type finding struct {
 	Key   string `json:"key"`
 }
 
-func (k Kinds) probe(ctx context.Context, m machine.Machine) (finding, error) {
+func (k Kinds) probe(ctx context.Context, m Machine) (finding, error) {
 	path := filepath.Join(k.Cache, "probe-"+string(m.Kind())+".json")
 	key := k.key(m.Kind())
 	var f finding
-	if readJSON(path, &f) == nil && f.Key == key {
+	if atomicfile.ReadJSON(path, &f) == nil && f.Key == key {
 		return f, nil
 	}
 	pctx, cancel := context.WithTimeout(ctx, probeLimit)
@@ -80,14 +80,14 @@ func (k Kinds) probe(ctx context.Context, m machine.Machine) (finding, error) {
 		return f, nil // a busy host is no reason to do without this kind until it is restarted
 	}
 	if os.MkdirAll(k.Cache, 0o755) == nil {
-		removeUnfinished(k.Cache)
-		_ = writeJSON(path, f) // only costs time when it fails
+		atomicfile.Sweep(k.Cache)
+		_ = atomicfile.WriteJSON(path, f) // only costs time when it fails
 	}
 	return f, nil
 }
 
 // key changes when a probe may find something else.
-func (k Kinds) key(kind machine.Kind) string {
+func (k Kinds) key(kind Kind) string {
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	parts := []string{strings.TrimSpace(string(boot)), fmt.Sprint(os.Geteuid())}
 	for _, path := range k.Depends(kind) {

@@ -1,4 +1,6 @@
-package card
+// Package flock locks by files (flock(2)). A lock is held for as long as its file
+// is open, so it ends with its process, however that ends.
+package flock
 
 import (
 	"errors"
@@ -12,32 +14,31 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrRunning: the card has a supervisor. Talk to it, or take the card down.
-var ErrRunning = errors.New("the card is running")
+// ErrHeld: another process holds the lock.
+var ErrHeld = errors.New("the lock is held by another process")
 
-// A lock is held for as long as its file is open, so it ends with its process
-// however that ends.
-type lock struct{ f *os.File }
+// Lock is a lock that is held.
+type Lock struct{ f *os.File }
 
-// lockPatience is how long tryLock insists: somebody who only looks at a lock
-// (holder) has it for an instant, and somebody who removes a card not for long.
-const lockPatience = 200 * time.Millisecond
+// patience is how long Try insists: Owner holds a lock for an instant, and a
+// process that removes the file not for long.
+const patience = 200 * time.Millisecond
 
-// tryLock takes the lock at path and writes this process's id there.
-// It returns ErrRunning when another process holds it.
-func tryLock(path string) (*lock, error) {
-	for deadline := time.Now().Add(lockPatience); ; time.Sleep(5 * time.Millisecond) {
-		l, err := lockOnce(path)
+// Try takes the lock at path and writes this process's id there. It returns
+// ErrHeld when another process holds it.
+func Try(path string) (*Lock, error) {
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		l, err := once(path)
 		if !errors.Is(err, unix.EWOULDBLOCK) {
 			return l, err
 		}
 		if time.Now().After(deadline) {
-			return nil, ErrRunning
+			return nil, ErrHeld
 		}
 	}
 }
 
-func lockOnce(path string) (_ *lock, err error) {
+func once(path string) (_ *Lock, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
@@ -50,7 +51,7 @@ func lockOnce(path string) (_ *lock, err error) {
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	// Whoever held it may have removed the file: then this is nobody's lock.
+	// The holder before may have removed the file. A lock on a removed file locks nothing.
 	ours, err := f.Stat()
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
@@ -64,23 +65,22 @@ func lockOnce(path string) (_ *lock, err error) {
 	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	return &lock{f}, nil
+	return &Lock{f}, nil
 }
 
-// momentLimit is how long somebody may hold a lock that is only ever held for
-// a moment, before that is an error.
-const momentLimit = 10 * time.Second
+// waitLimit is how long Wait waits.
+const waitLimit = 10 * time.Second
 
-// waitLock takes a lock that is only ever held for a moment.
-func waitLock(path string) (*lock, error) {
+// Wait takes a lock that every process holds for a moment only.
+func Wait(path string) (*Lock, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	for deadline := time.Now().Add(momentLimit); ; time.Sleep(2 * time.Millisecond) {
+	for deadline := time.Now().Add(waitLimit); ; time.Sleep(2 * time.Millisecond) {
 		err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
-			return &lock{f}, nil
+			return &Lock{f}, nil
 		}
 		if errors.Is(err, unix.EWOULDBLOCK) && time.Now().Before(deadline) || errors.Is(err, unix.EINTR) {
 			continue
@@ -90,12 +90,12 @@ func waitLock(path string) (*lock, error) {
 	}
 }
 
-func (l *lock) release() { l.f.Close() }
+// Release lets go of the lock.
+func (l *Lock) Release() { l.f.Close() }
 
-// holder tells who holds the lock at path: the process id that was written
-// into it, and whether that process still holds it. A pid of 0 means that
-// nobody did since the file was made.
-func holder(path string) (pid int, held bool, err error) {
+// Owner returns the process id in the lock file at path, and whether that
+// process still holds the lock. The pid is 0 where there is no file, or nothing in it.
+func Owner(path string) (pid int, held bool, err error) {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, false, nil
@@ -109,7 +109,7 @@ func holder(path string) (pid int, held bool, err error) {
 	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 	switch {
 	case err == nil:
-		return pid, false, nil // closing lets go of it
+		return pid, false, nil // the close releases it
 	case errors.Is(err, unix.EWOULDBLOCK):
 		return pid, true, nil
 	}
