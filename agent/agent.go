@@ -38,6 +38,7 @@ type Options struct {
 	Config  *control.Config
 	Keys    control.Keys // the card's part
 	Version string
+	Image   string // of the firmware, as control.ImagePath has it; may be empty
 	Log     *Log
 	Sysctl  string // root of the kernel's settings, normally /proc/sys
 	Resolv  string // the file of the card's own resolver, normally /etc/resolv.conf

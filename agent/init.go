@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -76,8 +77,9 @@ func boot(version string, log *Log) (*Agent, error) {
 	if err != nil {
 		return nil, err
 	}
+	image, _ := os.ReadFile(control.ImagePath) // an older host writes none
 	return New(Options{
-		Config: conf, Keys: keys, Version: version, Log: log,
+		Config: conf, Keys: keys, Version: version, Image: strings.TrimSpace(string(image)), Log: log,
 		Sysctl: "/proc/sys", Resolv: "/etc/resolv.conf", Modules: modulesDir,
 	})
 }

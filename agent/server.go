@@ -84,7 +84,7 @@ func (r rpc) Apply(ctx context.Context, q *cardpb.ApplyRequest) (*cardpb.ApplyRe
 	if err != nil {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, err)
 	}
-	return &cardpb.ApplyResponse{Changes: changes}, nil
+	return &cardpb.ApplyResponse{Changes: changes, Ignored: conf.Ignored}, nil
 }
 
 func (r rpc) Logs(ctx context.Context, q *cardpb.LogsRequest, out *connect.ServerStream[cardpb.LogLine]) error {

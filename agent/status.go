@@ -32,6 +32,10 @@ func (a *Agent) status() *cardpb.StatusResponse {
 		FirmwareVersion: conf.Firmware, Memory: &cardpb.Memory{Total: m.total, Available: m.available},
 		TimeUnixNano: time.Now().UnixNano(), ReadySeconds: ready.Seconds(),
 		Offload: done,
+		Configuration: &cardpb.Configuration{
+			Version: uint32(max(conf.Version, 1)), Digest: conf.Digest, Ignored: conf.Ignored,
+		},
+		ImageDigest: a.opts.Image, BootId: bootID(), Capabilities: capabilities(),
 	}
 	for _, c := range components {
 		r := &cardpb.Reason{Component: c.component, State: c.state, Detail: c.detail}
@@ -50,6 +54,27 @@ func (a *Agent) status() *cardpb.StatusResponse {
 		out.Interfaces = append(out.Interfaces, a.device(p.Name, "port", p.MAC))
 	}
 	return out
+}
+
+// capabilities is what the host may ask of this agent.
+func capabilities() []string {
+	return []string{control.CapIgnore, control.CapMode + control.ModeEndpoint, control.CapMode + control.ModeRouter}
+}
+
+// bootID is the kernel's name for its present life.
+func bootID() string {
+	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(data))
+}
+
+// configHealth tells of keys that this agent does not know. They do not
+// degrade the card: the host has listed those that matter as critical.
+func configHealth(c *control.Config) []reason {
+	if len(c.Ignored) == 0 {
+		return nil
+	}
+	detail := "ignored, this agent does not know: " + strings.Join(c.Ignored, ", ")
+	return []reason{{component: "configuration", state: healthy, detail: detail}}
 }
 
 func (a *Agent) health() []reason {
@@ -77,6 +102,7 @@ func (a *Agent) health() []reason {
 		fire = fire.with(starting, "rules are being loaded")
 	}
 	waiting = waiting || !guarding
+	out = append(out, configHealth(conf)...)
 	out = append(out, speaking...)
 	out = append(out, fire, dnsHealth(a.nameServers(), wantsDNS(conf), waiting, a.dns.silent(time.Now())), a.clock.health())
 	for _, name := range slices.Sorted(maps.Keys(services)) {

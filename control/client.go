@@ -56,7 +56,8 @@ func Dial(addr netip.AddrPort, keys Keys, dial DialFunc) (*Client, error) {
 		// ping the stream would wait for ever.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second},
 	}
-	c := cardpb.NewCardClient(&http.Client{Transport: t}, "https://"+addr.String(), connect.WithReadMaxBytes(4<<20))
+	c := cardpb.NewCardClient(&http.Client{Transport: t}, "https://"+addr.String(),
+		connect.WithReadMaxBytes(maxAnswer), connect.WithInterceptors(scrubber{}))
 	return &Client{c, t}, nil
 }
 

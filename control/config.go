@@ -1,13 +1,11 @@
 package control
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
+	"reflect"
 	"strings"
 )
 
@@ -26,7 +24,12 @@ const (
 // Config is what a card is told about itself: card.json. The host writes it
 // from card.yaml, so people do not type it, but its errors reach them.
 type Config struct {
-	Name     string `json:"name"`
+	// Version is the format's, ConfigVersion at most. Encode leaves version 1 out:
+	// a card from before the key knows no other.
+	Version int `json:"version,omitempty"`
+	// Critical names the keys that the card must know; Encode fills it in.
+	Critical []string `json:"critical,omitempty"`
+	Name     string   `json:"name"`
 	Hostname string `json:"hostname,omitempty"` // default: Name
 	Links    []Link `json:"links"`
 	Ports    []Port `json:"ports,omitempty"`
@@ -46,6 +49,11 @@ type Config struct {
 	AuthorizedKeys []string `json:"authorized_keys,omitempty"`
 	// Firmware is the version that the host started, for Status to repeat.
 	Firmware string `json:"firmware,omitempty"`
+
+	// Digest and Ignored are about the bytes that ParseConfig read: what Digest
+	// makes of them, and the keys that this version does not know.
+	Digest  string   `json:"-"`
+	Ignored []string `json:"-"`
 }
 
 // Link is the card's end of one connection to the host.
@@ -68,30 +76,14 @@ type Port struct {
 	DNS       []netip.Addr `json:"dns,omitempty"`
 }
 
-// ParseConfig decodes a configuration strictly (unknown keys and anything
-// after the object are errors) and validates it.
-func ParseConfig(data []byte) (*Config, error) {
-	if len(data) > MaxConfig {
-		return nil, fmt.Errorf("configuration: %d bytes, at most %d are right", len(data), MaxConfig)
-	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.DisallowUnknownFields()
-	c := new(Config)
-	if err := dec.Decode(c); err != nil {
-		return nil, fmt.Errorf("configuration: %w", err)
-	}
-	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("configuration: data after the object at byte %d, one object is right", dec.InputOffset())
-	}
-	if err := c.Validate(); err != nil {
-		return nil, err
-	}
-	return c, nil
-}
-
-// Encode is the configuration as ParseConfig reads it.
+// Encode returns the configuration as ParseConfig reads it.
 func (c *Config) Encode() ([]byte, error) {
-	data, err := json.MarshalIndent(c, "", "  ")
+	out := *c
+	if out.Version == 1 {
+		out.Version = 0
+	}
+	out.Critical = criticalKeys(reflect.ValueOf(out), "")
+	data, err := json.MarshalIndent(out, "", "  ")
 	if err != nil {
 		return nil, fmt.Errorf("configuration of %q: %w", c.Name, err)
 	}

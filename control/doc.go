@@ -22,4 +22,7 @@ const (
 	// ConfigPath and KeysDir are where the card finds what its host gave it.
 	ConfigPath = "/etc/toe/card.json"
 	KeysDir    = "/etc/toe/keys"
+	// ImagePath holds the SHA-256, in hex, of the manifest of the image that the
+	// card runs. What chose the image writes it: the host, or a boot loader.
+	ImagePath = "/etc/toe/image"
 )

@@ -138,8 +138,17 @@ type StatusResponse struct {
 	Memory          *Memory      `protobuf:"bytes,12,opt,name=memory,proto3" json:"memory,omitempty"`
 	TimeUnixNano    int64        `protobuf:"varint,13,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
 	// Seconds from the kernel's start until this API answered.
-	ReadySeconds  float64  `protobuf:"fixed64,14,opt,name=ready_seconds,json=readySeconds,proto3" json:"ready_seconds,omitempty"`
-	Offload       *Offload `protobuf:"bytes,15,opt,name=offload,proto3" json:"offload,omitempty"`
+	ReadySeconds float64  `protobuf:"fixed64,14,opt,name=ready_seconds,json=readySeconds,proto3" json:"ready_seconds,omitempty"`
+	Offload      *Offload `protobuf:"bytes,15,opt,name=offload,proto3" json:"offload,omitempty"`
+	// The fields from here on are empty in the answer of an older card.
+	Configuration *Configuration `protobuf:"bytes,16,opt,name=configuration,proto3" json:"configuration,omitempty"` // in force
+	// SHA-256, in hex, of the manifest of the image that the card runs; empty
+	// where the card was not told.
+	ImageDigest string `protobuf:"bytes,17,opt,name=image_digest,json=imageDigest,proto3" json:"image_digest,omitempty"`
+	// The kernel's random/boot_id: it differs after each start of the card.
+	BootId string `protobuf:"bytes,18,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
+	// What this card can do, as control.Capability names it.
+	Capabilities  []string `protobuf:"bytes,19,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -279,6 +288,96 @@ func (x *StatusResponse) GetOffload() *Offload {
 	return nil
 }
 
+func (x *StatusResponse) GetConfiguration() *Configuration {
+	if x != nil {
+		return x.Configuration
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetImageDigest() string {
+	if x != nil {
+		return x.ImageDigest
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetBootId() string {
+	if x != nil {
+		return x.BootId
+	}
+	return ""
+}
+
+func (x *StatusResponse) GetCapabilities() []string {
+	if x != nil {
+		return x.Capabilities
+	}
+	return nil
+}
+
+// Configuration tells which card.json is in force.
+type Configuration struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Version uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // of the format
+	Digest  string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`    // control.Digest of the bytes
+	// Keys that the card does not know and ignores, such as "offload.turbo".
+	Ignored       []string `protobuf:"bytes,3,rep,name=ignored,proto3" json:"ignored,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Configuration) Reset() {
+	*x = Configuration{}
+	mi := &file_control_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Configuration) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Configuration) ProtoMessage() {}
+
+func (x *Configuration) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Configuration.ProtoReflect.Descriptor instead.
+func (*Configuration) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Configuration) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Configuration) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *Configuration) GetIgnored() []string {
+	if x != nil {
+		return x.Ignored
+	}
+	return nil
+}
+
 // Offload is what endpoint mode has done since it started. Counters only
 // grow; what is a gauge says so.
 type Offload struct {
@@ -293,7 +392,7 @@ type Offload struct {
 
 func (x *Offload) Reset() {
 	*x = Offload{}
-	mi := &file_control_proto_msgTypes[2]
+	mi := &file_control_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -305,7 +404,7 @@ func (x *Offload) String() string {
 func (*Offload) ProtoMessage() {}
 
 func (x *Offload) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[2]
+	mi := &file_control_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -318,7 +417,7 @@ func (x *Offload) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Offload.ProtoReflect.Descriptor instead.
 func (*Offload) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{2}
+	return file_control_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Offload) GetMode() string {
@@ -369,7 +468,7 @@ type OffloadTCP struct {
 
 func (x *OffloadTCP) Reset() {
 	*x = OffloadTCP{}
-	mi := &file_control_proto_msgTypes[3]
+	mi := &file_control_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -381,7 +480,7 @@ func (x *OffloadTCP) String() string {
 func (*OffloadTCP) ProtoMessage() {}
 
 func (x *OffloadTCP) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[3]
+	mi := &file_control_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -394,7 +493,7 @@ func (x *OffloadTCP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OffloadTCP.ProtoReflect.Descriptor instead.
 func (*OffloadTCP) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{3}
+	return file_control_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *OffloadTCP) GetOpen() uint64 {
@@ -491,7 +590,7 @@ type OffloadUDP struct {
 
 func (x *OffloadUDP) Reset() {
 	*x = OffloadUDP{}
-	mi := &file_control_proto_msgTypes[4]
+	mi := &file_control_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +602,7 @@ func (x *OffloadUDP) String() string {
 func (*OffloadUDP) ProtoMessage() {}
 
 func (x *OffloadUDP) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[4]
+	mi := &file_control_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +615,7 @@ func (x *OffloadUDP) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OffloadUDP.ProtoReflect.Descriptor instead.
 func (*OffloadUDP) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{4}
+	return file_control_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *OffloadUDP) GetFlows() uint64 {
@@ -587,7 +686,7 @@ type Reason struct {
 
 func (x *Reason) Reset() {
 	*x = Reason{}
-	mi := &file_control_proto_msgTypes[5]
+	mi := &file_control_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +698,7 @@ func (x *Reason) String() string {
 func (*Reason) ProtoMessage() {}
 
 func (x *Reason) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[5]
+	mi := &file_control_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +711,7 @@ func (x *Reason) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reason.ProtoReflect.Descriptor instead.
 func (*Reason) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{5}
+	return file_control_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Reason) GetComponent() string {
@@ -655,7 +754,7 @@ type Interface struct {
 
 func (x *Interface) Reset() {
 	*x = Interface{}
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -667,7 +766,7 @@ func (x *Interface) String() string {
 func (*Interface) ProtoMessage() {}
 
 func (x *Interface) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[6]
+	mi := &file_control_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -680,7 +779,7 @@ func (x *Interface) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Interface.ProtoReflect.Descriptor instead.
 func (*Interface) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{6}
+	return file_control_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Interface) GetName() string {
@@ -771,7 +870,7 @@ type Memory struct {
 
 func (x *Memory) Reset() {
 	*x = Memory{}
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -783,7 +882,7 @@ func (x *Memory) String() string {
 func (*Memory) ProtoMessage() {}
 
 func (x *Memory) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[7]
+	mi := &file_control_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -796,7 +895,7 @@ func (x *Memory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memory.ProtoReflect.Descriptor instead.
 func (*Memory) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{7}
+	return file_control_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Memory) GetTotal() uint64 {
@@ -815,7 +914,7 @@ func (x *Memory) GetAvailable() uint64 {
 
 type ApplyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// control.Config as JSON, decoded strictly.
+	// control.Config as JSON; control.ParseConfig has the rule for unknown keys.
 	Config        []byte `protobuf:"bytes,1,opt,name=config,proto3" json:"config,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -823,7 +922,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +934,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[8]
+	mi := &file_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +947,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{8}
+	return file_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ApplyRequest) GetConfig() []byte {
@@ -861,14 +960,16 @@ func (x *ApplyRequest) GetConfig() []byte {
 type ApplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// What was changed, one line each; empty when nothing differed.
-	Changes       []string `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	Changes []string `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	// Keys that the card does not know and ignores.
+	Ignored       []string `protobuf:"bytes,2,rep,name=ignored,proto3" json:"ignored,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -880,7 +981,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[9]
+	mi := &file_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -893,12 +994,19 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{9}
+	return file_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ApplyResponse) GetChanges() []string {
 	if x != nil {
 		return x.Changes
+	}
+	return nil
+}
+
+func (x *ApplyResponse) GetIgnored() []string {
+	if x != nil {
+		return x.Ignored
 	}
 	return nil
 }
@@ -914,7 +1022,7 @@ type LogsRequest struct {
 
 func (x *LogsRequest) Reset() {
 	*x = LogsRequest{}
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -926,7 +1034,7 @@ func (x *LogsRequest) String() string {
 func (*LogsRequest) ProtoMessage() {}
 
 func (x *LogsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[10]
+	mi := &file_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -939,7 +1047,7 @@ func (x *LogsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogsRequest.ProtoReflect.Descriptor instead.
 func (*LogsRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{10}
+	return file_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LogsRequest) GetFollow() bool {
@@ -969,7 +1077,7 @@ type LogLine struct {
 
 func (x *LogLine) Reset() {
 	*x = LogLine{}
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1089,7 @@ func (x *LogLine) String() string {
 func (*LogLine) ProtoMessage() {}
 
 func (x *LogLine) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[11]
+	mi := &file_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,7 +1102,7 @@ func (x *LogLine) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogLine.ProtoReflect.Descriptor instead.
 func (*LogLine) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{11}
+	return file_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LogLine) GetTimeUnixNano() int64 {
@@ -1033,7 +1141,7 @@ type RebootRequest struct {
 
 func (x *RebootRequest) Reset() {
 	*x = RebootRequest{}
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1153,7 @@ func (x *RebootRequest) String() string {
 func (*RebootRequest) ProtoMessage() {}
 
 func (x *RebootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[12]
+	mi := &file_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1166,7 @@ func (x *RebootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebootRequest.ProtoReflect.Descriptor instead.
 func (*RebootRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{12}
+	return file_control_proto_rawDescGZIP(), []int{13}
 }
 
 type RebootResponse struct {
@@ -1069,7 +1177,7 @@ type RebootResponse struct {
 
 func (x *RebootResponse) Reset() {
 	*x = RebootResponse{}
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1081,7 +1189,7 @@ func (x *RebootResponse) String() string {
 func (*RebootResponse) ProtoMessage() {}
 
 func (x *RebootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1094,7 +1202,7 @@ func (x *RebootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebootResponse.ProtoReflect.Descriptor instead.
 func (*RebootResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{13}
+	return file_control_proto_rawDescGZIP(), []int{14}
 }
 
 type PowerOffRequest struct {
@@ -1105,7 +1213,7 @@ type PowerOffRequest struct {
 
 func (x *PowerOffRequest) Reset() {
 	*x = PowerOffRequest{}
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1117,7 +1225,7 @@ func (x *PowerOffRequest) String() string {
 func (*PowerOffRequest) ProtoMessage() {}
 
 func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1130,7 +1238,7 @@ func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffRequest.ProtoReflect.Descriptor instead.
 func (*PowerOffRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{14}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 type PowerOffResponse struct {
@@ -1141,7 +1249,7 @@ type PowerOffResponse struct {
 
 func (x *PowerOffResponse) Reset() {
 	*x = PowerOffResponse{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1261,7 @@ func (x *PowerOffResponse) String() string {
 func (*PowerOffResponse) ProtoMessage() {}
 
 func (x *PowerOffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1274,7 @@ func (x *PowerOffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffResponse.ProtoReflect.Descriptor instead.
 func (*PowerOffResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{16}
 }
 
 var File_control_proto protoreflect.FileDescriptor
@@ -1175,7 +1283,7 @@ const file_control_proto_rawDesc = "" +
 	"\n" +
 	"\rcontrol.proto\x12\x06toe.v1\">\n" +
 	"\rStatusRequest\x12-\n" +
-	"\x13host_time_unix_nano\x18\x01 \x01(\x03R\x10hostTimeUnixNano\"\xc3\x04\n" +
+	"\x13host_time_unix_nano\x18\x01 \x01(\x03R\x10hostTimeUnixNano\"\xe0\x05\n" +
 	"\x0eStatusResponse\x12&\n" +
 	"\x06health\x18\x01 \x01(\x0e2\x0e.toe.v1.HealthR\x06health\x12(\n" +
 	"\areasons\x18\x02 \x03(\v2\x0e.toe.v1.ReasonR\areasons\x12.\n" +
@@ -1197,7 +1305,15 @@ const file_control_proto_rawDesc = "" +
 	"\x06memory\x18\f \x01(\v2\x0e.toe.v1.MemoryR\x06memory\x12$\n" +
 	"\x0etime_unix_nano\x18\r \x01(\x03R\ftimeUnixNano\x12#\n" +
 	"\rready_seconds\x18\x0e \x01(\x01R\freadySeconds\x12)\n" +
-	"\aoffload\x18\x0f \x01(\v2\x0f.toe.v1.OffloadR\aoffload\"\x83\x01\n" +
+	"\aoffload\x18\x0f \x01(\v2\x0f.toe.v1.OffloadR\aoffload\x12;\n" +
+	"\rconfiguration\x18\x10 \x01(\v2\x15.toe.v1.ConfigurationR\rconfiguration\x12!\n" +
+	"\fimage_digest\x18\x11 \x01(\tR\vimageDigest\x12\x17\n" +
+	"\aboot_id\x18\x12 \x01(\tR\x06bootId\x12\"\n" +
+	"\fcapabilities\x18\x13 \x03(\tR\fcapabilities\"[\n" +
+	"\rConfiguration\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
+	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
+	"\aignored\x18\x03 \x03(\tR\aignored\"\x83\x01\n" +
 	"\aOffload\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x18\n" +
 	"\arunning\x18\x02 \x01(\bR\arunning\x12$\n" +
@@ -1259,9 +1375,10 @@ const file_control_proto_rawDesc = "" +
 	"\x05total\x18\x01 \x01(\x04R\x05total\x12\x1c\n" +
 	"\tavailable\x18\x02 \x01(\x04R\tavailable\"&\n" +
 	"\fApplyRequest\x12\x16\n" +
-	"\x06config\x18\x01 \x01(\fR\x06config\")\n" +
+	"\x06config\x18\x01 \x01(\fR\x06config\"C\n" +
 	"\rApplyResponse\x12\x18\n" +
-	"\achanges\x18\x01 \x03(\tR\achanges\"9\n" +
+	"\achanges\x18\x01 \x03(\tR\achanges\x12\x18\n" +
+	"\aignored\x18\x02 \x03(\tR\aignored\"9\n" +
 	"\vLogsRequest\x12\x16\n" +
 	"\x06follow\x18\x01 \x01(\bR\x06follow\x12\x12\n" +
 	"\x04tail\x18\x02 \x01(\rR\x04tail\"s\n" +
@@ -1299,55 +1416,57 @@ func file_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_control_proto_goTypes = []any{
 	(Health)(0),              // 0: toe.v1.Health
 	(*StatusRequest)(nil),    // 1: toe.v1.StatusRequest
 	(*StatusResponse)(nil),   // 2: toe.v1.StatusResponse
-	(*Offload)(nil),          // 3: toe.v1.Offload
-	(*OffloadTCP)(nil),       // 4: toe.v1.OffloadTCP
-	(*OffloadUDP)(nil),       // 5: toe.v1.OffloadUDP
-	(*Reason)(nil),           // 6: toe.v1.Reason
-	(*Interface)(nil),        // 7: toe.v1.Interface
-	(*Memory)(nil),           // 8: toe.v1.Memory
-	(*ApplyRequest)(nil),     // 9: toe.v1.ApplyRequest
-	(*ApplyResponse)(nil),    // 10: toe.v1.ApplyResponse
-	(*LogsRequest)(nil),      // 11: toe.v1.LogsRequest
-	(*LogLine)(nil),          // 12: toe.v1.LogLine
-	(*RebootRequest)(nil),    // 13: toe.v1.RebootRequest
-	(*RebootResponse)(nil),   // 14: toe.v1.RebootResponse
-	(*PowerOffRequest)(nil),  // 15: toe.v1.PowerOffRequest
-	(*PowerOffResponse)(nil), // 16: toe.v1.PowerOffResponse
-	nil,                      // 17: toe.v1.OffloadTCP.DropsEntry
-	nil,                      // 18: toe.v1.OffloadUDP.DropsEntry
+	(*Configuration)(nil),    // 3: toe.v1.Configuration
+	(*Offload)(nil),          // 4: toe.v1.Offload
+	(*OffloadTCP)(nil),       // 5: toe.v1.OffloadTCP
+	(*OffloadUDP)(nil),       // 6: toe.v1.OffloadUDP
+	(*Reason)(nil),           // 7: toe.v1.Reason
+	(*Interface)(nil),        // 8: toe.v1.Interface
+	(*Memory)(nil),           // 9: toe.v1.Memory
+	(*ApplyRequest)(nil),     // 10: toe.v1.ApplyRequest
+	(*ApplyResponse)(nil),    // 11: toe.v1.ApplyResponse
+	(*LogsRequest)(nil),      // 12: toe.v1.LogsRequest
+	(*LogLine)(nil),          // 13: toe.v1.LogLine
+	(*RebootRequest)(nil),    // 14: toe.v1.RebootRequest
+	(*RebootResponse)(nil),   // 15: toe.v1.RebootResponse
+	(*PowerOffRequest)(nil),  // 16: toe.v1.PowerOffRequest
+	(*PowerOffResponse)(nil), // 17: toe.v1.PowerOffResponse
+	nil,                      // 18: toe.v1.OffloadTCP.DropsEntry
+	nil,                      // 19: toe.v1.OffloadUDP.DropsEntry
 }
 var file_control_proto_depIdxs = []int32{
 	0,  // 0: toe.v1.StatusResponse.health:type_name -> toe.v1.Health
-	6,  // 1: toe.v1.StatusResponse.reasons:type_name -> toe.v1.Reason
-	6,  // 2: toe.v1.StatusResponse.components:type_name -> toe.v1.Reason
-	7,  // 3: toe.v1.StatusResponse.interfaces:type_name -> toe.v1.Interface
-	8,  // 4: toe.v1.StatusResponse.memory:type_name -> toe.v1.Memory
-	3,  // 5: toe.v1.StatusResponse.offload:type_name -> toe.v1.Offload
-	4,  // 6: toe.v1.Offload.tcp:type_name -> toe.v1.OffloadTCP
-	5,  // 7: toe.v1.Offload.udp:type_name -> toe.v1.OffloadUDP
-	17, // 8: toe.v1.OffloadTCP.drops:type_name -> toe.v1.OffloadTCP.DropsEntry
-	18, // 9: toe.v1.OffloadUDP.drops:type_name -> toe.v1.OffloadUDP.DropsEntry
-	0,  // 10: toe.v1.Reason.state:type_name -> toe.v1.Health
-	1,  // 11: toe.v1.Card.Status:input_type -> toe.v1.StatusRequest
-	9,  // 12: toe.v1.Card.Apply:input_type -> toe.v1.ApplyRequest
-	11, // 13: toe.v1.Card.Logs:input_type -> toe.v1.LogsRequest
-	13, // 14: toe.v1.Card.Reboot:input_type -> toe.v1.RebootRequest
-	15, // 15: toe.v1.Card.PowerOff:input_type -> toe.v1.PowerOffRequest
-	2,  // 16: toe.v1.Card.Status:output_type -> toe.v1.StatusResponse
-	10, // 17: toe.v1.Card.Apply:output_type -> toe.v1.ApplyResponse
-	12, // 18: toe.v1.Card.Logs:output_type -> toe.v1.LogLine
-	14, // 19: toe.v1.Card.Reboot:output_type -> toe.v1.RebootResponse
-	16, // 20: toe.v1.Card.PowerOff:output_type -> toe.v1.PowerOffResponse
-	16, // [16:21] is the sub-list for method output_type
-	11, // [11:16] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	7,  // 1: toe.v1.StatusResponse.reasons:type_name -> toe.v1.Reason
+	7,  // 2: toe.v1.StatusResponse.components:type_name -> toe.v1.Reason
+	8,  // 3: toe.v1.StatusResponse.interfaces:type_name -> toe.v1.Interface
+	9,  // 4: toe.v1.StatusResponse.memory:type_name -> toe.v1.Memory
+	4,  // 5: toe.v1.StatusResponse.offload:type_name -> toe.v1.Offload
+	3,  // 6: toe.v1.StatusResponse.configuration:type_name -> toe.v1.Configuration
+	5,  // 7: toe.v1.Offload.tcp:type_name -> toe.v1.OffloadTCP
+	6,  // 8: toe.v1.Offload.udp:type_name -> toe.v1.OffloadUDP
+	18, // 9: toe.v1.OffloadTCP.drops:type_name -> toe.v1.OffloadTCP.DropsEntry
+	19, // 10: toe.v1.OffloadUDP.drops:type_name -> toe.v1.OffloadUDP.DropsEntry
+	0,  // 11: toe.v1.Reason.state:type_name -> toe.v1.Health
+	1,  // 12: toe.v1.Card.Status:input_type -> toe.v1.StatusRequest
+	10, // 13: toe.v1.Card.Apply:input_type -> toe.v1.ApplyRequest
+	12, // 14: toe.v1.Card.Logs:input_type -> toe.v1.LogsRequest
+	14, // 15: toe.v1.Card.Reboot:input_type -> toe.v1.RebootRequest
+	16, // 16: toe.v1.Card.PowerOff:input_type -> toe.v1.PowerOffRequest
+	2,  // 17: toe.v1.Card.Status:output_type -> toe.v1.StatusResponse
+	11, // 18: toe.v1.Card.Apply:output_type -> toe.v1.ApplyResponse
+	13, // 19: toe.v1.Card.Logs:output_type -> toe.v1.LogLine
+	15, // 20: toe.v1.Card.Reboot:output_type -> toe.v1.RebootResponse
+	17, // 21: toe.v1.Card.PowerOff:output_type -> toe.v1.PowerOffResponse
+	17, // [17:22] is the sub-list for method output_type
+	12, // [12:17] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -1361,7 +1480,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

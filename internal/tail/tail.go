@@ -4,6 +4,7 @@ package tail
 import (
 	"strings"
 	"sync"
+	"unicode"
 )
 
 // Size is how much a Buffer keeps, in bytes.
@@ -51,12 +52,12 @@ func clean(s string) string {
 	return strings.ToValidUTF8(s[:min(len(s), 200)], "?")
 }
 
-// Visible is s without what a terminal would act on: a question mark stands
-// for every control character that is not in keep, and for bytes that are no
-// UTF-8. It is for text that a card had a hand in.
+// Visible is s with a question mark for each character that is not in keep and
+// does not print: control characters, those that turn the direction of the
+// text, bytes that are no UTF-8. It is for text that a card had a hand in.
 func Visible(s, keep string) string {
 	return strings.Map(func(r rune) rune {
-		if (r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0)) && !strings.ContainsRune(keep, r) {
+		if !unicode.IsPrint(r) && !strings.ContainsRune(keep, r) {
 			return '?'
 		}
 		return r
