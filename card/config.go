@@ -80,7 +80,10 @@ func (c *Card) writeInitrd(img Image, cfg *control.Config) error {
 	if err != nil {
 		return err
 	}
-	files := []newc.File{newc.Regular(control.ConfigPath, 0o600, data)}
+	files := []newc.File{
+		newc.Regular(control.ConfigPath, 0o600, data),
+		newc.Regular(control.ImagePath, 0o644, []byte(img.Digest+"\n")),
+	}
 	for name, data := range keys.CardFiles() {
 		files = append(files, newc.Regular(path.Join(control.KeysDir, name), 0o600, data))
 	}

@@ -133,5 +133,6 @@ func LinkKeeper(d Device, event func(text string)) (Keeper, error) {
 // Image is firmware, ready to be booted.
 type Image struct {
 	Edition, Version, KernelVersion string
+	Digest                          string // SHA-256, in hex, of the image's manifest
 	Kernel, Initrd                  string // paths
 }

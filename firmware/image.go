@@ -24,6 +24,9 @@ type Image struct {
 	id    string // SHA-256 of the manifest, which stands for all of it
 }
 
+// Digest is the SHA-256, in hex, of the manifest, which has that of each member.
+func (img *Image) Digest() string { return img.id }
+
 // Open reads and verifies all of the image at path, which may come from
 // anywhere. cacheDir is where Files unpacks it. Errors: ErrInvalid.
 func Open(path, cacheDir string) (*Image, error) {

@@ -42,7 +42,7 @@ func image(ctx context.Context, cache, edition string, kind machine.Kind, p *pro
 	}
 	kernel, initrd, err := img.Files(ctx)
 	return card.Image{
-		Edition: string(img.Edition), Version: img.Version, KernelVersion: img.Kernel, Kernel: kernel, Initrd: initrd,
+		Edition: string(img.Edition), Version: img.Version, KernelVersion: img.Kernel, Digest: img.Digest(), Kernel: kernel, Initrd: initrd,
 	}, err
 }
 
