@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/loop"
 )
 
 func controlOf(t *testing.T, fd int) string {
@@ -20,11 +22,11 @@ func controlOf(t *testing.T, fd int) string {
 // connections that the card makes are told what differs from the kernel's
 // choice, and a name that the kernel does not know is refused.
 func TestCongestion(t *testing.T) {
-	l, err := newLoop()
+	l, err := loop.New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.close()
+	defer l.Discard()
 	own, told, err := congestion("")
 	if err != nil || told != "" {
 		t.Fatalf("the kernel's own: %q, told %q, %v", own, told, err)

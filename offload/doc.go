@@ -9,7 +9,7 @@
 //
 // The life of a connection from the host, and where it is in this package:
 //
-//	host's SYN ── nf_tables queue ──▶ opening (queue.go, opening.go)
+//	host's SYN ── nf_tables queue ──▶ opening (opening.go; package nfqueue)
 //	                                    │ connect(2) on the wire (socket.go)
 //	                      established ◀─┴─▶ refused, unreachable: RST or ICMP to the host
 //	                           │
@@ -19,6 +19,6 @@
 // So connect(2) on the host succeeds when the remote has accepted, and fails
 // as it would without the card.
 //
-// Everything runs on one thread, in one loop over epoll(7) (loop.go): no
+// Everything runs on one thread, in one loop over epoll(7) (package loop): no
 // locks, and a connection at rest costs two sockets and a small struct.
 package offload

@@ -3,11 +3,13 @@ package offload
 import (
 	"errors"
 	"fmt"
+
+	"github.com/toe-project/toe/offload/loop"
 )
 
 // Endpoint is endpoint mode in force.
 type Endpoint struct {
-	loop *loop
+	loop *loop.Loop
 	tcp  *tcp
 	udp  *udp
 	logf func(format string, args ...any)
@@ -18,17 +20,17 @@ var errStopped = errors.New("endpoint mode has ended")
 // Start takes over what conf says. logf gets what an administrator should
 // know, a line a call. A card has one Endpoint at a time.
 func Start(conf Config, logf func(format string, args ...any)) (*Endpoint, error) {
-	l, err := newLoop()
+	l, err := loop.New()
 	if err != nil {
 		return nil, err
 	}
 	e := &Endpoint{loop: l, logf: logf}
 	if err := e.open(conf); err != nil {
-		go l.run()
+		go l.Run()
 		e.Close()
 		return nil, err
 	}
-	go l.run()
+	go l.Run()
 	return e, nil
 }
 
@@ -51,7 +53,7 @@ func (e *Endpoint) open(conf Config) (err error) {
 // go on. After an error the old one is in force.
 func (e *Endpoint) Configure(conf Config) error {
 	err := errStopped
-	e.loop.do(func() {
+	e.loop.Do(func() {
 		before := e.tcp.conf
 		if err = e.configure(conf); err != nil {
 			err = errors.Join(err, e.configure(before))
@@ -72,7 +74,7 @@ func (e *Endpoint) configure(conf Config) error {
 
 // Stats reads the counters; they are zero after Close.
 func (e *Endpoint) Stats() (s Stats) {
-	e.loop.do(func() { s = Stats{TCP: e.tcp.stats(), UDP: e.udp.stats()} })
+	e.loop.Do(func() { s = Stats{TCP: e.tcp.stats(), UDP: e.udp.stats()} })
 	return s
 }
 
@@ -85,7 +87,7 @@ func Clear() error { return errors.Join(removeRules(), removePolicy()) }
 // error to both its sides.
 func (e *Endpoint) Close() error {
 	err := Clear()
-	e.loop.do(func() {
+	e.loop.Do(func() {
 		if e.tcp != nil {
 			e.tcp.close()
 		}
@@ -93,6 +95,6 @@ func (e *Endpoint) Close() error {
 			e.udp.close()
 		}
 	})
-	e.loop.stop()
+	e.loop.Stop()
 	return err
 }

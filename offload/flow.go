@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/loop"
 )
 
 // The sides of a flow, and the index of the direction that reads from one.
@@ -31,8 +33,8 @@ type flow struct {
 	gone  bool
 	knock bool          // begun by the wire: a client of a published service
 	taken int           // from the host, since its window was looked at
-	grace *timer        // ends what cannot be delivered
-	pause *timer        // until another try
+	grace *loop.Timer   // ends what cannot be delivered
+	pause *loop.Timer   // until another try
 	look  time.Duration // how long until the next look at what is not acknowledged
 }
 
@@ -66,7 +68,7 @@ func (t *tcp) add(f *flow) {
 	}
 	for s, fd := range f.fd {
 		f.calm[s] = true
-		if err := t.loop.watch(fd, calmEvents, side{f, s}); err != nil {
+		if err := t.loop.Watch(fd, calmEvents, side{f, s}); err != nil {
 			t.drop("no memory")
 			f.reset()
 			return
@@ -97,8 +99,8 @@ type side struct {
 	s int
 }
 
-// ready implements handler.
-func (s side) ready(events uint32) {
+// Ready implements loop.Handler.
+func (s side) Ready(events uint32) {
 	if events&unix.EPOLLERR != 0 && pendingError(s.fd[s.s]) != nil {
 		s.dead[s.s] = true
 	}
@@ -130,7 +132,7 @@ func (f *flow) hop(s int) bool {
 
 // rest is the end of a turn. It watches the sides as they have to be.
 func (f *flow) rest(more bool) {
-	stuck := more || f.way[host].pipe != nil || f.way[wire].pipe != nil || f.pause != nil && f.pause.index >= 0
+	stuck := more || f.way[host].pipe != nil || f.way[wire].pipe != nil || f.pause.Set()
 	if f.still++; stuck {
 		f.still = 0
 	}
@@ -151,7 +153,7 @@ func (f *flow) watch(s int, calm bool) {
 	if calm {
 		events = calmEvents
 	}
-	_ = f.t.loop.change(f.fd[s], events) // fails for a closed descriptor only
+	_ = f.t.loop.Modify(f.fd[s], events) // fails for a closed descriptor only
 }
 
 // advance moves what can be moved, both ways.
@@ -173,7 +175,7 @@ func (f *flow) turn(s int, away, towards bool) {
 	f.rest(more)
 	if more && !f.gone && !f.busy {
 		f.busy = true
-		f.t.loop.soon(func() { f.busy = false; f.advance() })
+		f.t.loop.Soon(func() { f.busy = false; f.advance() })
 	}
 }
 
@@ -319,8 +321,8 @@ func shortage(err error) bool {
 
 // retry advances after a pause, once however often it is called.
 func (f *flow) retry(pause time.Duration) {
-	if f.pause == nil || f.pause.index < 0 {
-		f.pause = f.t.loop.after(pause, f.advance)
+	if !f.pause.Set() {
+		f.pause = f.t.loop.After(pause, f.advance)
 	}
 }
 
@@ -362,7 +364,7 @@ func (f *flow) settle() {
 // dead side sent: what a program was promised it can still read.
 func (f *flow) settleError(dead int) {
 	if f.grace == nil {
-		f.grace = f.t.loop.after(drainLimit, f.reset)
+		f.grace = f.t.loop.After(drainLimit, f.reset)
 	}
 	if !f.way[dead].done {
 		f.move(dead) // the error may have come after its turn
@@ -401,10 +403,10 @@ func (f *flow) finish() {
 
 func (f *flow) close() {
 	f.gone = true
-	f.t.loop.cancel(f.grace)
-	f.t.loop.cancel(f.pause)
+	f.t.loop.Cancel(f.grace)
+	f.t.loop.Cancel(f.pause)
 	for s, fd := range f.fd {
-		f.t.loop.drop(fd)
+		f.t.loop.Close(fd)
 		if p := f.way[s].pipe; p != nil {
 			f.t.pipes.put(p)
 			f.way[s].pipe = nil

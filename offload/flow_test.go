@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/loop"
 )
 
 // joined is a flow between two connections over loopback: what a program on
@@ -26,7 +28,7 @@ type joined struct {
 func newFlow(t *testing.T) joined {
 	t.Helper()
 	before := descriptors(t)
-	l, err := newLoop()
+	l, err := loop.New()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,12 +36,12 @@ func newFlow(t *testing.T) joined {
 	host, a := connected(t)
 	wire, b := connected(t)
 	j.host, j.wire = host, wire
-	go l.run()
-	l.do(func() { j.tcp.join(a, b, false) })
+	go l.Run()
+	l.Do(func() { j.tcp.join(a, b, false) })
 	t.Cleanup(func() {
 		host.Close()
 		wire.Close()
-		l.do(func() {
+		l.Do(func() {
 			for f := range j.tcp.flows {
 				f.reset()
 			}
@@ -48,7 +50,7 @@ func newFlow(t *testing.T) joined {
 				t.Errorf("%d bytes are said to be in pipes, of none", j.tcp.pipes.held)
 			}
 		})
-		l.stop()
+		l.Stop()
 		if after := descriptors(t); after != before {
 			t.Errorf("%d descriptors before, %d after", before, after)
 		}
@@ -103,7 +105,7 @@ func descriptors(t *testing.T) int {
 }
 
 func (j joined) stats() (s TCPStats) {
-	j.tcp.loop.do(func() { s = j.tcp.count; s.Open = uint64(len(j.tcp.flows)) })
+	j.tcp.loop.Do(func() { s = j.tcp.count; s.Open = uint64(len(j.tcp.flows)) })
 	return s
 }
 
@@ -257,7 +259,7 @@ func TestFlowBackPressure(t *testing.T) {
 			t.Fatalf("a writer without a reader: %d bytes, %v, want a time-out", sent, err)
 		}
 		held := 0
-		j.tcp.loop.do(func() { held = j.tcp.pipes.held })
+		j.tcp.loop.Do(func() { held = j.tcp.pipes.held })
 		if held > pipeSize {
 			t.Errorf("%d bytes in pipes, want %d at most", held, pipeSize)
 		}
@@ -277,7 +279,7 @@ func TestFlowAtRestNeedsNoPipe(t *testing.T) {
 	if _, err := io.ReadFull(j.wire, make([]byte, 5)); err != nil {
 		t.Fatal(err)
 	}
-	j.tcp.loop.do(func() {
+	j.tcp.loop.Do(func() {
 		for f := range j.tcp.flows {
 			if f.way[host].pipe != nil || f.way[wire].pipe != nil {
 				t.Error("a pipe with nothing in it")
@@ -317,10 +319,10 @@ func TestFlowDoesNotWaitForMore(t *testing.T) {
 // The end of this program is no end of a connection.
 func TestFlowThatIsClosedResetsBothSides(t *testing.T) {
 	j := newFlow(t)
-	j.tcp.loop.do(func() {
+	j.tcp.loop.Do(func() {
 		for f := range j.tcp.flows {
 			for _, fd := range f.fd { // as the kernel does when a program dies
-				j.tcp.loop.drop(fd)
+				j.tcp.loop.Close(fd)
 			}
 			delete(j.tcp.flows, f)
 		}
@@ -376,19 +378,19 @@ func BenchmarkFlowRequests(b *testing.B) {
 }
 
 func benchFlow(b *testing.B) (host, wire *net.TCPConn) {
-	l, err := newLoop()
+	l, err := loop.New()
 	if err != nil {
 		b.Fatal(err)
 	}
 	t := &tcp{loop: l, flows: map[*flow]bool{}, pipes: pipes{room: 16 << 20}, count: TCPStats{Drops: map[string]uint64{}}}
-	go l.run()
+	go l.Run()
 	var tt testing.T
 	host, x := connected(&tt)
 	wire, y := connected(&tt)
-	l.do(func() { t.join(x, y, false) })
+	l.Do(func() { t.join(x, y, false) })
 	b.Cleanup(func() {
 		_, _ = host.Close(), wire.Close()
-		l.stop()
+		l.Stop()
 	})
 	return host, wire
 }
@@ -440,7 +442,7 @@ func sendUrgent(c *net.TCPConn, b byte) error {
 // the error has been taken from the socket when the flow begins. What the remote
 // sent before is delivered, and the end is no orderly one.
 func TestFlowOfABrokenConnection(t *testing.T) {
-	l, err := newLoop()
+	l, err := loop.New()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -456,14 +458,14 @@ func TestFlowOfABrokenConnection(t *testing.T) {
 			t.Fatal("no reset after 5 s")
 		}
 	}
-	go l.run()
-	l.do(func() { all.join(a, b, true) })
+	go l.Run()
+	l.Do(func() { all.join(a, b, true) })
 	got, err := io.ReadAll(host)
 	if string(got) != "last words" || !errors.Is(err, unix.ECONNRESET) {
 		t.Errorf("got %q and %v", got, err)
 	}
-	l.do(all.pipes.close)
-	l.stop()
+	l.Do(all.pipes.close)
+	l.Stop()
 }
 
 // TestClientsLeaveRoom: whoever connects to published services, the host can

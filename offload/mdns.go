@@ -78,7 +78,7 @@ func newMDNS(u *udp) (*mdns, error) {
 			return nil, err
 		}
 		m.fds[familyOf(group)] = fd
-		if err := u.loop.add(fd, unix.EPOLLIN, mdnsHandler{m, fd}); err != nil {
+		if err := u.loop.Add(fd, unix.EPOLLIN, mdnsHandler{m, fd}); err != nil {
 			m.close()
 			return nil, err
 		}
@@ -119,7 +119,7 @@ func (m *mdns) close() {
 		return
 	}
 	for _, fd := range m.fds {
-		m.u.loop.drop(fd)
+		m.u.loop.Close(fd)
 	}
 	m.fds = nil
 }
@@ -131,7 +131,7 @@ func (m *mdns) tick() {
 	}
 	m.tokens = min(mdnsBurst, m.tokens+mdnsRate)
 	for key, at := range m.seen {
-		if m.u.loop.now().Sub(at) > mdnsRepeat {
+		if m.u.loop.Now().Sub(at) > mdnsRepeat {
 			delete(m.seen, key)
 		}
 	}
@@ -163,9 +163,9 @@ type mdnsHandler struct {
 	fd int
 }
 
-// ready takes its turn as every socket does: somebody on the wire may send
+// Ready takes its turn as every socket does: somebody on the wire may send
 // faster than the card reads.
-func (h mdnsHandler) ready(uint32) {
+func (h mdnsHandler) Ready(uint32) {
 	u := h.u
 	for range turnBatches {
 		if h.fds == nil {
@@ -180,7 +180,7 @@ func (h mdnsHandler) ready(uint32) {
 			return
 		}
 	}
-	u.loop.soon(func() { h.ready(0) })
+	u.loop.Soon(func() { h.Ready(0) })
 }
 
 // relay sends a message to the other side.
@@ -219,7 +219,7 @@ func (m *mdns) relay(fd int, d *datagram) {
 // repeated remembers a message.
 func (m *mdns) repeated(data []byte) bool {
 	key := maphash.Bytes(m.seed, data)
-	now := m.u.loop.now()
+	now := m.u.loop.Now()
 	if at, ok := m.seen[key]; ok && now.Sub(at) < mdnsRepeat {
 		return true
 	}

@@ -7,6 +7,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/loop"
+	"github.com/toe-project/toe/offload/nfqueue"
 )
 
 // acceptLimit is how long the host may take from our answer to its first
@@ -26,33 +29,33 @@ type opening struct {
 	holds     bool
 	connected bool
 	broken    bool // the remote has reset the connection since
-	limit     *timer
+	limit     *loop.Timer
 	age       *list.Element
 }
 
 // ask is called with each first segment from the host.
-func (t *tcp) ask(p heldPacket) {
-	s, ok := parseSegment(p.head)
+func (t *tcp) ask(p nfqueue.Packet) {
+	s, ok := parseSegment(p.Head)
 	if !ok {
 		t.drop("not understood")
-		t.queue.discard(p.id)
+		t.verdict.Drop(p.ID)
 		return
 	}
 	if o := t.opening[s.pair]; o != nil {
-		o.repeated(s, p.id)
+		o.repeated(s, p.ID)
 		return
 	}
 	if first, ok := t.fresh[s.pair]; ok && first == s.seq {
 		// Sent again before our answer came, and read only now: it has been
 		// in the queue since before the handshake ended.
-		t.queue.discard(p.id)
+		t.verdict.Drop(p.ID)
 		return
 	}
 	if t.full() || t.allAnswered() {
-		t.queue.discard(p.id)
+		t.verdict.Drop(p.ID)
 		return
 	}
-	t.begin(s, p.id)
+	t.begin(s, p.ID)
 }
 
 // allAnswered says whether there is no place for another attempt, nor one that
@@ -92,7 +95,7 @@ func (t *tcp) begin(s segment, held uint32) {
 		t.oldest.Front().Value.(*opening).end()
 	}
 	// What comes after the answer is the flow's: watch tells it.
-	if err := t.loop.add(fd, unix.EPOLLOUT, o); err != nil {
+	if err := t.loop.Add(fd, unix.EPOLLOUT, o); err != nil {
 		t.drop("no memory")
 		o.end()
 	}
@@ -111,7 +114,7 @@ func classOptions(s segment) []option {
 // what is remembered of the connection is what the newest SYN says.
 func (o *opening) repeated(s segment, id uint32) {
 	if o.holds {
-		o.t.queue.discard(o.held)
+		o.t.verdict.Drop(o.held)
 	}
 	if s.class != o.class {
 		o.class = s.class
@@ -127,13 +130,13 @@ func (o *opening) repeated(s segment, id uint32) {
 
 func (o *opening) pass(mark uint32) {
 	if o.holds {
-		o.t.queue.goOn(o.held, mark)
+		o.t.verdict.Accept(o.held, mark)
 		o.holds = false
 	}
 }
 
-// ready is the remote's answer. It implements handler.
-func (o *opening) ready(events uint32) {
+// Ready is the remote's answer. It implements loop.Handler.
+func (o *opening) Ready(events uint32) {
 	if o.connected || events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
 		return // what comes now is for the flow
 	}
@@ -151,11 +154,14 @@ func (o *opening) ready(events uint32) {
 	o.connected = true
 	o.t.answered++
 	o.t.oldest.MoveToBack(o.age) // the oldest without an answer makes room
-	o.limit = o.t.loop.after(acceptLimit, func() {
-		o.t.drop("host went away while opening")
-		o.end()
-	})
+	o.limit = o.t.loop.After(acceptLimit, o.expire)
 	o.pass(markOpen)
+}
+
+// expire ends an attempt whose handshake the host did not complete.
+func (o *opening) expire() {
+	o.t.drop("host went away while opening")
+	o.end()
 }
 
 // answer tells the host why there is no connection, in the way that the
@@ -187,18 +193,18 @@ func (o *opening) answer(err error) {
 // end forgets the attempt.
 func (o *opening) end() {
 	if o.holds {
-		o.t.queue.discard(o.held)
+		o.t.verdict.Drop(o.held)
 		o.holds = false
 	}
 	o.leave()
 	if o.fd >= 0 {
-		o.t.loop.drop(o.fd)
+		o.t.loop.Close(o.fd)
 		o.fd = -1
 	}
 }
 
 func (o *opening) leave() {
-	o.t.loop.cancel(o.limit)
+	o.t.loop.Cancel(o.limit)
 	if o.t.opening[o.pair] == o {
 		delete(o.t.opening, o.pair)
 		o.t.oldest.Remove(o.age)

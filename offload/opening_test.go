@@ -11,45 +11,50 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/loop"
+	"github.com/toe-project/toe/offload/nfqueue"
 )
 
 // askedOf is the part of an endpoint that opens connections. Nobody runs its
 // loop, and what it says of held segments stays with the queue.
 func askedOf(t *testing.T) *tcp {
 	t.Helper()
-	l, err := newLoop()
+	l, err := loop.New()
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := &tcp{
-		loop: l, queue: &queue{fd: -1}, maxFlows: 16, opening: map[pair]*opening{}, fresh: map[pair]uint32{}, oldest: list.New(),
+		loop: l, verdict: new(verdicts), maxFlows: 16, opening: map[pair]*opening{}, fresh: map[pair]uint32{}, oldest: list.New(),
 		flows: map[*flow]bool{}, count: TCPStats{Drops: map[string]uint64{}},
 	}
 	t.Cleanup(func() {
 		for _, o := range all.opening {
 			o.end()
 		}
-		l.close()
+		l.Discard()
 	})
 	return all
 }
 
-// said is the last verdict of a queue, its packet and mark: see queue.verdict.
-func (q *queue) said() (verdict, id, mark uint32) {
-	b := q.out[messageHead+4:]
-	if len(b) >= 16 {
-		mark = binary.BigEndian.Uint32(b[12:])
-	}
-	return binary.BigEndian.Uint32(b), binary.BigEndian.Uint32(b[4:]), mark
+// verdicts remembers the last one.
+type verdicts struct{ verdict, id, mark uint32 }
+
+func (v *verdicts) Accept(id, mark uint32) { *v = verdicts{1, id, mark} }
+func (v *verdicts) Drop(id uint32)         { *v = verdicts{0, id, 0} }
+
+func (t *tcp) said() (verdict, id, mark uint32) {
+	v := t.verdict.(*verdicts)
+	return v.verdict, v.id, v.mark
 }
 
 // firstSegment is a SYN to a listener of the loopback.
-func firstSegment(id uint32, from uint16, to *net.TCPAddr) heldPacket {
+func firstSegment(id uint32, from uint16, to *net.TCPAddr) nfqueue.Packet {
 	b := bytes.Clone(head4)
 	copy(b[16:], to.IP.To4())
 	binary.BigEndian.PutUint16(b[24:], from)
 	binary.BigEndian.PutUint16(b[26:], uint16(to.Port))
-	return heldPacket{id, b}
+	return nfqueue.Packet{ID: id, Head: b}
 }
 
 func remote(t *testing.T) (*net.TCPListener, *net.TCPAddr) {
@@ -77,15 +82,15 @@ func TestFirstSegmentsThatFindNoPlace(t *testing.T) {
 		flows       int
 		head        []byte
 	}{
-		{"the table is full", "table full", 16, firstSegment(0, 1, to).head},
+		{"the table is full", "table full", 16, firstSegment(0, 1, to).Head},
 		{"cut", "not understood", 0, head4[:21]},
 	} {
 		all := askedOf(t)
 		for range c.flows {
 			all.flows[new(flow)] = true
 		}
-		all.ask(heldPacket{7, c.head})
-		verdict, id, _ := all.queue.said()
+		all.ask(nfqueue.Packet{ID: 7, Head: c.head})
+		verdict, id, _ := all.said()
 		if verdict != 0 || id != 7 || all.count.Drops[c.cause] != 1 || len(all.opening) != 0 {
 			t.Errorf("%s: verdict %d on packet %d, drops %v, %d being opened", c.name, verdict, id, all.count.Drops, len(all.opening))
 		}
@@ -98,7 +103,7 @@ func TestOldestMakesRoom(t *testing.T) {
 	all := askedOf(t)
 	_, to := remote(t)
 	wait := func(i int) *opening {
-		s, ok := parseSegment(firstSegment(0, uint16(i), to).head)
+		s, ok := parseSegment(firstSegment(0, uint16(i), to).Head)
 		if !ok {
 			t.Fatal("the segment is none")
 		}
@@ -114,7 +119,7 @@ func TestOldestMakesRoom(t *testing.T) {
 		t.Fatalf("%d being opened, drops %v", len(all.opening), all.count.Drops)
 	}
 	all.ask(firstSegment(9999, 9999, to))
-	verdict, id, _ := all.queue.said()
+	verdict, id, _ := all.said()
 	if verdict != 0 || id != 1 || all.count.Drops["gave up for a newer one"] != 1 {
 		t.Errorf("verdict %d on packet %d, drops %v; want the first one discarded", verdict, id, all.count.Drops)
 	}
@@ -130,7 +135,7 @@ func TestAnsweredAreNotGivenUp(t *testing.T) {
 	all := askedOf(t)
 	l, to := remote(t)
 	for i := range maxOpening - 1 {
-		s, _ := parseSegment(firstSegment(0, uint16(i+2), to).head)
+		s, _ := parseSegment(firstSegment(0, uint16(i+2), to).Head)
 		o := &opening{t: all, pair: s.pair, fd: -1, connected: i > 0}
 		all.opening[o.pair], o.age = o, all.oldest.PushBack(o)
 	}
@@ -143,7 +148,7 @@ func TestAnsweredAreNotGivenUp(t *testing.T) {
 	}
 	defer far.Close()
 	all.oldest.MoveToFront(first.age) // older than all of them
-	first.ready(unix.EPOLLOUT)
+	first.Ready(unix.EPOLLOUT)
 	all.ask(firstSegment(2, 9998, to))
 	if all.opening[silent.pair] != nil || all.opening[first.pair] != first || all.count.Drops["gave up for a newer one"] != 1 {
 		t.Errorf("the silent one went: %t, the answered one: %t; drops %v", all.opening[silent.pair] == nil, all.opening[first.pair] == nil, all.count.Drops)
@@ -152,7 +157,7 @@ func TestAnsweredAreNotGivenUp(t *testing.T) {
 		o.connected = true
 	}
 	all.ask(firstSegment(3, 9999, to))
-	verdict, id, _ := all.queue.said()
+	verdict, id, _ := all.said()
 	if verdict != 0 || id != 3 || all.count.Drops["too many being opened"] != 1 || len(all.opening) != maxOpening {
 		t.Errorf("verdict %d on packet %d, drops %v, %d being opened; want the newcomer discarded", verdict, id, all.count.Drops, len(all.opening))
 	}
@@ -165,13 +170,13 @@ func TestRepeatedSegmentReadLate(t *testing.T) {
 	all := askedOf(t)
 	_, to := remote(t)
 	p := firstSegment(4, 1, to)
-	s, _ := parseSegment(p.head)
+	s, _ := parseSegment(p.Head)
 	if s.seq == 0 {
 		t.Fatal("the sample's number is 0: nothing would be shown")
 	}
 	all.fresh[s.pair] = s.seq
 	all.ask(p)
-	if verdict, id, _ := all.queue.said(); verdict != 0 || id != 4 || len(all.opening) != 0 {
+	if verdict, id, _ := all.said(); verdict != 0 || id != 4 || len(all.opening) != 0 {
 		t.Errorf("verdict %d on packet %d, %d being opened; want it discarded", verdict, id, len(all.opening))
 	}
 	all.fresh[s.pair] = s.seq + 1
@@ -186,7 +191,7 @@ func TestSameSegmentAgain(t *testing.T) {
 	_, to := remote(t)
 	all.ask(firstSegment(1, 1, to))
 	all.ask(firstSegment(2, 1, to))
-	if verdict, id, _ := all.queue.said(); verdict != 0 || id != 1 || len(all.opening) != 1 || all.only().held != 2 {
+	if verdict, id, _ := all.said(); verdict != 0 || id != 1 || len(all.opening) != 1 || all.only().held != 2 {
 		t.Errorf("verdict %d on packet %d, %d being opened, packet %d held", verdict, id, len(all.opening), all.only().held)
 	}
 }
@@ -197,10 +202,10 @@ func TestSameSegmentAgain(t *testing.T) {
 func TestNewerSegmentIsTheOneRemembered(t *testing.T) {
 	all := askedOf(t)
 	l, to := remote(t)
-	renewed := func(id uint32) heldPacket {
+	renewed := func(id uint32) nfqueue.Packet {
 		p := firstSegment(id, 1, to)
-		binary.BigEndian.PutUint32(p.head[28:], 0xfeedf00d)
-		p.head[1] = 0xb8
+		binary.BigEndian.PutUint32(p.Head[28:], 0xfeedf00d)
+		p.Head[1] = 0xb8
 		return p
 	}
 	all.ask(firstSegment(1, 1, to))
@@ -214,14 +219,14 @@ func TestNewerSegmentIsTheOneRemembered(t *testing.T) {
 	if c, err := unix.GetsockoptInt(o.fd, unix.SOL_IP, unix.IP_TOS); c != 0xb8 || err != nil {
 		t.Errorf("class %#x on the wire, %v; want that of the newer SYN", c, err)
 	}
-	o.ready(unix.EPOLLOUT)
+	o.Ready(unix.EPOLLOUT)
 	o.leave()
 	all.remember(o)
 	all.ask(renewed(3))
-	if verdict, id, _ := all.queue.said(); verdict != 0 || id != 3 || len(all.opening) != 0 {
+	if verdict, id, _ := all.said(); verdict != 0 || id != 3 || len(all.opening) != 0 {
 		t.Errorf("verdict %d on packet %d, %d being opened; want the repeat discarded", verdict, id, len(all.opening))
 	}
-	all.loop.drop(o.fd)
+	all.loop.Close(o.fd)
 }
 
 // TestHostGoesAway: a host that asks, and then does not take the answer, costs
@@ -236,14 +241,15 @@ func TestHostGoesAway(t *testing.T) {
 	}
 	defer far.Close()
 	o := all.only()
-	o.ready(unix.EPOLLOUT)
-	if verdict, id, mark := all.queue.said(); verdict != 1 || id != 5 || mark != markOpen {
+	o.Ready(unix.EPOLLOUT)
+	if verdict, id, mark := all.said(); verdict != 1 || id != 5 || mark != markOpen {
 		t.Errorf("verdict %d on packet %d with mark %#x; it should go to the listener", verdict, id, mark)
 	}
-	if in := time.Until(o.limit.at); in > acceptLimit || in < acceptLimit/2 {
+	if in := time.Until(o.limit.At()); in > acceptLimit || in < acceptLimit/2 {
 		t.Errorf("the attempt ends in %s, want %s", in, acceptLimit)
 	}
-	o.limit.f()
+	all.loop.Cancel(o.limit)
+	o.expire()
 	if len(all.opening) != 0 || all.oldest.Len() != 0 || all.count.Drops["host went away while opening"] != 1 {
 		t.Errorf("%d being opened, drops %v", len(all.opening), all.count.Drops)
 	}

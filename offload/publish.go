@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/loop"
 )
 
 // meetLimit is how long a service of the host may take to accept. The link
@@ -29,7 +31,7 @@ func (t *tcp) publish(p Publish) error {
 		}
 		t.published[p] = append(t.published[p], fd)
 		take := func(fd int, client netip.AddrPort) { t.meet(p, fd, client) }
-		if err := t.loop.addLevel(fd, acceptor{t: t, fd: fd, take: take}); err != nil {
+		if err := t.loop.AddLevel(fd, acceptor{t: t, fd: fd, take: take}); err != nil {
 			return err
 		}
 	}
@@ -40,7 +42,7 @@ func (t *tcp) publish(p Publish) error {
 type meeting struct {
 	t            *tcp
 	client, host int
-	limit        *timer
+	limit        *loop.Timer
 }
 
 // meet takes a client to the host. Its handshake with the card is complete:
@@ -63,8 +65,8 @@ func (t *tcp) meet(p Publish, client int, from netip.AddrPort) {
 	}
 	m := &meeting{t: t, client: client, host: host}
 	t.meeting[m] = true
-	m.limit = t.loop.after(meetLimit, func() { m.fail() })
-	if err := t.loop.add(host, unix.EPOLLOUT, m); err != nil {
+	m.limit = t.loop.After(meetLimit, func() { m.fail() })
+	if err := t.loop.Add(host, unix.EPOLLOUT, m); err != nil {
 		m.fail()
 	}
 }
@@ -85,8 +87,8 @@ func dialFor(source, to netip.AddrPort) (int, error) {
 // ofHost says whether an address is at the other end of a link. What is on the
 // links is asked of the kernel once a second at most, not for every client.
 func (t *tcp) ofHost(a netip.Addr) bool {
-	if t.linkNets == nil || t.loop.now().Sub(t.linkNetsAt) >= time.Second {
-		t.linkNets, t.linkNetsAt = networks(t.conf.Links), t.loop.now()
+	if t.linkNets == nil || t.loop.Now().Sub(t.linkNetsAt) >= time.Second {
+		t.linkNets, t.linkNetsAt = networks(t.conf.Links), t.loop.Now()
 	}
 	for _, n := range t.linkNets {
 		if n.Contains(a.AsSlice()) {
@@ -117,8 +119,8 @@ func networks(names []string) []*net.IPNet {
 	return found
 }
 
-// ready is the service's answer. It implements handler.
-func (m *meeting) ready(events uint32) {
+// Ready is the service's answer. It implements loop.Handler.
+func (m *meeting) Ready(events uint32) {
 	if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
 		return
 	}
@@ -139,11 +141,11 @@ func (m *meeting) fail() {
 
 func (m *meeting) end() {
 	m.leave()
-	m.t.loop.drop(m.host)
+	m.t.loop.Close(m.host)
 	_ = unix.Close(m.client)
 }
 
 func (m *meeting) leave() {
-	m.t.loop.cancel(m.limit)
+	m.t.loop.Cancel(m.limit)
 	delete(m.t.meeting, m)
 }

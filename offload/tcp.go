@@ -10,6 +10,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/loop"
+	"github.com/toe-project/toe/offload/nfqueue"
 )
 
 // Bounds of the tables. What finds no place is dropped and counted: its
@@ -25,12 +28,19 @@ const (
 	flowCost = 16 << 10
 )
 
+// verdict decides on held SYNs: an *nfqueue.Queue, or a test's.
+type verdict interface {
+	Accept(id, mark uint32)
+	Drop(id uint32)
+}
+
 // tcp is endpoint mode for connections.
 type tcp struct {
-	loop      *loop
+	loop      *loop.Loop
 	conf      Config
 	logf      func(string, ...any)
-	queue     *queue
+	queue     *nfqueue.Queue
+	verdict   verdict
 	listeners []int
 	published map[Publish][]int
 
@@ -54,7 +64,7 @@ type tcp struct {
 	count TCPStats
 }
 
-func newTCP(l *loop, conf Config, logf func(string, ...any)) (*tcp, error) {
+func newTCP(l *loop.Loop, conf Config, logf func(string, ...any)) (*tcp, error) {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return nil, fmt.Errorf("sysinfo: %w", err)
@@ -77,12 +87,13 @@ func newTCP(l *loop, conf Config, logf func(string, ...any)) (*tcp, error) {
 }
 
 func (t *tcp) open() (err error) {
-	t.queue, err = newQueue(t.ask, func() { t.drop("queue full") })
+	t.queue, err = nfqueue.Open(queueNumber, t.ask, func() { t.drop("queue full") })
 	if err != nil {
 		return err
 	}
-	t.queue.empty = func() { clear(t.fresh) }
-	if err := t.loop.addLevel(t.queue.fd, t.queue); err != nil {
+	t.verdict = t.queue
+	t.queue.Empty = func() { clear(t.fresh) }
+	if err := t.loop.AddLevel(t.queue.FD(), t.queue); err != nil {
 		return err
 	}
 	for _, addr := range []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1}), netip.IPv6Loopback()} {
@@ -94,7 +105,7 @@ func (t *tcp) open() (err error) {
 			return err
 		}
 		t.listeners = append(t.listeners, fd)
-		if err := t.loop.addLevel(fd, acceptor{t, fd, t.accepted, func() bool { return t.answered > 0 }}); err != nil {
+		if err := t.loop.AddLevel(fd, acceptor{t, fd, t.accepted, func() bool { return t.answered > 0 }}); err != nil {
 			return err
 		}
 	}
@@ -142,7 +153,7 @@ func (t *tcp) configure(conf Config) error {
 
 func (t *tcp) dropAll(fds []int) {
 	for _, fd := range fds {
-		t.loop.drop(fd)
+		t.loop.Close(fd)
 	}
 }
 
@@ -196,7 +207,7 @@ func (t *tcp) close() {
 		delete(t.published, p)
 	}
 	if t.queue != nil {
-		t.loop.drop(t.queue.fd)
+		t.loop.Close(t.queue.FD())
 		t.queue = nil
 	}
 	t.pipes.close()
@@ -217,11 +228,11 @@ const shortagePause = 100 * time.Millisecond
 // acceptTurn is how many connections a turn accepts at most: more than first
 // segments that it reads, or those whose remote has answered would pile up behind
 // those that ask.
-const acceptTurn = 4 * lettersSize
+const acceptTurn = 4 * nfqueue.BatchSize
 
-// ready accepts one that waits, and others that should: its registration is
+// Ready accepts one that waits, and others that should: its registration is
 // level triggered, so what is left is told again.
-func (a acceptor) ready(uint32) {
+func (a acceptor) Ready(uint32) {
 	for range acceptTurn {
 		if !a.one() || a.more == nil || !a.more() {
 			return
@@ -237,7 +248,7 @@ func (a acceptor) one() (more bool) {
 		return true
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
 		a.t.drop("no descriptor or memory")
-		a.t.loop.rest(a.fd, shortagePause)
+		a.t.loop.Pause(a.fd, shortagePause)
 	}
 	return false
 }

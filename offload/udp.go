@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/loop"
 )
 
 // turnBatches is how many batches a socket may move before the others have
@@ -47,7 +49,7 @@ const (
 // together (UDP_GRO) and takes apart again (UDP_SEGMENT): as many packets go
 // through one system call and one pass of the network stack.
 type udp struct {
-	loop      *loop
+	loop      *loop.Loop
 	conf      Config
 	logf      func(string, ...any)
 	in        *inbox
@@ -70,14 +72,14 @@ type udp struct {
 	count     UDPStats
 }
 
-func newUDP(l *loop, conf Config, logf func(string, ...any)) (*udp, error) {
+func newUDP(l *loop.Loop, conf Config, logf func(string, ...any)) (*udp, error) {
 	return openUDP(l, conf, logf, []netip.AddrPort{
 		netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), proxyPort),
 		netip.AddrPortFrom(netip.IPv6Loopback(), proxyPort),
 	})
 }
 
-func openUDP(l *loop, conf Config, logf func(string, ...any), listen []netip.AddrPort) (*udp, error) {
+func openUDP(l *loop.Loop, conf Config, logf func(string, ...any), listen []netip.AddrPort) (*udp, error) {
 	u := &udp{
 		loop: l, logf: logf, in: newInbox(), out: newOutbox(),
 		talks: newTalks(), outlets: map[peer]*outlet{}, wirePorts: map[wirePort]*outlet{}, faces: map[peer]*face{}, services: map[Publish]*service{},
@@ -88,7 +90,7 @@ func openUDP(l *loop, conf Config, logf func(string, ...any), listen []netip.Add
 		u.close()
 		return nil, err
 	}
-	l.every(time.Second, u.tick)
+	l.Every(time.Second, u.tick)
 	return u, nil
 }
 
@@ -105,7 +107,7 @@ func (u *udp) open(conf Config, listen []netip.AddrPort) (err error) {
 			return fmt.Errorf("listener: %w", err)
 		}
 		u.listeners = append(u.listeners, fd)
-		if err := u.loop.add(fd, unix.EPOLLIN, udpListener{u, fd}); err != nil {
+		if err := u.loop.Add(fd, unix.EPOLLIN, udpListener{u, fd}); err != nil {
 			return err
 		}
 	}
@@ -148,7 +150,7 @@ func (u *udp) close() {
 		u.endService(s)
 	}
 	for _, fd := range u.listeners {
-		u.loop.drop(fd)
+		u.loop.Close(fd)
 	}
 	u.mdns.close()
 	u.icmp.close()
@@ -170,13 +172,13 @@ func (u *udp) tick() {
 // moment: they end over several turns.
 func (u *udp) expire() {
 	for range 256 {
-		t := u.talks.expired(u.loop.now())
+		t := u.talks.expired(u.loop.Now())
 		if t == nil || u.closed {
 			return
 		}
 		u.endTalk(t)
 	}
-	u.loop.soon(u.expire)
+	u.loop.Soon(u.expire)
 }
 
 // room makes place for a flow, its outlet and its face. Who knocks at a service can
@@ -226,7 +228,7 @@ func (u *udp) receive(r receiver) {
 			return
 		}
 	}
-	u.loop.soon(r.again())
+	u.loop.Soon(r.again())
 }
 
 // udpListener gets the first datagrams of flows.
@@ -235,7 +237,7 @@ type udpListener struct {
 	fd int
 }
 
-func (l udpListener) ready(uint32) {
+func (l udpListener) Ready(uint32) {
 	u := l.u
 	if u.closed {
 		return
@@ -252,7 +254,7 @@ func (l udpListener) ready(uint32) {
 		}
 	}
 	u.watchYoung()
-	u.loop.soon(func() { l.ready(0) })
+	u.loop.Soon(func() { l.Ready(0) })
 }
 
 // fromHost sends a datagram on whose flow may have to be made.
@@ -262,7 +264,7 @@ func (u *udp) fromHost(d *datagram) {
 		return
 	}
 	t.widen(d, 1)
-	u.talks.touch(t, true, u.loop.now())
+	u.talks.touch(t, true, u.loop.Now())
 	t.send(u, d)
 	u.flush(t.wire)
 }

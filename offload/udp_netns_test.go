@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/loop"
 )
 
 // place is a network namespace with a thread in it.
@@ -169,7 +171,7 @@ func (p *place) echo(port int) *net.UDPConn {
 // trial is a host, a card with the UDP part of endpoint mode, and a world.
 type trial struct {
 	host, card, world *place
-	loop              *loop
+	loop              *loop.Loop
 	udp               *udp
 }
 
@@ -214,7 +216,7 @@ func (r *trial) start(t *testing.T, conf Config) {
 	t.Helper()
 	engine := r.card.beside()
 	engine.in(func() (err error) {
-		if r.loop, err = newLoop(); err != nil {
+		if r.loop, err = loop.New(); err != nil {
 			return err
 		}
 		if r.udp, err = newUDP(r.loop, conf, t.Logf); err != nil {
@@ -223,10 +225,10 @@ func (r *trial) start(t *testing.T, conf Config) {
 		return addPolicy()
 	})
 	r.card.nft(udpRules(conf))
-	engine.do <- r.loop.run
+	engine.do <- r.loop.Run
 	t.Cleanup(func() {
-		r.loop.do(r.udp.close)
-		r.loop.stop()
+		r.loop.Do(r.udp.close)
+		r.loop.Stop()
 	})
 }
 
@@ -278,6 +280,6 @@ func (p *place) nft(rules string) {
 }
 
 func (r *trial) stats() (s UDPStats) {
-	r.loop.do(func() { s = r.udp.stats() })
+	r.loop.Do(func() { s = r.udp.stats() })
 	return s
 }

@@ -73,7 +73,7 @@ func (u *udp) watchOutlet(fd int, err error, host peer, s *service) (*outlet, er
 	}
 	o := &outlet{u: u, fd: fd, host: host, service: s}
 	o.turn = o.receive
-	if err := u.loop.add(fd, unix.EPOLLIN, o); err != nil {
+	if err := u.loop.Add(fd, unix.EPOLLIN, o); err != nil {
 		_ = unix.Close(fd)
 		return nil, err
 	}
@@ -94,11 +94,11 @@ func (u *udp) release(o *outlet) {
 	if u.wirePorts[o.at] == o {
 		delete(u.wirePorts, o.at)
 	}
-	u.loop.drop(o.fd)
+	u.loop.Close(o.fd)
 	u.sockets--
 }
 
-func (o *outlet) ready(events uint32) {
+func (o *outlet) Ready(events uint32) {
 	if events&unix.EPOLLERR != 0 {
 		o.readErrors()
 	}
@@ -138,7 +138,7 @@ func (o *outlet) pass(n int) {
 			now = t.face
 		}
 		t.widen(d, n)
-		u.talks.touch(t, false, u.loop.now())
+		u.talks.touch(t, false, u.loop.Now())
 		u.count.ToHost += d.count()
 		u.count.ToHostBytes += uint64(len(d.data))
 		u.out.add(d, &t.key.host, nil, now.six)

@@ -124,7 +124,7 @@ func TestUDPPublishedNobodyThere(t *testing.T) {
 func TestUDPPublishedCannotPushAway(t *testing.T) {
 	r := newTrial(t, published(false))
 	r.world.echo(7)
-	r.loop.do(func() { r.udp.limit = 64 })
+	r.loop.Do(func() { r.udp.limit = 64 })
 	var own []*net.UDPConn
 	for range 10 {
 		c := r.host.dial(at(worldAddr4, 7))
@@ -166,7 +166,7 @@ func TestUDPPublishChanges(t *testing.T) {
 	conf := Config{Links: []string{"pci0"}, Publish: []Publish{{Protocol: "udp", Port: 5000, To4: netip.MustParseAddrPort(at(hostAddr4, 5353))}}}
 	for _, c := range []Config{conf, {}, conf, conf} {
 		var err error
-		r.loop.do(func() { err = r.udp.configure(c) })
+		r.loop.Do(func() { err = r.udp.configure(c) })
 		if err != nil {
 			t.Fatal(err)
 		}

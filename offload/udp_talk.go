@@ -43,7 +43,7 @@ func (u *udp) talkOver(o *outlet, key talkKey, l life) (*talk, error) {
 	if key.ours {
 		f.own = t
 	}
-	u.talks.add(t, l, u.loop.now())
+	u.talks.add(t, l, u.loop.Now())
 	u.count.Opened++
 	return t, nil
 }
@@ -120,7 +120,7 @@ func (u *udp) releaseFace(f *face) {
 	if u.faces[f.at] == f {
 		delete(u.faces, f.at)
 	}
-	u.loop.drop(f.fd)
+	u.loop.Close(f.fd)
 	u.sockets--
 }
 
@@ -132,14 +132,14 @@ func (u *udp) watchYoung() {
 		if f.closed {
 			continue
 		}
-		if err := u.loop.add(f.fd, unix.EPOLLIN, f); err != nil {
+		if err := u.loop.Add(f.fd, unix.EPOLLIN, f); err != nil {
 			u.logf("UDP: %v", err)
 		}
 	}
 	u.young = u.young[:0]
 }
 
-func (f *face) ready(events uint32) {
+func (f *face) Ready(events uint32) {
 	if events&unix.EPOLLERR != 0 {
 		f.readErrors()
 	}
@@ -180,7 +180,7 @@ func (f *face) pass(n int) {
 			now = t.wire
 		}
 		t.widen(d, n)
-		u.talks.touch(t, true, u.loop.now())
+		u.talks.touch(t, true, u.loop.Now())
 		t.send(u, d)
 	}
 	u.flush(now)

@@ -187,7 +187,7 @@ func TestUDPClosedOnTheHost(t *testing.T) {
 		t.Errorf("the remote gets %v, want %v", err, unix.ECONNREFUSED)
 	}
 	var left int
-	r.loop.do(func() { left = r.udp.sockets + len(r.udp.outlets) })
+	r.loop.Do(func() { left = r.udp.sockets + len(r.udp.outlets) })
 	if left != 0 {
 		t.Errorf("%d sockets left", left)
 	}
@@ -249,7 +249,7 @@ func readClass(t *testing.T, c *net.UDPConn) (uint8, netip.AddrPort) {
 func TestUDPManyFlows(t *testing.T) {
 	r := newTrial(t, Config{})
 	r.world.echo(7)
-	r.loop.do(func() { r.udp.limit = 256 })
+	r.loop.Do(func() { r.udp.limit = 256 })
 	first := r.host.dial(at(worldAddr4, 7))
 	exchange(t, first, 10)
 	for range 300 {

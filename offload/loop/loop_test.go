@@ -1,4 +1,4 @@
-package offload
+package loop
 
 import (
 	"testing"
@@ -8,19 +8,19 @@ import (
 )
 
 func TestLoopTimersInOrder(t *testing.T) {
-	l, err := newLoop()
+	l, err := New()
 	if err != nil {
 		t.Fatal(err)
 	}
-	go l.run()
+	go l.Run()
 	got := make(chan int, 4)
-	l.do(func() {
-		l.after(30*time.Millisecond, func() { got <- 3 })
-		l.after(10*time.Millisecond, func() { got <- 1 })
-		never := l.after(15*time.Millisecond, func() { got <- 99 })
-		l.after(20*time.Millisecond, func() { got <- 2 })
-		l.cancel(never)
-		l.cancel(never)
+	l.Do(func() {
+		l.After(30*time.Millisecond, func() { got <- 3 })
+		l.After(10*time.Millisecond, func() { got <- 1 })
+		never := l.After(15*time.Millisecond, func() { got <- 99 })
+		l.After(20*time.Millisecond, func() { got <- 2 })
+		l.Cancel(never)
+		l.Cancel(never)
 	})
 	for want := 1; want <= 3; want++ {
 		select {
@@ -32,24 +32,24 @@ func TestLoopTimersInOrder(t *testing.T) {
 			t.Fatalf("timer %d did not run in 5 s", want)
 		}
 	}
-	l.stop()
-	if l.do(func() {}) {
-		t.Error("an order was obeyed after stop")
+	l.Stop()
+	if l.Do(func() {}) {
+		t.Error("Do ran a function after Stop")
 	}
 }
 
 // note counts its events.
 type note struct {
-	l *loop
+	l *Loop
 	n int
 }
 
-func (n *note) ready(uint32) { n.n++ }
+func (n *note) Ready(uint32) { n.n++ }
 
 // An event of a descriptor that was closed in the same turn must not reach
 // the one that got its number.
 func TestLoopForgetsEventsOfClosedDescriptors(t *testing.T) {
-	l, err := newLoop()
+	l, err := New()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +58,7 @@ func TestLoopForgetsEventsOfClosedDescriptors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := l.add(a, unix.EPOLLIN, old); err != nil {
+	if err := l.Add(a, unix.EPOLLIN, old); err != nil {
 		t.Fatal(err)
 	}
 	events := make([]unix.EpollEvent, 4)
@@ -66,19 +66,19 @@ func TestLoopForgetsEventsOfClosedDescriptors(t *testing.T) {
 	if err != nil || n != 1 {
 		t.Fatal(n, err)
 	}
-	l.drop(a)
+	l.Close(a)
 	b, err := unix.Eventfd(0, unix.EFD_NONBLOCK)
 	if err != nil || b != a {
 		t.Fatalf("descriptor %d, %v, want %d again", b, err, a)
 	}
-	if err := l.add(b, unix.EPOLLIN, young); err != nil {
+	if err := l.Add(b, unix.EPOLLIN, young); err != nil {
 		t.Fatal(err)
 	}
 	l.deliver(events[:n])
 	if old.n+young.n != 0 {
 		t.Errorf("an old event was delivered: %d, %d", old.n, young.n)
 	}
-	l.drop(b)
-	go l.run()
-	l.stop()
+	l.Close(b)
+	go l.Run()
+	l.Stop()
 }

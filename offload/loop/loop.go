@@ -1,0 +1,182 @@
+// Package loop is an event loop on one thread, over epoll(7).
+//
+// Handlers run one after the other and share state without locks. A handler that
+// has more to do than its fair share asks for another turn with Soon.
+package loop
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Handler owns a descriptor in the loop. Ready is called with EPOLL* bits. Add
+// registers edge-triggered: Ready must continue until EAGAIN, or until its
+// budget is used up and then ask for another turn with Loop.Soon. The bits are
+// hints: an earlier call may have dealt with the event already.
+type Handler interface{ Ready(events uint32) }
+
+// Loop is the one thread that all handlers run on. Its methods are for that
+// thread alone, except Do and Stop.
+type Loop struct {
+	epoll, bell int // bell: an eventfd that ends a wait
+	slots       []slot
+	turns       []func() // run in the next turn
+
+	timers timers
+	alarm  int       // a timerfd
+	alert  time.Time // when it rings; zero: it is not set
+	start  time.Time
+	clock  time.Time // see Now; zero: not read in this turn
+
+	mu     sync.Mutex // guards orders and closed
+	orders []func()
+	closed bool
+	done   chan struct{}
+}
+
+// slot is what a descriptor number stands for. The generation tells an event
+// of a closed descriptor from one of its successor.
+type slot struct {
+	h          Handler
+	generation uint32
+}
+
+// New makes a loop. Run must be called for it to do anything, and Stop or
+// Discard to free its descriptors.
+func New() (*Loop, error) {
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll_create1: %w", err)
+	}
+	l := &Loop{epoll: epoll, bell: -1, alarm: -1, start: time.Now(), done: make(chan struct{})}
+	if l.bell, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
+		l.Discard()
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	if l.alarm, err = unix.TimerfdCreate(unix.CLOCK_MONOTONIC, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK); err != nil {
+		l.Discard()
+		return nil, fmt.Errorf("timerfd_create: %w", err)
+	}
+	if err := errors.Join(l.Add(l.bell, unix.EPOLLIN, bellHandler{l}), l.Add(l.alarm, unix.EPOLLIN, alarmHandler{l})); err != nil {
+		l.Discard()
+		return nil, err
+	}
+	return l, nil
+}
+
+// Discard frees a loop that never ran.
+func (l *Loop) Discard() {
+	for _, fd := range []int{l.epoll, l.bell, l.alarm} {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+}
+
+// Run is the loop, until Stop.
+func (l *Loop) Run() {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer close(l.done)
+	events := make([]unix.EpollEvent, 256)
+	l.arm()
+	for {
+		n, err := unix.EpollWait(l.epoll, events, l.timeout())
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return // the epoll descriptor is closed
+		}
+		l.clock = time.Time{}
+		l.deliver(events[:max(n, 0)])
+		if l.obey() {
+			return
+		}
+		turns := l.turns
+		l.turns = nil
+		for _, f := range turns {
+			f()
+		}
+		l.arm()
+	}
+}
+
+func (l *Loop) deliver(events []unix.EpollEvent) {
+	for _, ev := range events {
+		if s := l.slots[ev.Fd]; s.h != nil && s.generation == uint32(ev.Pad) {
+			s.h.Ready(ev.Events)
+		}
+	}
+}
+
+// timeout is how long a wait may last, in milliseconds. The alarm ends it in
+// time for the timers.
+func (l *Loop) timeout() int {
+	if len(l.turns) > 0 {
+		return 0
+	}
+	return -1
+}
+
+// Soon runs f in the next turn, after the events that are pending now.
+func (l *Loop) Soon(f func()) { l.turns = append(l.turns, f) }
+
+// Do runs f on the loop's thread and waits for it. It reports whether f ran:
+// after Stop it does not.
+func (l *Loop) Do(f func()) bool {
+	ran := make(chan struct{})
+	l.mu.Lock()
+	if l.closed {
+		l.mu.Unlock()
+		return false
+	}
+	l.orders = append(l.orders, func() { f(); close(ran) })
+	l.ring()
+	l.mu.Unlock()
+	select {
+	case <-ran:
+		return true
+	case <-l.done:
+		return false
+	}
+}
+
+// Stop ends Run after the calls of Do that came before it, waits for that, and
+// frees the loop's descriptors.
+func (l *Loop) Stop() {
+	l.mu.Lock()
+	l.closed = true
+	l.ring()
+	l.mu.Unlock()
+	<-l.done
+	l.Discard()
+}
+
+// ring is called with mu held, and not after closed: the bell's number could
+// then be that of another file, and the bytes would be written to it.
+func (l *Loop) ring() {
+	one := [8]byte{1}
+	_, _ = unix.Write(l.bell, one[:]) // EAGAIN: it rings already
+}
+
+func (l *Loop) obey() (ended bool) {
+	l.mu.Lock()
+	orders := l.orders
+	l.orders = nil
+	ended = l.closed
+	l.mu.Unlock()
+	for _, f := range orders {
+		f()
+	}
+	return ended
+}
+
+type bellHandler struct{ *Loop }
+
+func (b bellHandler) Ready(uint32) {
+	var count [8]byte
+	_, _ = unix.Read(b.bell, count[:])
+}
