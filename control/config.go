@@ -30,9 +30,9 @@ type Config struct {
 	// Critical names the keys that the card must know; Encode fills it in.
 	Critical []string `json:"critical,omitempty"`
 	Name     string   `json:"name"`
-	Hostname string `json:"hostname,omitempty"` // default: Name
-	Links    []Link `json:"links"`
-	Ports    []Port `json:"ports,omitempty"`
+	Hostname string   `json:"hostname,omitempty"` // default: Name
+	Links    []Link   `json:"links"`
+	Ports    []Port   `json:"ports,omitempty"`
 	// DNS overrides the name servers that the ports learn.
 	DNS    []netip.Addr `json:"dns,omitempty"`
 	Search []string     `json:"search,omitempty"`

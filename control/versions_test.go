@@ -258,4 +258,3 @@ func TestProtocolOnlyGrows(t *testing.T) {
 		}
 	}
 }
-
