@@ -94,9 +94,9 @@ func startCard(t *testing.T, change ...func(*card)) *card {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.Agent.fire = c.fire
+	partOf[*firewallPart](c.env).kernel = c.fire
 	if c.begin != nil {
-		c.Agent.offload.start = c.begin
+		partOf[*offloadPart](c.env).begin = c.begin
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	c.stop = cancel
@@ -369,7 +369,7 @@ func TestApplyRefuses(t *testing.T) {
 		n.Links = slices.Clone(n.Links)
 		n.Links[0].MAC = "02:00:00:00:00:07"
 	}))
-	if err == nil || !strings.Contains(err.Error(), "restart of the card") {
+	if err == nil || !strings.Contains(err.Error(), "restart the card") {
 		t.Errorf("changed links: %v", err)
 	}
 	if _, err = c.apply(t, c.next(func(n *control.Config) { n.Mode = "magic" })); err == nil || !strings.Contains(err.Error(), "magic") {

@@ -16,12 +16,12 @@ type rules struct {
 	links, ports []string
 	nat          bool
 	ends         bool // connections end on the card
-	published    []service
+	published    []wirePort
 	mdns         bool // multicast DNS may come in
 }
 
-// service is what the wire may reach on the card.
-type service struct {
+// wirePort is what the wire may reach on the card.
+type wirePort struct {
 	protocol byte
 	port     uint16
 }

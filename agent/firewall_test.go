@@ -264,7 +264,7 @@ func unknownConnection(t *testing.T, ends bool) {
 	now := both
 	now.ends = ends
 	before := now
-	before.published = []service{{unix.IPPROTO_TCP, 9}}
+	before.published = []wirePort{{unix.IPPROTO_TCP, 9}}
 	_, wire := crossing(t, before)
 	ln, err := net.Listen("tcp4", "192.0.2.2:9")
 	if err != nil {

@@ -3,7 +3,10 @@ package agent
 import (
 	"context"
 	"reflect"
+	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
@@ -35,7 +38,7 @@ func startOffload(o Options) func(offload.Config) (endpoint, error) {
 	}
 }
 
-// offloadOf is what a configuration means for the endpoint.
+// offloadOf is what a configuration means for endpoint mode.
 func offloadOf(c *control.Config) offload.Config {
 	b := c.Offload.Bypass
 	out := offload.Config{Preserve: c.Offload.Preserve, MDNS: c.Offload.MDNS, Congestion: c.Offload.Congestion, Bypass: offload.Bypass{
@@ -72,21 +75,33 @@ func portRanges(list []control.PortRange) []offload.PortRange {
 	return out
 }
 
-// offloader is the card's endpoint mode, if it has one.
-type offloader struct {
-	start func(offload.Config) (endpoint, error)
-	now   endpoint // nil in router mode and while it has not started
-	err   error    // why it has not
+// offloadPart is the card's endpoint mode.
+type offloadPart struct {
+	idle
+	*env
+	begin func(offload.Config) (endpoint, error)
+
+	mu  sync.Mutex // guards what follows
+	now endpoint   // nil in router mode and until it has started
+	err error      // why it has not started
 }
 
-// set makes the endpoint what a configuration asks for: started, changed or
-// ended. The caller holds applying.
-func (a *Agent) setOffload(c *control.Config) error {
-	a.mu.Lock()
-	e := a.offload.now
-	a.mu.Unlock()
+func newOffloadPart(e *env) *offloadPart {
+	return &offloadPart{env: e, begin: startOffload(e.opts)}
+}
+
+func (o *offloadPart) running() endpoint {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.now
+}
+
+// set starts, changes or ends endpoint mode, as c asks. The caller holds
+// applying.
+func (o *offloadPart) set(c *control.Config) error {
+	e := o.running()
 	if c.Endpoint() {
-		a.sys.reservePorts(c) // before something else takes one
+		o.sys.reservePorts(c) // before something else takes one
 	}
 	var err error
 	switch {
@@ -98,42 +113,44 @@ func (a *Agent) setOffload(c *control.Config) error {
 	case e != nil:
 		return e.Configure(offloadOf(c))
 	default:
-		e, err = a.offload.start(offloadOf(c))
+		e, err = o.begin(offloadOf(c))
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.offload.now, a.offload.err = e, err
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.now, o.err = e, err
 	return err
 }
 
-// clearOffload removes what the agent of before has left, if it was killed and
-// the card went on: nobody listens where its rules send packets to.
-func (a *Agent) clearOffload() {
-	a.applying.Lock()
-	defer a.applying.Unlock()
-	a.mu.Lock()
-	running := a.offload.now != nil
-	a.mu.Unlock()
-	if running {
+func (o *offloadPart) start(ctx context.Context) {
+	o.clear()
+	o.spawn(func() { o.keepTrying(ctx) })
+}
+
+// clear removes what an earlier agent left, if it was killed and the card went
+// on: nothing listens where its rules send packets.
+func (o *offloadPart) clear() {
+	o.applying.Lock()
+	defer o.applying.Unlock()
+	if o.running() != nil {
 		return // an Apply was quicker, and has replaced them
 	}
 	if err := offload.Clear(); err != nil {
-		a.log.Sayf("what an earlier endpoint mode has left: %v", err)
+		o.log.Sayf("rest of an earlier endpoint mode: %v", err)
 	}
 }
 
-// keepOffloading starts endpoint mode, behind the firewall, and goes on
-// trying where that fails. Until then the card routes, and says why.
-func (a *Agent) keepOffloading(ctx context.Context) {
+// keepTrying starts endpoint mode, and tries again where that fails. Until
+// then the card routes, and reports why.
+func (o *offloadPart) keepTrying(ctx context.Context) {
 	said := ""
 	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
-		err := a.beginOffload(ctx)
+		err := o.try(ctx)
 		if err == nil {
 			return
 		}
 		if err.Error() != said {
 			said = err.Error()
-			a.log.Sayf("endpoint mode: %v; the card routes in the meantime", err)
+			o.log.Sayf("endpoint mode: %v; the card routes in the meantime", err)
 		}
 		if !sleep(ctx, pause) {
 			return
@@ -141,47 +158,41 @@ func (a *Agent) keepOffloading(ctx context.Context) {
 	}
 }
 
-// beginOffload begins nothing once ctx has ended: endOffload, which comes then,
-// may have been here already.
-func (a *Agent) beginOffload(ctx context.Context) error {
-	a.applying.Lock()
-	defer a.applying.Unlock()
+// try starts nothing after ctx has ended: close may have run already.
+func (o *offloadPart) try(ctx context.Context) error {
+	o.applying.Lock()
+	defer o.applying.Unlock()
 	if ctx.Err() != nil {
 		return nil
 	}
-	a.mu.Lock()
-	conf, running := a.conf, a.offload.now != nil
-	a.mu.Unlock()
-	if running || !conf.Endpoint() {
+	conf := o.config()
+	if o.running() != nil || !conf.Endpoint() {
 		return nil // an Apply was quicker
 	}
-	err := a.setOffload(conf)
+	err := o.set(conf)
 	if err == nil {
-		a.log.Printf("endpoint mode in force, %v after the kernel's start", uptime().Round(time.Millisecond))
+		o.log.Printf("endpoint mode in force, %v after the kernel's start", uptime().Round(time.Millisecond))
 	}
 	return err
 }
 
-// endOffload gives every connection an error before the card goes.
-func (a *Agent) endOffload() {
-	a.applying.Lock()
-	defer a.applying.Unlock()
-	a.mu.Lock()
-	e := a.offload.now
-	a.offload.now = nil
-	a.mu.Unlock()
+// close gives every connection an error before the card goes.
+func (o *offloadPart) close() {
+	o.mu.Lock()
+	e := o.now
+	o.now = nil
+	o.mu.Unlock()
 	if e == nil {
 		return
 	}
 	if err := e.Close(); err != nil {
-		a.log.Printf("end of endpoint mode: %v", err)
+		o.log.Printf("end of endpoint mode: %v", err)
 	}
 }
 
-// planOffload is the step of a change that endpoint mode has part in.
-func (a *Agent) planOffload(now, next *control.Config) []step {
+func (o *offloadPart) plan(now, next *control.Config) ([]step, error) {
 	if now.Mode == next.Mode && (!next.Endpoint() || reflect.DeepEqual(offloadOf(now), offloadOf(next))) {
-		return nil
+		return nil, nil
 	}
 	what := "mode " + next.Mode
 	if now.Mode == next.Mode {
@@ -189,43 +200,56 @@ func (a *Agent) planOffload(now, next *control.Config) []step {
 	}
 	return []step{{
 		what,
-		func() error { return a.setOffload(next) },
-		func() error { return a.setOffload(now) },
-	}}
+		func() error { return o.set(next) },
+		func() error { return o.set(now) },
+	}}, nil
 }
 
-// offloadHealth is nil in router mode. The caller holds mu.
-func (a *Agent) offloadHealth() []reason {
+func (o *offloadPart) rules(c *control.Config, r *rules) {
+	r.ends = c.Endpoint()
+	r.mdns = c.Endpoint() && c.Offload.MDNS
+	for _, p := range c.Publish {
+		w := wirePort{unix.IPPROTO_TCP, p.Port}
+		if p.Protocol == control.UDP {
+			w.protocol = unix.IPPROTO_UDP
+		}
+		r.published = append(r.published, w)
+	}
+}
+
+// health is empty in router mode.
+func (o *offloadPart) health() []reason {
 	r := reason{component: "offload", state: healthy}
+	endpoint := o.config().Endpoint()
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	switch {
-	case !a.conf.Endpoint():
+	case !endpoint:
 		return nil
-	case a.offload.err != nil:
-		r = r.with(degraded, a.offload.err.Error()+"; the card routes in the meantime")
-	case a.offload.now == nil:
+	case o.err != nil:
+		r = r.with(degraded, o.err.Error()+"; the card routes in the meantime")
+	case o.now == nil:
 		r = r.with(starting, "endpoint mode is being started")
 	}
 	return []reason{r}
 }
 
-// offloadStatus is what endpoint mode has done.
-func (a *Agent) offloadStatus() *cardpb.Offload {
-	a.mu.Lock()
-	e, mode := a.offload.now, a.conf.Mode
-	a.mu.Unlock()
-	out := &cardpb.Offload{Mode: mode, Running: e != nil}
+func (o *offloadPart) status(out *cardpb.StatusResponse) {
+	out.Capabilities = append(out.Capabilities, control.CapMode+control.ModeEndpoint, control.CapMode+control.ModeRouter)
+	e := o.running()
+	st := &cardpb.Offload{Mode: o.config().Mode, Running: e != nil}
+	out.Offload = st
 	if e == nil {
-		return out
+		return
 	}
 	s := e.Stats()
-	out.Tcp = &cardpb.OffloadTCP{
+	st.Tcp = &cardpb.OffloadTCP{
 		Open: s.TCP.Open, Opening: s.TCP.Opening, Opened: s.TCP.Opened, Published: s.TCP.Published,
 		Refused: s.TCP.Refused, Unreachable: s.TCP.Unreachable, TimedOut: s.TCP.TimedOut, Reset_: s.TCP.Reset,
 		FromHostBytes: s.TCP.FromHost, ToHostBytes: s.TCP.ToHost, Drops: s.TCP.Drops,
 	}
-	out.Udp = &cardpb.OffloadUDP{
+	st.Udp = &cardpb.OffloadUDP{
 		Flows: s.UDP.Flows, Opened: s.UDP.Opened, FromHost: s.UDP.FromHost, ToHost: s.UDP.ToHost,
 		FromHostBytes: s.UDP.FromHostBytes, ToHostBytes: s.UDP.ToHostBytes, IcmpErrors: s.UDP.Errors, Drops: s.UDP.Drops,
 	}
-	return out
 }

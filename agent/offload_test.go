@@ -100,9 +100,10 @@ func (c *card) awaitOffload(t *testing.T, want health) *cardpb.Reason {
 	t.Helper()
 	var r *cardpb.Reason
 	eventually(t, 5*time.Second, "endpoint mode", func() error {
-		c.mu.Lock()
-		ready := c.ready
-		c.mu.Unlock()
+		links := partOf[*linksPart](c.env)
+		links.mu.Lock()
+		ready := links.ready
+		links.mu.Unlock()
 		if ready == 0 {
 			return errors.New("the control API does not listen yet")
 		}
@@ -247,7 +248,7 @@ func TestEndpointThatDoesNotStart(t *testing.T) {
 // TestPublishedPortsAreOpen: they, of their protocol, and nothing else.
 func TestPublishedPortsAreOpen(t *testing.T) {
 	r := both
-	r.published = []service{{unix.IPPROTO_TCP, 9}, {unix.IPPROTO_UDP, 10}}
+	r.published = []wirePort{{unix.IPPROTO_TCP, 9}, {unix.IPPROTO_UDP, 10}}
 	_, wire := crossing(t, r)
 	for _, at := range []string{":9", ":10"} {
 		ln, err := net.Listen("tcp", at)
@@ -301,7 +302,7 @@ func TestMulticastDNSComesIn(t *testing.T) {
 			for _, p := range both.ports {
 				c.Ports = append(c.Ports, control.Port{Name: p})
 			}
-			_, wire := crossing(t, rulesOf(c))
+			_, wire := crossing(t, rulesOfParts(t, c))
 			dev, err := wire.nl.LinkByName("srv")
 			if err == nil {
 				err = addRoute(wire.nl, dev, route{dst: netip.MustParsePrefix("224.0.0.0/4")})
@@ -379,15 +380,29 @@ func TestEndpointSettings(t *testing.T) {
 // left on it, rules and all.
 func TestEndpointDoesNotBeginAfterTheEnd(t *testing.T) {
 	f := &fakeEndpoint{}
-	a := &Agent{conf: &control.Config{Mode: control.ModeEndpoint}}
-	a.offload.start = f.start
+	o := &offloadPart{env: &env{conf: &control.Config{Mode: control.ModeEndpoint}}, begin: f.start}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	a.endOffload()
-	if err := a.beginOffload(ctx); err != nil {
+	o.close()
+	if err := o.try(ctx); err != nil {
 		t.Error(err)
 	}
 	if starts, _, _ := f.told(); starts != 0 {
 		t.Error("endpoint mode began after its end")
 	}
+}
+
+// rulesOfParts is what the parts of a card with that configuration ask for.
+func rulesOfParts(t *testing.T, c *control.Config) rules {
+	t.Helper()
+	keys, err := control.GenerateKeys()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &env{conf: c, log: NewLog(t.Output())}
+	e.opts.Keys = keys
+	if e.parts, err = newParts(e); err != nil {
+		t.Fatal(err)
+	}
+	return e.rulesOf(c)
 }

@@ -30,6 +30,7 @@ type port struct {
 
 	// configuring is held while the device is changed, one change at a time.
 	configuring sync.Mutex
+	gone        bool // removed from the configuration
 	static      []netip.Prefix
 	routes      []route
 	worker      *worker // the DHCP client, nil when there is none
@@ -79,6 +80,9 @@ func (w *worker) end() {
 func (p *port) configure(ctx context.Context, conf control.Port) error {
 	p.configuring.Lock()
 	defer p.configuring.Unlock()
+	if p.gone {
+		return nil // keepTrying ends
+	}
 	err := p.change(ctx, conf)
 	p.mu.Lock()
 	p.err = err
@@ -209,6 +213,7 @@ func (p *port) wanted() control.Port {
 func (p *port) remove() {
 	p.configuring.Lock()
 	defer p.configuring.Unlock()
+	p.gone = true
 	if p.worker != nil {
 		p.worker.end()
 		p.worker = nil

@@ -70,7 +70,7 @@ type rpc struct{ a *Agent }
 
 func (r rpc) Status(_ context.Context, q *cardpb.StatusRequest) (*cardpb.StatusResponse, error) {
 	if q.HostTimeUnixNano > 0 {
-		r.a.clock.hear(time.Unix(0, q.HostTimeUnixNano))
+		partOf[*timePart](r.a.env).clock.hear(time.Unix(0, q.HostTimeUnixNano))
 	}
 	return r.a.status(), nil
 }
