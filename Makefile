@@ -23,6 +23,7 @@ all: build
 build: go
 	@mkdir -p bin
 	$(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS) -X main.buildVersion=$(VERSION)' -o bin/toe ./cmd/toe
+	$(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS) -X main.buildVersion=$(VERSION)' -o bin/toe-bench ./cmd/toe-bench
 	$(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o bin/toe-agent ./cmd/toe-agent
 
 # A healthy card on this machine. A second time changes nothing.
@@ -36,24 +37,28 @@ native: deps-up deps-native build
 test: build
 	./test/run
 
+# toe-bench(1) is the page of the program, in place of the one of the verb `toe bench`.
 man: build
 	bin/toe man dist/man
+	bin/toe-bench man dist/man
 
 completion: build
 	@mkdir -p dist/completion
-	bin/toe completion bash > dist/completion/toe
-	bin/toe completion zsh > dist/completion/_toe
-	bin/toe completion fish > dist/completion/toe.fish
+	for program in toe toe-bench; do \
+		bin/$$program completion bash > dist/completion/$$program && \
+		bin/$$program completion zsh > dist/completion/_$$program && \
+		bin/$$program completion fish > dist/completion/$$program.fish || exit; \
+	done
 
 install: build man completion
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 	install -d $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	install -m 0755 bin/toe bin/toe-agent $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 bin/toe bin/toe-agent bin/toe-bench $(DESTDIR)$(PREFIX)/bin/
 	install -m 0644 dist/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
-	install -m 0644 dist/completion/toe $(DESTDIR)$(PREFIX)/share/bash-completion/completions/toe
-	install -m 0644 dist/completion/_toe $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_toe
-	install -m 0644 dist/completion/toe.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/toe.fish
+	install -m 0644 dist/completion/toe dist/completion/toe-bench $(DESTDIR)$(PREFIX)/share/bash-completion/completions/
+	install -m 0644 dist/completion/_toe dist/completion/_toe-bench $(DESTDIR)$(PREFIX)/share/zsh/site-functions/
+	install -m 0644 dist/completion/*.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/
 	sed 's|@bindir@|$(PREFIX)/bin|' packaging/toe@.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/toe@.service
 
 clean:

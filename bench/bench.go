@@ -56,7 +56,8 @@ type Options struct {
 	Only     []string      // parts; all of them where empty
 	Machine  string        // kind of the card, as in card.yaml
 	Cards    int           // how many at once; 0 is 20, and 4 where that takes long
-	Program  string        // this program, to start pumps and cards with
+	Toe      string        // the program toe, to start cards with
+	Version  string        // of it, for the report
 	Cache    string        // where firmware is
 	NoPasst  error         // why Fetch failed, if it did
 	Progress *progress.Progress
@@ -107,7 +108,7 @@ type run struct {
 // the report.
 func Run(ctx context.Context, o Options) (Report, error) {
 	r := &run{Options: o, report: Report{
-		Host: thisHost(), Time: time.Now().UTC(), Rounds: o.Rounds, Seconds: o.Length.Seconds(), Results: []Result{}, Skipped: []Skip{},
+		Host: thisHost(o.Version), Time: time.Now().UTC(), Rounds: o.Rounds, Seconds: o.Length.Seconds(), Results: []Result{}, Skipped: []Skip{},
 	}}
 	if err := r.check(); err != nil {
 		return r.report, err

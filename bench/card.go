@@ -28,9 +28,9 @@ func (r *run) dirs() card.Dirs {
 	return card.Dirs{State: filepath.Join(r.dir, "state"), Runtime: filepath.Join(r.dir, "run"), Cache: r.Cache}
 }
 
-// toe runs a verb of this program. It ends with ctx, in good order.
+// toe runs a verb of the program toe. It ends with ctx, in good order.
 func (r *run) toe(ctx context.Context, args ...string) *exec.Cmd {
-	c := exec.CommandContext(ctx, r.Program, args...)
+	c := exec.CommandContext(ctx, r.Toe, args...)
 	c.Args[0] = "toe"
 	d := r.dirs()
 	c.Env = append(os.Environ(), "TOE_STATE_DIR="+d.State, "TOE_RUNTIME_DIR="+d.Runtime, "TOE_CACHE_DIR="+d.Cache)

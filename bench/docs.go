@@ -19,7 +19,7 @@ func ReadReport(r io.Reader) (rep Report, err error) {
 		err = json.Unmarshal(b, &rep)
 	}
 	if err == nil && len(rep.Results) == 0 {
-		err = errors.New("it holds no results; what `toe bench --json` prints is right")
+		err = errors.New("no results: want what `toe bench --json` prints")
 	}
 	return rep, err
 }

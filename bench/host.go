@@ -12,6 +12,7 @@ import (
 
 // Host is the machine that was measured on.
 type Host struct {
+	Toe      string  `json:"toe,omitempty"` // the version measured
 	CPUs     int     `json:"cpus"`
 	Model    string  `json:"model"`
 	Arch     string  `json:"arch"`
@@ -25,8 +26,8 @@ type Host struct {
 	Card    string  `json:"card_kernel,omitempty"`
 }
 
-func thisHost() Host {
-	h := Host{CPUs: runtime.NumCPU(), Arch: runtime.GOARCH, Go: runtime.Version()}
+func thisHost(toe string) Host {
+	h := Host{Toe: toe, CPUs: runtime.NumCPU(), Arch: runtime.GOARCH, Go: runtime.Version()}
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
 		h.Kernel = string(bytes.TrimRight(u.Release[:], "\x00"))

@@ -46,7 +46,8 @@ type offloadRun struct {
 // it. What was measured before an error or an interrupt is in the report.
 func RunOffload(ctx context.Context, o OffloadOptions) (Report, error) {
 	r := &run{Options: o.Options, report: Report{
-		Host: thisHost(), Time: time.Now().UTC(), Rounds: o.Rounds, Seconds: o.Length.Seconds(), Results: []Result{}, Skipped: []Skip{},
+		Host: thisHost(o.Version), Time: time.Now().UTC(), Rounds: o.Rounds, Seconds: o.Length.Seconds(),
+		 Results: []Result{}, Skipped: []Skip{},
 	}}
 	if err := o.check(); err != nil {
 		return r.report, err
@@ -189,7 +190,7 @@ func (b *offloadRun) chooseKind(ctx context.Context) (string, error) {
 
 // equip prepares a card, and this host on the way to it.
 func (b *offloadRun) equip(ctx context.Context, g *rig) (*side, error) {
-	program, err := os.Open(b.Program)
+	program, err := os.Open(self)
 	if err != nil {
 		return nil, err
 	}

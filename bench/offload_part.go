@@ -20,6 +20,9 @@ import (
 // RunOffload: in another namespace, or on the card.
 const OffloadPartVerb = "bench-part"
 
+// self is this program: a pump, a part of RunOffload, and what goes to the card.
+const self = "/proc/self/exe"
+
 // OffloadPart is what that verb does.
 func OffloadPart(name string, in io.Reader, out io.Writer) error {
 	part := map[string]func(io.Reader, io.Writer) error{
@@ -82,8 +85,8 @@ type helper struct {
 // line. Where it says when it is ready, that has come.
 func (r *run) startHelper(ns *nsThread, part string, first any, says bool) (*helper, error) {
 	h := &helper{name: part, words: &lastLines{}, ended: make(chan struct{})}
-	h.cmd = exec.Command(r.Program, OffloadPartVerb, part)
-	h.cmd.Args[0] = "toe"
+	h.cmd = exec.Command(self, OffloadPartVerb, part)
+	h.cmd.Args[0] = "toe-bench"
 	h.cmd.Stderr = h.words
 	// A group of its own: Ctrl-C is this program's to act on.
 	h.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

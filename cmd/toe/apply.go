@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
 )
 
@@ -32,14 +33,14 @@ nothing at all is changed then.`,
 		ValidArgsFunction: completeCards,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if file == "" {
-				return usageError{errors.New("apply: which specification? -f card.yaml")}
+				return cli.Usage{Err: errors.New("apply: which specification? -f card.yaml")}
 			}
 			res, err := apply(cmd, args, file, restart)
 			if err != nil {
 				return err
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), res)
+				return cli.JSON(cmd.OutOrStdout(), res)
 			}
 			printApplied(cmd.OutOrStdout(), res)
 			return nil
@@ -60,7 +61,7 @@ func apply(cmd *cobra.Command, args []string, file string, restart bool) (applyR
 		args = []string{spec.Name}
 	}
 	if name := nameArg(args); spec.Name != "" && spec.Name != name {
-		return applyResult{}, usageError{fmt.Errorf("the card is called %s on the command line and %s in %s", name, spec.Name, file)}
+		return applyResult{}, cli.Usagef("the card is called %s on the command line and %s in %s", name, spec.Name, file)
 	}
 	c, err := openCard(args)
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/toe-project/toe/card"
 	"github.com/toe-project/toe/doctor"
+	"github.com/toe-project/toe/internal/cli"
 )
 
 func doctorCmd() *cobra.Command {
@@ -16,7 +17,7 @@ func doctorCmd() *cobra.Command {
 		Use:   "doctor",
 		Short: "Check this host: pass, warn, fail or skip, with the line that mends it",
 		Long:  "Doctor checks what a card needs of this host. It exits with 1 if a check fails.",
-		Args:  cobra.NoArgs,
+		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dirs, err := card.DefaultDirs()
 			if err != nil {
@@ -24,12 +25,12 @@ func doctorCmd() *cobra.Command {
 			}
 			results := doctor.Run(cmd.Context(), doctor.Host{Dirs: dirs, Machines: machines(dirs.Cache, "").Machines})
 			if asJSON {
-				err = printJSON(cmd.OutOrStdout(), map[string]any{"checks": results, "ok": !doctor.Failed(results)})
+				err = cli.JSON(cmd.OutOrStdout(), map[string]any{"checks": results, "ok": !doctor.Failed(results)})
 			} else {
 				printChecks(cmd.OutOrStdout(), results)
 			}
 			if err == nil && doctor.Failed(results) {
-				return exitError{exitFailure}
+				return cli.Exit(cli.Failure)
 			}
 			return err
 		},
@@ -39,7 +40,7 @@ func doctorCmd() *cobra.Command {
 }
 
 func printChecks(w io.Writer, results []doctor.Result) {
-	w = visible{w}
+	w = cli.Visible{Writer: w}
 	for _, r := range results {
 		fmt.Fprintf(w, "%-4s  %-15s  %s\n", r.State, r.Name, r.Detail)
 		if r.Mend != "" {

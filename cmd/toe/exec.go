@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/nsexec"
 	"github.com/toe-project/toe/internal/progress"
 )
@@ -34,6 +35,7 @@ is the card; names are resolved by the card. No root is needed. When no card
 is named and card0 is not running, CMD gets a card of its own that lives as
 long as CMD does. The exit status is CMD's, and signals are passed on to it.`,
 		Example:           "  toe exec -- curl https://example.org\n  toe exec edge -- sh",
+		Annotations:       map[string]string{cli.RunsCommand: ""},
 		ValidArgsFunction: completeCards,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			names, words, err := splitDash(cmd, args)
@@ -41,7 +43,7 @@ long as CMD does. The exit status is CMD's, and signals are passed on to it.`,
 				return err
 			}
 			if len(words) == 0 {
-				return usageError{errors.New("exec: which command? `toe exec [NAME] -- CMD…`")}
+				return cli.Usage{Err: errors.New("exec: which command? `toe exec [NAME] -- CMD…`")}
 			}
 			return execIn(cmd, names, words)
 		},
@@ -86,11 +88,11 @@ func withoutExec(err error) error {
 }
 
 func cannotRun(err error) error {
-	fmt.Fprintf(visible{os.Stderr}, "toe: exec: %v\n", withoutExec(err))
+	fmt.Fprintf(cli.Visible{Writer: os.Stderr}, "toe: exec: %v\n", withoutExec(err))
 	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
-		return exitError{exitNotFound}
+		return cli.Exit(exitNotFound)
 	}
-	return exitError{exitCannotRun}
+	return cli.Exit(exitCannotRun)
 }
 
 // execOwn runs words with a card of their own, which is gone afterwards.
@@ -202,9 +204,9 @@ func follow(p *nsexec.Process, signals <-chan os.Signal) error {
 				return err
 			}
 			if ws.Signaled() {
-				return exitError{exitSignal + int(ws.Signal())}
+				return cli.Exit(cli.Signal + int(ws.Signal()))
 			}
-			return exitError{ws.ExitStatus()}
+			return cli.Exit(ws.ExitStatus())
 		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/toe-project/toe/internal/cli"
+
 	"github.com/toe-project/toe/firmware"
 	"github.com/toe-project/toe/internal/progress"
 )
@@ -32,17 +34,17 @@ this host uses, verifies them, and makes one image of kernel, initramfs and
 manifest. For machine uml it compiles User-Mode Linux from Debian's newest
 linux-source, which takes minutes the first time.`,
 		Example: "  toe firmware build\n  toe firmware build --machine uml",
-		Args:    cobra.NoArgs,
+		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Edition, o.Target = firmware.Edition(edition), firmware.Target(target)
 			if target == "kvm" || target == "tcg" {
 				o.Target = firmware.QEMU
 			}
 			if o.Target != firmware.QEMU && o.Target != firmware.UML {
-				return usageError{fmt.Errorf("--machine %q: there are qemu and uml", target)}
+				return cli.Usagef("--machine %q: there are qemu and uml", target)
 			}
 			if o.Edition != firmware.Micro {
-				return usageError{fmt.Errorf("--edition %q: there is %s", edition, firmware.Micro)}
+				return cli.Usagef("--edition %q: there is %s", edition, firmware.Micro)
 			}
 			dir, err := firmware.CacheDir()
 			if err != nil {
@@ -64,7 +66,7 @@ linux-source, which takes minutes the first time.`,
 				path = output
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), firmware.ImageStatus{Manifest: img.Manifest, Path: path, Size: img.Size, State: "current"})
+				return cli.JSON(cmd.OutOrStdout(), firmware.ImageStatus{Manifest: img.Manifest, Path: path, Size: img.Size, State: "current"})
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), path)
 			return err
@@ -88,7 +90,7 @@ func firmwareStatusCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the firmware in the cache",
-		Args:  cobra.NoArgs,
+		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dir, err := firmware.CacheDir()
 			if err != nil {
@@ -99,7 +101,7 @@ func firmwareStatusCmd() *cobra.Command {
 				return err
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), status)
+				return cli.JSON(cmd.OutOrStdout(), status)
 			}
 			return printFirmware(cmd.OutOrStdout(), status)
 		},

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -13,11 +11,11 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/card"
 	"github.com/toe-project/toe/doctor"
+	"github.com/toe-project/toe/internal/cli"
 )
 
 // toe runs the command line in folders of the test's own.
@@ -27,7 +25,7 @@ func toe(t *testing.T, args ...string) (status int, out, errs string) {
 	root := rootCmd()
 	root.SetOut(&stdout)
 	root.SetErr(&stderr)
-	status = execute(context.Background(), root, args)
+	status = cli.Execute(context.Background(), root, args)
 	return status, stdout.String(), stderr.String()
 }
 
@@ -72,31 +70,27 @@ func TestExitStatus(t *testing.T) {
 		{"version", 0, ""},
 		{"schema", 0, ""},
 		{"help", 0, ""},
-		{"stauts", 2, `toe: there is no command "stauts"; did you mean "status"?`},
-		{"xyzzy", 2, `toe: there is no command "xyzzy"`},
-		{"xyzzy --foo", 2, `toe: there is no command "xyzzy"`},
-		{"firmware biuld", 2, `toe: firmware has no command "biuld"; did you mean "build"?; there are build, status`},
-		{"firmware xyzzy --offline", 2, `toe: firmware has no command "xyzzy"; there are build, status`},
-		{"firmware --offline", 2, "unknown flag: --offline"},
-		{"firmware build extra", 2, `toe: firmware build: takes no argument, and "extra" is one`},
+		{"stauts", 2, `toe: no command "stauts"; did you mean "status"?`},
+		{"xyzzy", 2, `toe: no command "xyzzy"`},
+		{"xyzzy --foo", 2, `toe: no command "xyzzy"`},
+		{"firmware biuld", 2, `toe: firmware: no command "biuld"; did you mean "build"?; want one of build, status`},
+		{"firmware xyzzy --offline", 2, `toe: firmware: no command "xyzzy"; want one of build, status`},
+		{"firmware --offline", 2, "unknown flag --offline"},
+		{"firmware build extra", 2, `toe: firmware build: unexpected argument "extra": want none`},
 		{"firmware build --edition huge", 2, `--edition "huge": there is micro`},
-		{"completion bsh", 2, `toe: completion has no command "bsh"; did you mean "bash"?; there are bash, fish, powershell, zsh`},
-		{"completion bash extra", 2, `toe: completion bash: takes no argument, and "extra" is one`},
+		{"completion bsh", 2, `toe: completion: no command "bsh"; did you mean "bash"?; want one of bash, fish, powershell, zsh`},
+		{"completion bash extra", 2, `toe: completion bash: unexpected argument "extra": want none`},
 		{"completion bash", 0, ""},
 		{"help up", 0, ""},
 		{"help firmware build", 0, ""},
-		{"help stauts", 2, `toe: there is no command "stauts"; did you mean "status"?`},
-		{"help firmware biuld", 2, `toe: firmware has no command "biuld"; did you mean "build"?`},
-		{"help up extra", 2, `toe: help: "extra": toe up has no commands of its own`},
-		{"bench ofload", 2, `toe: bench has no command "ofload"; did you mean "offload"?`},
-		{"bench report", 2, "toe: bench report: which report? one FILE, not 0"},
-		{"bench --rounds 0", 2, "--rounds 0: want at least 1"},
-		{"bench --seconds -1", 2, "--seconds -1: want at least 1"},
-		{"bench --only pmup", 2, `--only "pmup"; did you mean "pump"?; there are `},
-		{"bench --rounds x", 2, `--rounds: "x": want a whole number`},
+		{"help stauts", 2, `toe: no command "stauts"; did you mean "status"?`},
+		{"help firmware biuld", 2, `toe: firmware: no command "biuld"; did you mean "build"?`},
+		{"help up extra", 2, `toe: help: "extra": toe up has no subcommands`},
+		{"logs -x", 2, "unknown flag -x"},
+		{"status --=x", 2, `flag "--=x": want --NAME or --NAME=VALUE`},
 		{"status --json=x", 2, `--json: "x": want true or false`},
 		{"logs -n -5", 2, `--tail: "-5": want a whole number, 0 or more`},
-		{"up -f", 2, "--file: nothing follows: want"},
+		{"up -f", 2, "--file: no value: want"},
 		{"pump", 2, "want --interface and one of --socket-path and --fd"},
 		{"pump --interface a/b --socket-path x", 2, `interface name "a/b"`},
 		{"pump --interface t --socket-path x --queues 0", 2, "--queues 0: between 1 and 256"},
@@ -104,11 +98,11 @@ func TestExitStatus(t *testing.T) {
 		{"pump --interface t --socket-path x --spin 10001", 2, "--spin 10001: between 0 and 10000 µs"},
 		{"pump --interface t --fd 2000", 2, "--fd 2000: no such descriptor"},
 		{"pump --interface t --fd " + fileno, 2, "want a connected stream socket, and this is none"},
-		{"status --jsno", 2, `unknown flag: --jsno; did you mean "json"?`},
-		{"status a b", 2, `toe: status: which card? one NAME at most, not ["a" "b"]`},
-		{"up a b", 2, "toe: up: which card? one NAME at most"},
-		{"rm", 2, "toe: rm: which card? one NAME, not 0"},
-		{"ls extra", 2, `toe: ls: takes no argument, and "extra" is one`},
+		{"status --jsno", 2, `unknown flag --jsno; did you mean "json"?`},
+		{"status a b", 2, `toe: status: which card? want at most one NAME, got ["a" "b"]`},
+		{"up a b", 2, "toe: up: which card? want at most one NAME"},
+		{"rm", 2, "toe: rm: which card? want one NAME, got 0"},
+		{"ls extra", 2, `toe: ls: unexpected argument "extra": want none`},
 		{"status UPPER", 2, "lower-case letters"},
 		{"apply", 2, "which specification? -f card.yaml"},
 		{"exec", 2, "which command?"},
@@ -132,26 +126,6 @@ func TestExitStatus(t *testing.T) {
 		status, _, errs := toe(t, strings.Fields(c.args)...)
 		if status != c.status || !strings.Contains(errs, c.says) {
 			t.Errorf("toe %s: status %d, want %d\nsaid %q\nwant %q", c.args, status, c.status, errs, c.says)
-		}
-	}
-}
-
-func TestErrorsBecomeStatuses(t *testing.T) {
-	for _, c := range []struct {
-		err  error
-		want int
-	}{
-		{nil, 0},
-		{errors.New("x"), 1},
-		{usageError{errors.New("x")}, 2},
-		{fmt.Errorf("wrapped: %w", usageError{errors.New("x")}), 2},
-		{exitError{42}, 42},
-		{context.Canceled, 130},
-	} {
-		cmd := &cobra.Command{}
-		cmd.SetErr(&bytes.Buffer{})
-		if got := report(cmd, c.err); got != c.want {
-			t.Errorf("%v: %d, want %d", c.err, got, c.want)
 		}
 	}
 }
@@ -196,7 +170,7 @@ func TestStoppedCard(t *testing.T) {
 // Everything that prints for people prints for programs, too.
 func TestJSONEverywhere(t *testing.T) {
 	root := rootCmd()
-	for _, verb := range []string{"up", "down", "reset", "rm", "ls", "status", "logs", "apply", "doctor", "bench", "version", "firmware build", "firmware status"} {
+	for _, verb := range []string{"up", "down", "reset", "rm", "ls", "status", "logs", "apply", "doctor", "version", "firmware build", "firmware status"} {
 		cmd, _, err := root.Find(strings.Fields(verb))
 		if err != nil || cmd.Flags().Lookup("json") == nil {
 			t.Errorf("toe %s has no --json (%v)", verb, err)
@@ -247,21 +221,6 @@ func hold(t *testing.T, c *card.Card) (release func()) {
 		t.Fatal(err)
 	}
 	return func() { f.Close() }
-}
-
-// An error may have the card's words in it, or a file's: they do not act on
-// the terminal.
-func TestErrorsAreFitForATerminal(t *testing.T) {
-	said := errors.New("the card refuses: \x1b]52;c;bHM=\x07\n\tline 2")
-	for _, err := range []error{said, usageError{said}} {
-		var out bytes.Buffer
-		cmd := &cobra.Command{Use: "toe"}
-		cmd.SetErr(&out)
-		report(cmd, err)
-		if !strings.HasPrefix(out.String(), "toe: the card refuses: ?]52;c;bHM=?\n\tline 2\n") {
-			t.Errorf("%T printed %q", err, out.String())
-		}
-	}
 }
 
 func TestEveryVerbIsDescribed(t *testing.T) {

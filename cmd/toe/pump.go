@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/card"
-	"github.com/toe-project/toe/internal/sandbox"
+	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/link"
 	"github.com/toe-project/toe/link/frame"
 	"github.com/toe-project/toe/link/tun"
@@ -47,7 +47,7 @@ is addressed to (QEMU: mac=02:74:6f:65:00:01), and no ARP (ip link set DEV arp o
 		Example: `  toe pump --socket-path /run/link.sock --interface toe0
   toe pump --fd 3 --interface toe0 --queues 2
   toe pump --print-capabilities`,
-		Args: cobra.NoArgs,
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runPump(cmd, f) },
 	}
 	c.Flags().StringVar(&f.socket, "socket-path", "", "listen for the front end on this socket")
@@ -65,10 +65,10 @@ func runPump(cmd *cobra.Command, f pumpFlags) error {
 		return json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"type": "net", "features": []string{}})
 	}
 	if f.iface == "" || (f.socket == "") == (f.fd < 0) {
-		return usageError{fmt.Errorf("pump: want --interface and one of --socket-path and --fd")}
+		return cli.Usagef("pump: want --interface and one of --socket-path and --fd")
 	}
 	if err := f.check(); err != nil {
-		return usageError{fmt.Errorf("pump: %w", err)}
+		return cli.Usagef("pump: %w", err)
 	}
 	say := func(format string, args ...any) {
 		fmt.Fprintf(cmd.ErrOrStderr(), f.iface+": "+format+"\n", args...)
@@ -160,52 +160,17 @@ func conversePassed(ctx context.Context, k *link.Keeper, fd int) error {
 	file := os.NewFile(uintptr(fd), "--fd")
 	c, err := net.FileConn(file)
 	if err != nil {
-		return usageError{fmt.Errorf("--fd %d: want a connected stream socket: %w", fd, err)}
+		return cli.Usagef("--fd %d: want a connected stream socket: %w", fd, err)
 	}
 	file.Close()
 	u, ok := c.(*net.UnixConn)
 	if !ok {
 		c.Close()
-		return usageError{fmt.Errorf("--fd %d: want a unix socket, got %s", fd, c.LocalAddr().Network())}
+		return cli.Usagef("--fd %d: want a unix socket, got %s", fd, c.LocalAddr().Network())
 	}
 	defer context.AfterFunc(ctx, func() { k.Close() })()
 	if err := k.Converse(u); ctx.Err() == nil {
 		return err
 	}
 	return nil
-}
-
-// orders is the descriptor that a pump is told by what to do.
-const orders = 3
-
-// peer is the process that made the socket pair of which fd is one end. Unlike
-// the parent it stays the same when it dies.
-func peer(fd int) (int, error) {
-	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
-	if err != nil {
-		return 0, fmt.Errorf("descriptor %d: want the keeper's socket: SO_PEERCRED: %w", fd, err)
-	}
-	if cred.Pid <= 0 {
-		return 0, fmt.Errorf("descriptor %d: its other end is in a process that cannot be seen from here", fd)
-	}
-	return int(cred.Pid), nil
-}
-
-// pumpWorkerCmd is the pump itself: the keeper starts it, nobody else.
-func pumpWorkerCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:    link.PumpVerb,
-		Hidden: true,
-		Args:   cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			keeper, err := peer(orders)
-			if err != nil {
-				return err
-			}
-			return link.Pump(orders, func() (string, error) {
-				r, err := sandbox.Pump(sandbox.PumpOptions{Parent: keeper})
-				return r.Lacks(), err
-			})
-		},
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,15 +19,17 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/link"
 	"github.com/toe-project/toe/link/fakecard"
 	"github.com/toe-project/toe/link/frame"
 )
 
-// TestMain is also toe itself, for tests that run `toe pump`, and the pump that
-// this starts in turn.
+// TestMain is also toe itself, for tests that run `toe pump` or `toe bench`, and
+// the pump that the former starts in turn.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && (os.Args[1] == "pump" || os.Args[1] == link.PumpVerb) {
+	verbs := []string{"pump", link.PumpVerb, "bench"}
+	if len(os.Args) > 1 && slices.Contains(verbs, os.Args[1]) {
 		main()
 	}
 	os.Exit(m.Run())
@@ -270,8 +273,8 @@ func TestPumpAfterKill(t *testing.T) {
 	defer c.Close()
 	third := startPump(t, in, nil, "--socket-path", path, "--interface", "toe8")
 	want := path + ": in use: another back end answers on it"
-	if status, said := third.ends(t); status != exitFailure || !strings.Contains(said, want) {
-		t.Errorf("beside one that answers: status %d, want %d: %q, want %q in it", status, exitFailure, said, want)
+	if status, said := third.ends(t); status != cli.Failure || !strings.Contains(said, want) {
+		t.Errorf("beside one that answers: status %d, want %d: %q, want %q in it", status, cli.Failure, said, want)
 	}
 	crosses(t, in, "toe7", c)
 	second.sigterm(t)

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/internal/sandbox"
 )
@@ -100,7 +101,7 @@ func untilClosed(fd int, stop func()) {
 // holderCmd keeps the namespace of toe exec; the supervisor starts it.
 func holderCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: card.HolderVerb, Hidden: true, Args: cobra.NoArgs,
+		Use: card.HolderVerb, Hidden: true, Args: cli.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return card.HolderMain() },
 	}
 }

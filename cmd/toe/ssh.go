@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/cli"
 )
 
 const sshPort = 22
@@ -30,6 +31,7 @@ func sshCmd() *cobra.Command {
 the host key that was given to the card; nothing has to be confirmed. The exit
 status is CMD's.`,
 		Example:           "  toe ssh\n  toe ssh edge -- ip route",
+		Annotations:       map[string]string{cli.RunsCommand: ""},
 		ValidArgsFunction: completeCards,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			names, words, err := splitDash(cmd, args)
@@ -53,8 +55,8 @@ func splitDash(cmd *cobra.Command, args []string) (names, words []string, err er
 		at = len(args)
 	}
 	if at > 1 {
-		return nil, nil, usageError{fmt.Errorf("%s: %q: the command comes after --, as in `%s %s -- %s`",
-			verbPath(cmd), args[1], cmd.CommandPath(), args[0], strings.Join(args[1:at], " "))}
+		return nil, nil, cli.Usagef("%s: %q: the command comes after --, as in `%s %s -- %s`",
+			cli.Verb(cmd), args[1], cmd.CommandPath(), args[0], strings.Join(args[1:at], " "))
 	}
 	return args[:at], args[at:], nil
 }
@@ -193,9 +195,9 @@ func sshExit(c *card.Card, err error) error {
 		return nil
 	case errors.As(err, &exit):
 		if exit.Signal() != "" {
-			fmt.Fprintf(visible{os.Stderr}, "toe: the command was ended by signal %s\n", exit.Signal())
+			fmt.Fprintf(cli.Visible{Writer: os.Stderr}, "toe: the command was ended by signal %s\n", exit.Signal())
 		}
-		return exitError{exit.ExitStatus()}
+		return cli.Exit(exit.ExitStatus())
 	case errors.As(err, &missing):
 		return fmt.Errorf("card %s: the connection broke off; `toe status %s` tells why", c.Name, c.Name)
 	}

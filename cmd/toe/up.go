@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/internal/tail"
 )
@@ -57,7 +58,7 @@ func up(cmd *cobra.Command, args []string, o upOptions) error {
 		return err
 	}
 	if o.asJSON {
-		return printJSON(cmd.OutOrStdout(), st)
+		return cli.JSON(cmd.OutOrStdout(), st)
 	}
 	printUp(cmd.OutOrStdout(), c, st)
 	return nil
@@ -78,11 +79,11 @@ func prepareCard(args []string, file string) (*card.Card, error) {
 			name = spec.Name
 		}
 		if spec.Name != "" && spec.Name != name {
-			return nil, usageError{fmt.Errorf("the card is called %s on the command line and %s in %s", name, spec.Name, file)}
+			return nil, cli.Usagef("the card is called %s on the command line and %s in %s", name, spec.Name, file)
 		}
 	}
 	if err := card.CheckName(name); err != nil {
-		return nil, usageError{err}
+		return nil, cli.Usage{Err: err}
 	}
 	spec.Name = name
 	c, err := dirs.Open(name)

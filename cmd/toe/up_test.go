@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
 )
 
@@ -28,7 +29,7 @@ func tellOfStart(t *testing.T, c *card.Card, said []card.Status) {
 		if len(said) == 0 {
 			panic(http.ErrAbortHandler)
 		}
-		_ = printJSON(w, said[0])
+		_ = cli.JSON(w, said[0])
 		if said = said[1:]; len(said) == 0 {
 			_ = l.Close()
 		}

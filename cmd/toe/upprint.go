@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/machine"
 )
@@ -59,7 +60,7 @@ func program() string {
 }
 
 func printStatus(w io.Writer, st card.Status) {
-	w = visible{w}
+	w = cli.Visible{Writer: w}
 	fmt.Fprintf(w, "%s is %s", st.Name, st.State)
 	if st.Machine.PID != 0 {
 		fmt.Fprintf(w, ": %s, up %s", st.Machine.Kind, seconds(st.UptimeSeconds))
@@ -128,7 +129,7 @@ func printOffload(w io.Writer, o card.OffloadStatus) {
 
 // printOffloadCounters is for who asks how the card is, not for who starts it.
 func printOffloadCounters(w io.Writer, o card.OffloadStatus) {
-	w = visible{w}
+	w = cli.Visible{Writer: w}
 	if t := o.TCP; t != nil {
 		fmt.Fprintf(w, "  tcp       %d opening, %d published, %d refused, %d unreachable, %d timed out, %d reset; from host %s, to host %s\n",
 			t.Opening, t.Published, t.Refused, t.Unreachable, t.TimedOut, t.Reset,

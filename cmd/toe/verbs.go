@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/internal/cli"
 )
 
 // downLimit is how long a card may take to go down: its own shutdown, its
@@ -25,7 +26,7 @@ type outcome struct {
 
 func (o outcome) print(cmd *cobra.Command, asJSON bool) error {
 	if asJSON {
-		return printJSON(cmd.OutOrStdout(), o)
+		return cli.JSON(cmd.OutOrStdout(), o)
 	}
 	_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", o.Name, o.Did)
 	return err
@@ -121,7 +122,7 @@ func rmCmd() *cobra.Command {
 		return outcome{c.Name, "", "is deleted"}.print(cmd, asJSON)
 	})
 	// What cannot be undone is not done to a card that nobody has named.
-	cmd.Use, cmd.Args = "rm NAME", oneName
+	cmd.Use, cmd.Args = "rm NAME", cli.One("card", "NAME")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "take it down first if it is running")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -130,14 +131,14 @@ func rmCmd() *cobra.Command {
 func lsCmd() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use: "ls", Short: "List the cards", Args: cobra.NoArgs,
+		Use: "ls", Short: "List the cards", Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			all, err := allStatus(cmd.Context())
 			if err != nil {
 				return err
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), all)
+				return cli.JSON(cmd.OutOrStdout(), all)
 			}
 			return printList(cmd, all)
 		},
@@ -175,7 +176,7 @@ func printList(cmd *cobra.Command, all []card.Status) error {
 		fmt.Fprintln(cmd.OutOrStdout(), "no cards; `toe up` makes one")
 		return nil
 	}
-	w := tabwriter.NewWriter(visible{cmd.OutOrStdout()}, 0, 0, 2, ' ', 0)
+	w := tabwriter.NewWriter(cli.Visible{Writer: cmd.OutOrStdout()}, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tSTATE\tMACHINE\tLINK\tCARD\tUPTIME")
 	for _, st := range all {
 		link, far, up := "-", "-", "-"
@@ -198,13 +199,13 @@ func statusCmd() *cobra.Command {
 			return err
 		}
 		if asJSON {
-			return printJSON(cmd.OutOrStdout(), st)
+			return cli.JSON(cmd.OutOrStdout(), st)
 		}
 		printStatus(cmd.OutOrStdout(), st)
 		printCounters(cmd.OutOrStdout(), st)
 		printOffloadCounters(cmd.OutOrStdout(), st.Offload)
 		for _, e := range st.History[max(len(st.History)-10, 0):] {
-			fmt.Fprintf(visible{cmd.OutOrStdout()}, "  %s  %s\n", e.Time.Local().Format(time.DateTime), e.Text)
+			fmt.Fprintf(cli.Visible{Writer: cmd.OutOrStdout()}, "  %s  %s\n", e.Time.Local().Format(time.DateTime), e.Text)
 		}
 		return nil
 	})
@@ -214,7 +215,7 @@ func statusCmd() *cobra.Command {
 
 func schemaCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "schema", Short: "Print the JSON schema of card.yaml", Args: cobra.NoArgs,
+		Use: "schema", Short: "Print the JSON schema of card.yaml", Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			data, err := card.Schema()
 			if err != nil {
@@ -224,20 +225,4 @@ func schemaCmd() *cobra.Command {
 			return err
 		},
 	}
-}
-
-func versionCmd() *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use: "version", Short: "Print the version of toe", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), map[string]string{"version": version()})
-			}
-			_, err := fmt.Fprintln(cmd.OutOrStdout(), "toe", version())
-			return err
-		},
-	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
 }

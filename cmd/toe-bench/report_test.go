@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/toe-project/toe/internal/cli"
 )
 
 const benchRun = `{"rounds": 3, "seconds": 2, "results": [
@@ -29,12 +31,12 @@ func TestBenchReport(t *testing.T) {
 		says   []string
 	}{
 		{[]string{run}, 0, []string{"tcg card", "900 (1.50+)", "round trip never longer than on passt", "not measured: tcg/tap-65521: a reason"}},
-		{[]string{file("none.json", "{}")}, exitFailure, []string{"none.json", "no results"}},
-		{[]string{filepath.Join(dir, "missing")}, exitFailure, []string{"missing"}},
-		{[]string{run, "--docs", file("plain.md", "no marks\n")}, exitFailure, []string{"plain.md", "lacks the lines"}},
-		{nil, exitMisuse, nil},
+		{[]string{file("none.json", "{}")}, cli.Failure, []string{"none.json", "no results"}},
+		{[]string{filepath.Join(dir, "missing")}, cli.Failure, []string{"missing"}},
+		{[]string{run, "--docs", file("plain.md", "no marks\n")}, cli.Failure, []string{"plain.md", "lacks the lines"}},
+		{nil, cli.Misuse, nil},
 	} {
-		status, out, errs := toe(t, append([]string{"bench", "report"}, c.args...)...)
+		status, out, errs := toeBench(t, append([]string{"report"}, c.args...)...)
 		if status != c.status {
 			t.Errorf("%q: status %d, want %d: %s", c.args, status, c.status, errs)
 		}
@@ -55,7 +57,7 @@ func TestBenchReportMakesChartAndDocument(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if status, out, errs := toe(t, "bench", "report", run, "--chart", chart, "--docs", docs); status != 0 || out != "" {
+	if status, out, errs := toeBench(t, "report", run, "--chart", chart, "--docs", docs); status != 0 || out != "" {
 		t.Fatalf("status %d: %s%s", status, out, errs)
 	}
 	for path, text := range map[string]string{chart: "tcg card, round-trip", docs: "900 (1.50+)"} {
