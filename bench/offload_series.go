@@ -128,7 +128,7 @@ func (b *offloadRun) compareWays(ctx context.Context) error {
 // cardLost says what became of a card whose machine ended and was started
 // again: what was set up on it is gone.
 func (b *offloadRun) cardLost(ctx context.Context) error {
-	st, err := b.card.card.Client().Status(ctx, 0)
+	st, err := card.NewClient(b.card.card).Status(ctx, 0)
 	if err != nil {
 		return err
 	}

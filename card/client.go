@@ -33,7 +33,7 @@ type Client struct {
 }
 
 // Client prepares to talk to the card's supervisor; nothing is sent yet.
-func (c *Card) Client() *Client {
+func NewClient(c *Card) *Client {
 	t := &http.Transport{DisableKeepAlives: true}
 	cl := &Client{card: c, http: &http.Client{Transport: t}, limit: answerLimit}
 	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return cl.dial(ctx) }
@@ -41,15 +41,15 @@ func (c *Card) Client() *Client {
 }
 
 func (cl *Client) dial(ctx context.Context) (net.Conn, error) {
-	return cl.card.dial(ctx, cl.card.Paths.Socket())
+	return dial(ctx, cl.card, cl.card.Paths.Socket())
 }
 
 // Console joins the console of a running card: a stream of bytes both ways.
-func (c *Card) Console(ctx context.Context) (net.Conn, error) {
-	return c.dial(ctx, c.Paths.ConsoleSock())
+func Console(ctx context.Context, c *Card) (net.Conn, error) {
+	return dial(ctx, c, c.Paths.ConsoleSock())
 }
 
-func (c *Card) dial(ctx context.Context, socket string) (net.Conn, error) {
+func dial(ctx context.Context, c *Card, socket string) (net.Conn, error) {
 	err := c.Paths.trusted()
 	var conn net.Conn
 	if err == nil {
@@ -146,11 +146,11 @@ func (cl *Client) Down(ctx context.Context) error {
 	if err := cl.call(ctx, http.MethodPost, "/down", nil, &struct{}{}); err != nil {
 		return err
 	}
-	return cl.card.AwaitEnd(ctx)
+	return AwaitEnd(ctx, cl.card)
 }
 
 // AwaitEnd waits until no supervisor holds the card.
-func (c *Card) AwaitEnd(ctx context.Context) error {
+func AwaitEnd(ctx context.Context, c *Card) error {
 	for {
 		pid, held, err := flock.Owner(c.Paths.Lock())
 		if err != nil || !held {
@@ -246,17 +246,17 @@ func (cl *Client) Exec(ctx context.Context) (ExecInfo, error) {
 }
 
 // Status is how the card is, also when it has no supervisor.
-func (c *Card) Status(ctx context.Context) (Status, error) {
-	st, err := c.Client().Status(ctx, 0)
+func StatusOf(ctx context.Context, c *Card) (Status, error) {
+	st, err := NewClient(c).Status(ctx, 0)
 	if err == nil || !errors.Is(err, ErrNotRunning) {
 		return st, err
 	}
-	return c.offline()
+	return offline(c)
 }
 
 // offline is the status of a card whose supervisor does not answer.
-func (c *Card) offline() (Status, error) {
-	st := c.empty()
+func offline(c *Card) (Status, error) {
+	st := c.stopped()
 	pid, held, err := flock.Owner(c.Paths.Lock())
 	if err != nil {
 		return st, err
@@ -277,13 +277,13 @@ func (c *Card) offline() (Status, error) {
 	st.History = append(st.History, l.History...)
 	if l.State == running {
 		st.Killed = true
-		st.State, st.Reasons = c.killed(l)
+		st.State, st.Reasons = killed(c, l)
 	}
 	return st, nil
 }
 
 // killed says what is known of a supervisor that did not end by itself.
-func (c *Card) killed(l last) (State, []string) {
+func killed(c *Card, l last) (State, []string) {
 	if l.Boot != bootID() {
 		return Stopped, []string{fmt.Sprintf("the host was restarted while the card ran; `toe up %s` starts it again", c.Name)}
 	}

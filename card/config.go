@@ -11,16 +11,8 @@ import (
 	"github.com/toe-project/toe/internal/newc"
 )
 
-// The devices of a card, as keepers, sockets and messages name them.
-const (
-	devLink = "link"
-	devExec = "exec"
-)
-
-func devPort(name string) string { return "port-" + name }
-
-// config is what the card is told about itself.
-func (c *Card) config(l Links, img Image) (*control.Config, error) {
+// configOf is what card c is told about itself.
+func configOf(c *Card, l Links, img Image) (*control.Config, error) {
 	cfg := &control.Config{
 		Name: c.Name, Hostname: c.Name,
 		DNS: c.Spec.DNS.Servers, Search: c.Spec.DNS.Search,
@@ -57,7 +49,7 @@ func (c *Card) config(l Links, img Image) (*control.Config, error) {
 		cfg.Ports = append(cfg.Ports, port)
 	}
 	var err error
-	if cfg.Publish, err = c.Spec.publish(l, linkOf); err != nil {
+	if cfg.Publish, err = publish(&c.Spec, l, linkOf); err != nil {
 		return nil, err
 	}
 	login, err := c.loginPublic()
@@ -71,7 +63,7 @@ func (c *Card) config(l Links, img Image) (*control.Config, error) {
 func hasDHCP(p PortSpec) bool { return slices.Contains(p.Addresses, AddrDHCP) }
 
 // writeInitrd puts the card's own configuration and keys behind the firmware.
-func (c *Card) writeInitrd(img Image, cfg *control.Config) error {
+func writeInitrd(c *Card, img Image, cfg *control.Config) error {
 	keys, err := control.LoadKeys(c.Paths.Keys())
 	if err != nil {
 		return err
@@ -88,4 +80,23 @@ func (c *Card) writeInitrd(img Image, cfg *control.Config) error {
 		files = append(files, newc.Regular(path.Join(control.KeysDir, name), 0o600, data))
 	}
 	return firmware.Overlay(c.Paths.Initrd(), img.Initrd, files)
+}
+
+// publish is what the card is told of the services; linkOf gives the name of
+// the link of a device, empty where there is none.
+func publish(s *Spec, l Links, linkOf map[string]string) ([]control.Publish, error) {
+	var out []control.Publish
+	for i, p := range s.Publish {
+		dev, addrs := devLink, l.Link
+		if p.In == inExec {
+			dev, addrs = devExec, l.Exec
+		}
+		if addrs == nil {
+			return nil, fmt.Errorf("publish[%d].in: %q: a card without root has no link into the host's network; in: exec publishes what runs in toe exec", i, p.In)
+		}
+		out = append(out, control.Publish{
+			Protocol: p.Protocol, Port: uint16(p.Port), Link: linkOf[dev], To: p.targets(addrs.HostAddrs()), CardSource: p.Source == sourceCard,
+		})
+	}
+	return out, nil
 }

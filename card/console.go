@@ -3,23 +3,17 @@ package card
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/toe-project/toe/internal/tail"
 )
 
 const (
 	// consoleMax is the size at which console.log is moved to console.log.1.
 	consoleMax = 1 << 20
-	// consoleTail is how much of it is shown with a failed start, in bytes.
-	consoleTail = 2000
 	// acceptPause is between two tries to take a client.
 	acceptPause = 50 * time.Millisecond
 	// consoleReplay is how much a client is shown of what was there before it.
@@ -228,18 +222,6 @@ func (c *console) tail(n int) string {
 	return lastLines(c.recent, n)
 }
 
-// lastLines is fit for a terminal: a card may print what it likes.
-func lastLines(data []byte, n int) string {
-	text := tail.Visible(strings.ReplaceAll(string(data), "\r", ""), "\n\t")
-	if len(text) > n {
-		text = text[len(text)-n:]
-		if i := strings.IndexByte(text, '\n'); i >= 0 {
-			text = text[i+1:]
-		}
-	}
-	return strings.TrimRight(strings.ToValidUTF8(text, "?"), "\n")
-}
-
 // Close ends all connections and waits for those who served them.
 func (c *console) Close() {
 	c.mu.Lock()
@@ -256,18 +238,4 @@ func (c *console) Close() {
 	c.mu.Unlock()
 	c.listener.Close()
 	c.tasks.Wait()
-}
-
-// ConsoleTail is the end of what the card printed in its last start, for people.
-func (p Paths) ConsoleTail() string {
-	f, err := os.Open(p.ConsoleLog())
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	if fi, err := f.Stat(); err == nil {
-		_, _ = f.Seek(max(fi.Size()-2*consoleTail, 0), io.SeekStart)
-	}
-	data, _ := io.ReadAll(f)
-	return lastLines(data, consoleTail)
 }

@@ -3,8 +3,6 @@ package card
 import (
 	"context"
 	"time"
-
-	"github.com/toe-project/toe/internal/atomicfile"
 )
 
 // steerLimit is how long a change of the host's routes may take.
@@ -54,25 +52,6 @@ func (s *Supervisor) steerBack(spec *Spec) string {
 		s.goBack = nil
 	}
 	return ""
-}
-
-// publishesHost says whether a service on the host itself is published.
-func (s *Spec) publishesHost() bool {
-	for _, p := range s.Publish {
-		if p.In == inHost && s.endpoint() {
-			return true
-		}
-	}
-	return false
-}
-
-// abortLeft ends what still waits on this host for an endpoint that is gone,
-// with its supervisor. A kernel that cannot is no reason not to clean up.
-func (c *Card) abortLeft() {
-	var l Links
-	if c.Spec.endpoint() && atomicfile.ReadJSON(c.Paths.Links(), &l) == nil && l.Link != nil {
-		_ = abortConnections(*l.Link)
-	}
 }
 
 // abort ends the host's connections through an endpoint whose machine has

@@ -82,7 +82,7 @@ func TestHostFitsTheMode(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := r.c.Client().Apply(context.Background(), spec); err != nil {
+		if _, err := NewClient(r.c).Apply(context.Background(), spec); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -99,6 +98,8 @@ func (w *world) Exec(ctx context.Context, _ LinkWant) (*Attachment, error) {
 	}
 	return a, err
 }
+
+func (w *world) Prefixes() []usedPrefix { return nil }
 
 func (w *world) CheckPort(PortSpec) error { return w.step(context.Background(), "check") }
 
@@ -261,29 +262,6 @@ func (m machineWithFaults) Start(ctx context.Context, s machine.Spec) (machine.I
 	return m.w.machine.Start(ctx, s)
 }
 
-// testDirs are folders of the test's own, short enough for sockets.
-func testDirs(t testing.TB) Dirs {
-	dir, err := os.MkdirTemp("", "toe")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	return Dirs{State: filepath.Join(dir, "s"), Runtime: filepath.Join(dir, "r"), Cache: filepath.Join(dir, "c")}
-}
-
-func testCard(t testing.TB, text string) *Card {
-	spec, err := Parse("card.yaml", []byte(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	spec.Name = orString(spec.Name, "card0")
-	c, err := testDirs(t).Create(spec, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
-}
-
 // running is a supervisor under test.
 type runningCard struct {
 	t     *testing.T
@@ -322,7 +300,7 @@ func (r *runningCard) await(what string, fits func(Status) bool) Status {
 	r.t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		st, err := r.c.Status(context.Background())
+		st, err := StatusOf(context.Background(), r.c)
 		if err == nil && fits(st) {
 			return st
 		}
@@ -338,3 +316,5 @@ func inState(want State) func(Status) bool {
 }
 
 var errFault = fmt.Errorf("a fault of the test")
+
+func discard() *log.Logger { return log.New(io.Discard, "", 0) }

@@ -55,48 +55,55 @@ type holderAnswer struct {
 
 // nsHolder is the supervisor's end of a holder.
 type nsHolder struct {
+	addrs  LinkAddrs
 	cmd    *exec.Cmd
 	orders *os.File
-	died   chan error
+	died   chan error // says how the process ended, then is closed
 }
 
-// Exec starts a holder and gives the TUN that it made.
-func (h *Host) Exec(ctx context.Context, want LinkWant) (*Attachment, error) {
-	n, err := h.startHolder()
+// StartHolder starts a holder and returns the TUN that it made, one file a queue.
+func StartHolder(ctx context.Context, queues int, a LinkAddrs) (*nsHolder, []*os.File, error) {
+	n, err := startHolder()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	files, err := n.ask(ctx, holderOrder{Op: "link", Queues: want.Queues, Addrs: want.Addrs, Limit: holderPatience})
+	n.addrs = a
+	files, err := n.ask(ctx, holderOrder{Op: "link", Queues: queues, Addrs: a, Limit: holderPatience})
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("namespace for toe exec: %w", err), n.close())
+		return nil, nil, errors.Join(fmt.Errorf("namespace for toe exec: %w", err), n.close())
 	}
-	return &Attachment{
-		Interface: execInterface, Files: files, Seam: true,
-		Namespace: &Namespace{PID: n.cmd.Process.Pid, User: !privileged()},
-		Dial:      n.dial,
-		Ping: func(ctx context.Context, card netip.Addr) error {
-			_, err := n.ask(ctx, holderOrder{Op: "ping", Address: card.String()})
-			return err
-		},
-		Lock: func(ctx context.Context, on bool) error {
-			_, err := n.ask(ctx, holderOrder{Op: "lock", On: on, Addrs: want.Addrs})
-			return err
-		},
-		Abort: func(ctx context.Context) error {
-			_, err := n.ask(ctx, holderOrder{Op: "abort", Addrs: want.Addrs})
-			return err
-		},
-		Died: n.died, Close: n.close,
-	}, nil
+	return n, files, nil
 }
 
-func (h *Host) startHolder() (*nsHolder, error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+// pid is the holder's process id.
+func (n *nsHolder) pid() int { return n.cmd.Process.Pid }
+
+// ping sends a packet of full size to the card and waits for its answer.
+func (n *nsHolder) ping(ctx context.Context, card netip.Addr) error {
+	_, err := n.ask(ctx, holderOrder{Op: "ping", Address: card.String()})
+	return err
+}
+
+// lock locks the path MTU of the link's routes, or unlocks it.
+func (n *nsHolder) lock(ctx context.Context, on bool) error {
+	_, err := n.ask(ctx, holderOrder{Op: "lock", On: on, Addrs: n.addrs})
+	return err
+}
+
+// abort aborts the TCP connections over the link.
+func (n *nsHolder) abort(ctx context.Context) error {
+	_, err := n.ask(ctx, holderOrder{Op: "abort", Addrs: n.addrs})
+	return err
+}
+
+// startHolder starts the process in namespaces of its own.
+func startHolder() (*nsHolder, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socketpair for the namespace holder: %w", err)
 	}
-	n := &nsHolder{orders: os.NewFile(uintptr(fds[0]), "holder"), died: make(chan error, 1)}
-	theirs := os.NewFile(uintptr(fds[1]), "orders")
+	n := &nsHolder{orders: os.NewFile(uintptr(pair[0]), "holder"), died: make(chan error, 1)}
+	theirs := os.NewFile(uintptr(pair[1]), "orders")
 	defer theirs.Close()
 	n.cmd = exec.Command("/proc/self/exe", HolderVerb)
 	n.cmd.Args[0] = "toe"
@@ -187,10 +194,10 @@ func readAnswer(conn *net.UnixConn) ([]*os.File, error) {
 	files := passedFiles(passed)
 	switch {
 	case a.Timeout:
-		closeAll(files)
+		fds.CloseAll(files)
 		return nil, fmt.Errorf("%s: %w", a.Error, os.ErrDeadlineExceeded)
 	case a.Error != "":
-		closeAll(files)
+		fds.CloseAll(files)
 		return nil, errors.New(a.Error)
 	}
 	return files, nil
@@ -208,7 +215,7 @@ func (n *nsHolder) dial(ctx context.Context, network, address string) (net.Conn,
 	if err != nil {
 		return nil, err
 	}
-	defer closeAll(files)
+	defer fds.CloseAll(files)
 	if len(files) != 1 {
 		return nil, fmt.Errorf("dial %s: %d descriptors, want 1", address, len(files))
 	}
@@ -259,7 +266,7 @@ func HolderMain() error {
 		}
 		files := passedFiles(passed)
 		if len(files) != 1 {
-			closeAll(files)
+			fds.CloseAll(files)
 			continue
 		}
 		if o.Op == "lock" {
@@ -277,7 +284,7 @@ func HolderMain() error {
 }
 
 func reply(to *os.File, out []*os.File, err error) {
-	defer closeAll(out)
+	defer fds.CloseAll(out)
 	var a holderAnswer
 	if err != nil {
 		a = holderAnswer{Error: err.Error(), Timeout: errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)}
@@ -342,7 +349,7 @@ func makeExecLink(o holderOrder) ([]*os.File, error) {
 		return nil, tunProblem(err)
 	}
 	if err := configureLink(execInterface, o.Addrs); err != nil {
-		closeAll(files)
+		fds.CloseAll(files)
 		return nil, err
 	}
 	l, err := netlink.LinkByName(execInterface)
@@ -357,16 +364,8 @@ func makeExecLink(o holderOrder) ([]*os.File, error) {
 		}
 	}
 	if err != nil {
-		closeAll(files)
+		fds.CloseAll(files)
 		return nil, fmt.Errorf("default route: %w", err)
 	}
 	return files, nil
-}
-
-// zero is 0.0.0.0 or ::, as a is.
-func zero(a netip.Addr) netip.Addr {
-	if a.Is4() {
-		return netip.IPv4Unspecified()
-	}
-	return netip.IPv6Unspecified()
 }

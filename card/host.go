@@ -4,15 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
-	"os"
 	"path/filepath"
 	"strconv"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/internal/fds"
 	"github.com/toe-project/toe/internal/flock"
 	"github.com/toe-project/toe/link/tun"
 )
@@ -50,7 +48,7 @@ func (h *Host) Link(_ context.Context, want LinkWant) (*Attachment, error) {
 		return nil, tunProblem(err)
 	}
 	if err := configureLink(name, want.Addrs); err != nil {
-		closeAll(files)
+		fds.CloseAll(files)
 		return nil, err
 	}
 	d := net.Dialer{}
@@ -59,25 +57,6 @@ func (h *Host) Link(_ context.Context, want LinkWant) (*Attachment, error) {
 		Lock:  func(_ context.Context, on bool) error { return lockMTU(name, want.Addrs, on) },
 		Abort: func(context.Context) error { return abortConnections(want.Addrs) },
 	}, nil
-}
-
-// tunProblem adds what to do about a device that cannot be opened.
-func tunProblem(err error) error {
-	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("%w; `toe doctor` says how to mend it", err)
-	}
-	return err
-}
-
-func closeAll(files []*os.File) {
-	for _, f := range files {
-		f.Close()
-	}
-}
-
-func interfaceExists(name string) bool {
-	_, err := netlink.LinkByName(name) // not /sys, which may show another namespace
-	return err == nil
 }
 
 func pickInterface(want LinkWant) (string, error) {
@@ -96,43 +75,6 @@ func pickInterface(want LinkWant) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("no free interface name: toe0 to toe%d exist", maxLinks-1)
-}
-
-// configureLink brings the interface up with MTU 65535 and the host's
-// addresses. A kernel without IPv6 gets along with IPv4 alone.
-func configureLink(name string, a LinkAddrs) error {
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("interface %s: %w", name, err)
-	}
-	quietIPv6(name)
-	if err := netlink.LinkSetMTU(l, linkMTU); err != nil {
-		return fmt.Errorf("interface %s: MTU %d: %w", name, linkMTU, err)
-	}
-	for _, p := range a.Host() {
-		err := netlink.AddrAdd(l, &netlink.Addr{IPNet: toIPNet(p)})
-		if err != nil && (p.Addr().Is4() || hasIPv6()) {
-			return fmt.Errorf("interface %s: address %s: %w", name, p, err)
-		}
-	}
-	if err := netlink.LinkSetUp(l); err != nil {
-		return fmt.Errorf("interface %s: up: %w", name, err)
-	}
-	return nil
-}
-
-func hasIPv6() bool {
-	_, err := os.Stat("/proc/sys/net/ipv6")
-	return err == nil
-}
-
-// quietIPv6 keeps the kernel from saying anything on the link by itself: no
-// link-local address, no router solicitation. What cannot be set is absent.
-func quietIPv6(name string) {
-	dir := "/proc/sys/net/ipv6/conf/" + name
-	for _, kv := range [][2]string{{"disable_ipv6", "0"}, {"addr_gen_mode", "1"}, {"accept_ra", "0"}, {"accept_dad", "0"}} {
-		_ = os.WriteFile(filepath.Join(dir, kv[0]), []byte(kv[1]), 0)
-	}
 }
 
 // removeInterfaces deletes interfaces that we made and that would outlive us.

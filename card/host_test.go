@@ -14,6 +14,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/fds"
 )
 
 func TestMain(m *testing.M) {
@@ -65,7 +67,7 @@ func testHost(t *testing.T, text string) (*Host, LinkAddrs) {
 	if err := c.Paths.MakeRuntime(); err != nil {
 		t.Fatal(err)
 	}
-	l, err := c.reserve()
+	l, err := c.reserve(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +94,7 @@ func openEnd(t *testing.T, text string, queues int, how func(*Host, context.Cont
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { closeAll(att.Files) })
+	t.Cleanup(func() { fds.CloseAll(att.Files) })
 	return h, addrs, att
 }
 
@@ -127,7 +129,7 @@ func TestHostLink(t *testing.T) {
 	if _, err := h.Link(context.Background(), LinkWant{Interface: "toe0", Queues: 1, Addrs: addrs}); err == nil || !strings.Contains(err.Error(), "toe0 exists already") {
 		t.Errorf("a name that is taken: %v", err)
 	}
-	closeAll(append(att.Files, second.Files...))
+	fds.CloseAll(append(att.Files, second.Files...))
 	if interfaceExists("toe0") {
 		t.Error("toe0 outlives its descriptors")
 	}
@@ -164,7 +166,7 @@ func TestHostDefaultRoute(t *testing.T) {
 	}
 	// As after a crash: a new supervisor finds the journal.
 	again := *h.card
-	if err := again.Clean(); err != nil {
+	if err := Clean(&again); err != nil {
 		t.Fatal(err)
 	}
 	if data, _ := os.ReadFile(resolvConf); string(data) != "nameserver 192.0.2.1\n" {
@@ -178,7 +180,7 @@ func TestHostDefaultRoute(t *testing.T) {
 	if r, err := netlink.RouteGet(net.ParseIP("192.0.2.9")); err == nil {
 		t.Errorf("there still is a way: %v", r)
 	}
-	closeAll(att.Files)
+	fds.CloseAll(att.Files)
 }
 
 func TestHostPorts(t *testing.T) {
@@ -236,7 +238,7 @@ func TestHostPorts(t *testing.T) {
 			continue
 		}
 		if att.Stream { // a user port has no interface
-			closeAll(att.Files)
+			fds.CloseAll(att.Files)
 			if err := att.close(); err != nil {
 				t.Error(err)
 			}
@@ -257,7 +259,7 @@ func TestHostPorts(t *testing.T) {
 				t.Errorf("a busy tap: %v", err)
 			}
 		}
-		closeAll(att.Files)
+		fds.CloseAll(att.Files)
 	}
 }
 
@@ -299,5 +301,5 @@ func TestHostExecNamespace(t *testing.T) {
 	if _, err := att.Dial(context.Background(), "tcp", "192.0.2.1:9"); err == nil {
 		t.Error("a dial after the end")
 	}
-	closeAll(att.Files)
+	fds.CloseAll(att.Files)
 }

@@ -198,7 +198,7 @@ func TestHostReturnRoute(t *testing.T) {
 	}
 	// As after a crash: a new supervisor finds the journal.
 	again := *h.card
-	if err := again.Clean(); err != nil {
+	if err := Clean(&again); err != nil {
 		t.Fatal(err)
 	}
 	if now := ipShow(t, "rule", "show"); now != rulesBefore {

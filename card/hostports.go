@@ -15,6 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/internal/fds"
 	"github.com/toe-project/toe/link/tun"
 	"github.com/toe-project/toe/machine"
 )
@@ -119,7 +120,7 @@ func tryTAP(name string) error {
 	if err != nil {
 		return tunProblem(err)
 	}
-	closeAll(files)
+	fds.CloseAll(files)
 	return nil
 }
 
@@ -141,7 +142,7 @@ func netAdmin() bool {
 func (h *Host) Port(ctx context.Context, p PortSpec, mac net.HardwareAddr, kind machine.Kind) (*Attachment, error) {
 	switch p.Attach.Kind {
 	case AttachUser:
-		att, err := h.passt(ctx, p)
+		att, err := h.userPort(p)
 		if errors.Is(err, errNoPasst) && kind != machine.UML && !h.card.Spec.Link.DefaultRoute {
 			return nil, nil // QEMU has something of its own
 		}
@@ -178,7 +179,7 @@ func openTAP(name string, mtu int, bridge string) (*Attachment, error) {
 		return nil, err
 	}
 	if err := configureTAP(name, mtu, bridge, existed); err != nil {
-		closeAll(files)
+		fds.CloseAll(files)
 		return nil, err
 	}
 	return &Attachment{Interface: name, Files: files}, nil
@@ -232,7 +233,7 @@ func (h *Host) macvtap(p PortSpec, mac net.HardwareAddr) (*Attachment, error) {
 	}
 	name := h.portInterface(p)
 	// A macvtap outlives this process, so it is in the journal before it is there.
-	if err := h.card.note(func(j *Journal) { j.addInterface(name) }); err != nil {
+	if err := note(h.card, func(j *Journal) { j.addInterface(name) }); err != nil {
 		return nil, err
 	}
 	remove := func() error { return removeInterfaces([]string{name}) }

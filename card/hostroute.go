@@ -73,7 +73,7 @@ func (h *Host) takeDNS(ctx context.Context, iface string, servers []netip.Addr) 
 	if err != nil {
 		return err
 	}
-	if err := h.card.note(func(j *Journal) { j.ResolvConf = saved }); err != nil {
+	if err := note(h.card, func(j *Journal) { j.ResolvConf = saved }); err != nil {
 		return err
 	}
 	return saved.replaceWith()
@@ -95,12 +95,12 @@ func resolved(ctx context.Context, iface string, servers []netip.Addr) error {
 }
 
 func (h *Host) restoreDNS() error {
-	j, err := h.card.loadJournal()
+	j, err := loadJournal(h.card)
 	if err != nil {
 		return err
 	}
 	if err := restoreFile(j.ResolvConf); err != nil {
 		return err
 	}
-	return h.card.note(func(j *Journal) { j.ResolvConf = nil })
+	return note(h.card, func(j *Journal) { j.ResolvConf = nil })
 }

@@ -36,7 +36,7 @@ type SavedFile struct {
 	Ours   []byte `json:"ours"` // what we put there; anything else is somebody's later change and stays
 }
 
-func (c *Card) loadJournal() (Journal, error) {
+func loadJournal(c *Card) (Journal, error) {
 	var j Journal
 	err := atomicfile.ReadJSON(c.Paths.Journal(), &j)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -45,28 +45,28 @@ func (c *Card) loadJournal() (Journal, error) {
 	return j, err
 }
 
-func (c *Card) saveJournal(j Journal) error { return atomicfile.WriteJSON(c.Paths.Journal(), j) }
+func saveJournal(c *Card, j Journal) error { return atomicfile.WriteJSON(c.Paths.Journal(), j) }
 
 // noting is held while a journal is read and written again: ports are opened
 // at the same time, and no entry of theirs may get lost.
 var noting sync.Mutex
 
 // note adds to the journal.
-func (c *Card) note(change func(*Journal)) error {
+func note(c *Card, change func(*Journal)) error {
 	noting.Lock()
 	defer noting.Unlock()
-	j, err := c.loadJournal()
+	j, err := loadJournal(c)
 	if err != nil {
 		return err
 	}
 	change(&j)
-	return c.saveJournal(j)
+	return saveJournal(c, j)
 }
 
 // Unrestored says whether this host still is as a supervisor that is gone
 // changed it, for which a restart of the host is no cure.
-func (c *Card) Unrestored() bool {
-	j, err := c.loadJournal()
+func Unrestored(c *Card) bool {
+	j, err := loadJournal(c)
 	return err == nil && j.ResolvConf != nil && !c.Running()
 }
 
@@ -74,8 +74,8 @@ func (c *Card) Unrestored() bool {
 // interfaces and rules that we made, and the runtime files. It does nothing
 // where nothing was left. The caller holds the card's lock or knows that
 // nobody does.
-func (c *Card) Clean() error {
-	j, err := c.loadJournal()
+func Clean(c *Card) error {
+	j, err := loadJournal(c)
 	if err != nil {
 		return err
 	}
@@ -85,29 +85,18 @@ func (c *Card) Clean() error {
 	if err := errors.Join(errs...); err != nil {
 		return err // the journal stays, for the next try
 	}
-	c.abortLeft()
+	abortLeft(c)
 	if err := os.Remove(c.Paths.Journal()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return c.cleanRuntime()
 }
 
-// cleanRuntime removes what only makes sense while the card runs. The logs
-// stay: they say why it does not.
-func (c *Card) cleanRuntime() error {
-	keep := map[string]bool{
-		c.Paths.Log(): true, c.Paths.Log() + ".1": true, c.Paths.ConsoleLog(): true, c.Paths.ConsoleLog() + ".1": true,
-		c.Paths.Lock(): true,
+// abortLeft ends what still waits on this host for an endpoint that is gone,
+// with its supervisor. A kernel that cannot is no reason not to clean up.
+func abortLeft(c *Card) {
+	var l Links
+	if c.Spec.endpoint() && atomicfile.ReadJSON(c.Paths.Links(), &l) == nil && l.Link != nil {
+		_ = abortConnections(*l.Link)
 	}
-	entries, err := os.ReadDir(c.Paths.Runtime)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	for _, e := range entries {
-		path := c.Paths.Runtime + "/" + e.Name()
-		if !keep[path] {
-			err = errors.Join(err, os.RemoveAll(path))
-		}
-	}
-	return err
 }

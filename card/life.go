@@ -8,7 +8,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
 	"github.com/toe-project/toe/machine"
 )
@@ -63,7 +62,7 @@ func (s *Supervisor) powerOn(ctx context.Context) (machine.Instance, error) {
 	}
 	write := s.parts.Initrd
 	if write == nil {
-		write = func(c *Card, img Image, cfg *control.Config) error { return c.writeInitrd(img, cfg) }
+		write = writeInitrd
 	}
 	s.mu.Lock()
 	cfg := s.config

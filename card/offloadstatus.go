@@ -4,7 +4,6 @@ import (
 	"slices"
 
 	"github.com/toe-project/toe/control"
-	"github.com/toe-project/toe/control/cardpb"
 )
 
 // OffloadStatus is how the card speaks for the host.
@@ -51,61 +50,6 @@ type PublishStatus struct {
 	To       []string `json:"to"`   // ADDRESS:PORT, one of each family at most
 	In       string   `json:"in"`
 	Source   string   `json:"source"`
-}
-
-// offloadStatus is what is known without the card.
-func (s *Spec) offloadStatus(l Links) OffloadStatus {
-	out := OffloadStatus{Mode: s.Offload.Mode}
-	for _, p := range s.Publish {
-		addrs := l.Link
-		if p.In == inExec {
-			addrs = l.Exec
-		}
-		st := PublishStatus{Protocol: p.Protocol, Port: uint16(p.Port), To: []string{}, In: p.In, Source: p.Source}
-		if addrs != nil {
-			for _, to := range p.target(addrs) {
-				st.To = append(st.To, to.String())
-			}
-		}
-		out.Publish = append(out.Publish, st)
-	}
-	return out
-}
-
-// hear adds what the agent said last.
-func (st *OffloadStatus) hear(o *cardpb.Offload) {
-	st.Running = o.GetRunning()
-	if o.GetMode() != control.ModeEndpoint || !st.Running {
-		return
-	}
-	if t := o.Tcp; t != nil {
-		st.TCP = &OffloadTCP{
-			Open: t.Open, Opening: t.Opening, Opened: t.Opened, Published: t.Published, Refused: t.Refused,
-			Unreachable: t.Unreachable, TimedOut: t.TimedOut, Reset: t.Reset_,
-			FromHostBytes: t.FromHostBytes, ToHostBytes: t.ToHostBytes, Drops: causes(t.Drops),
-		}
-	}
-	if u := o.Udp; u != nil {
-		st.UDP = &OffloadUDP{
-			Flows: u.Flows, Opened: u.Opened, FromHost: u.FromHost, ToHost: u.ToHost,
-			FromHostBytes: u.FromHostBytes, ToHostBytes: u.ToHostBytes, ICMPErrors: u.IcmpErrors, Drops: causes(u.Drops),
-		}
-	}
-}
-
-// maxCauses bounds what a card may say of itself.
-const maxCauses = 64
-
-// causes is never nil, so that JSON has an object, and never large: a card is
-// not trusted.
-func causes(from map[string]uint64) map[string]uint64 {
-	out := map[string]uint64{}
-	for name, n := range from {
-		if len(out) < maxCauses && len(name) <= maxCauses {
-			out[name] = n
-		}
-	}
-	return out
 }
 
 // Drops are the causes of both protocols, the most frequent first.

@@ -2,7 +2,6 @@ package card
 
 import (
 	"bufio"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/internal/child"
+	"github.com/toe-project/toe/internal/fds"
 	"github.com/toe-project/toe/link"
 )
 
@@ -31,7 +31,7 @@ const (
 // errNoPasst: the program is missing.
 var errNoPasst = errors.New("passt is not installed; `apt install passt` brings it")
 
-// passt gives a user port to a card: passt(1) opens the card's connections as
+// StartPasst gives a user port to a card, and returns the pump's end of it: passt(1) opens the card's connections as
 // sockets of this host, without privilege. It gets one end of a stream socket,
 // the pump has the other.
 //
@@ -40,34 +40,48 @@ var errNoPasst = errors.New("passt is not installed; `apt install passt` brings 
 // the host's network. Of passt the loopback is kept off by --no-map-gw, and by
 // the pump for the versions that would connect to it by its own addresses
 // (link/loopback.go).
-func (h *Host) passt(_ context.Context, p PortSpec) (*Attachment, error) {
+func StartPasst(o PasstOptions) (*passtRun, *os.File, error) {
 	program, err := exec.LookPath("passt")
 	if err != nil {
-		return nil, errNoPasst
+		return nil, nil, errNoPasst
 	}
-	run := &passtRun{program: program, port: p, around: h.card.Spec.Link.DefaultRoute, logf: h.logf,
+	run := &passtRun{program: program, PasstOptions: o,
 		died: make(chan error, 1), renewed: make(chan Renewal), quit: make(chan struct{}), done: make(chan struct{})}
 	ours, err := run.pair()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	go run.keep()
-	return &Attachment{Files: []*os.File{ours}, Stream: true, Died: run.died, Renewed: run.renewed, Waits: run.waits, Close: run.close}, nil
+	return run, ours, nil
+}
+
+// PasstOptions say what a user port needs.
+type PasstOptions struct {
+	Name   string // of the port, for messages
+	MTU    int    // bytes
+	Around bool   // keep off the routes through the card
+	Logf   func(format string, args ...any)
+}
+
+// Renewal is a new socket in place of one whose passt has ended.
+type Renewal struct {
+	File *os.File
+	Why  error // how the one before ended
 }
 
 // pair makes the socket between passt and the pump and returns the pump's end.
 func (r *passtRun) pair() (ours *os.File, err error) {
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("socketpair for passt: %w", err)
 	}
-	for _, fd := range fds {
+	for _, fd := range pair {
 		roomy(fd)
 	}
-	ours, r.theirs = os.NewFile(uintptr(fds[0]), "passt"), os.NewFile(uintptr(fds[1]), "passt's end")
-	gauge, err := unix.FcntlInt(uintptr(fds[0]), unix.F_DUPFD_CLOEXEC, 0)
+	ours, r.theirs = os.NewFile(uintptr(pair[0]), "passt"), os.NewFile(uintptr(pair[1]), "passt's end")
+	gauge, err := unix.FcntlInt(uintptr(pair[0]), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		closeAll([]*os.File{ours, r.theirs})
+		fds.CloseAll([]*os.File{ours, r.theirs})
 		return nil, fmt.Errorf("socket of passt: %w", err)
 	}
 	r.gauge = os.NewFile(uintptr(gauge), "passt, to look at")
@@ -85,13 +99,11 @@ func roomy(fd int) {
 
 // passtRun is one passt, started as soon as the host has a way to anywhere.
 type passtRun struct {
+	PasstOptions
 	program    string
-	port       PortSpec
-	around     bool     // keep off the routes through the card
 	theirs     *os.File // the socket's end for the next passt
 	gauge      *os.File // the pump's end once more
 	renewed    chan Renewal
-	logf       func(string, ...any)
 	died       chan error
 	waiting    atomic.Bool // for a default route
 	quit, done chan struct{}
@@ -115,7 +127,7 @@ func (r *passtRun) keep() {
 	defer close(r.done)
 	defer close(r.died)
 	defer close(r.renewed)
-	defer func() { closeAll([]*os.File{r.theirs, r.gauge}) }()
+	defer func() { fds.CloseAll([]*os.File{r.theirs, r.gauge}) }()
 	for tries := 0; ; {
 		via4, via6, ok := r.awaitRoute()
 		if !ok {
@@ -154,7 +166,7 @@ func (r *passtRun) again(why error, after time.Duration) bool {
 		return false
 	case <-time.After(after):
 	}
-	closeAll([]*os.File{r.theirs, r.gauge})
+	fds.CloseAll([]*os.File{r.theirs, r.gauge})
 	ours, err := r.pair()
 	if err != nil {
 		r.died <- errors.Join(why, err)
@@ -178,7 +190,7 @@ func (r *passtRun) awaitRoute() (via4, via6 string, ok bool) {
 			return via4, via6, true
 		}
 		if !told {
-			r.logf("port %s: %s", r.port.Name, noRoute)
+			r.Logf("port %s: %s", r.Name, noRoute)
 		}
 		select {
 		case <-r.quit:
@@ -217,7 +229,7 @@ func defaultVia(family int) string {
 }
 
 func (r *passtRun) args(via4, via6 string) []string {
-	args := []string{"--foreground", "--stderr", "--quiet", "--fd", "3", "--mtu", fmt.Sprint(r.port.MTU),
+	args := []string{"--foreground", "--stderr", "--quiet", "--fd", "3", "--mtu", fmt.Sprint(r.MTU),
 		"--no-map-gw", "--no-dhcp-dns", "--no-dhcp-search", "--tcp-ports", "none", "--udp-ports", "none"}
 	if via4 == "" {
 		args = append(args, "--ipv6-only", "--interface", via6)
@@ -227,7 +239,7 @@ func (r *passtRun) args(via4, via6 string) []string {
 	if via6 == "" {
 		args = append(args, "--ipv4-only", "--interface", via4)
 	}
-	if r.around {
+	if r.Around {
 		// The host's way leads through the card: passt must go around it.
 		for _, o := range [][2]string{{"--outbound-if4", via4}, {"--outbound-if6", via6}} {
 			if o[1] != "" {
@@ -309,7 +321,7 @@ func (r *passtRun) listen(stderr io.Reader) (last string) {
 			continue
 		}
 		last = text
-		r.logf("passt of port %s: %s", r.port.Name, text)
+		r.Logf("passt of port %s: %s", r.Name, text)
 	}
 }
 
@@ -319,6 +331,6 @@ func (r *passtRun) close() error {
 	case <-r.done:
 		return nil
 	case <-time.After(3 * time.Second):
-		return fmt.Errorf("passt of port %s did not end", r.port.Name)
+		return fmt.Errorf("passt of port %s did not end", r.Name)
 	}
 }

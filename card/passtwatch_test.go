@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/toe-project/toe/internal/fds"
 )
 
 func TestSpin(t *testing.T) {
@@ -40,13 +42,13 @@ func fakePasst(t *testing.T, script string) (*passtRun, *os.File) {
 	if err := os.WriteFile(program, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	r := &passtRun{program: program, port: PortSpec{Name: "wan", MTU: 1500}, logf: t.Logf, quit: make(chan struct{}),
+	r := &passtRun{program: program, PasstOptions: PasstOptions{Name: "wan", MTU: 1500, Logf: t.Logf}, quit: make(chan struct{}),
 		renewed: make(chan Renewal), died: make(chan error, 1)}
 	ours, err := r.pair()
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { closeAll([]*os.File{ours, r.theirs, r.gauge}) })
+	t.Cleanup(func() { fds.CloseAll([]*os.File{ours, r.theirs, r.gauge}) })
 	return r, ours
 }
 

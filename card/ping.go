@@ -12,10 +12,12 @@ import (
 
 	"golang.org/x/net/icmp"
 	"golang.org/x/net/ipv4"
+
+	"github.com/toe-project/toe/control"
 )
 
 // fullPayload fills an IPv4 packet of 65535 bytes: less 20 for the IP header and 8 for ICMP's.
-const fullPayload = linkMTU - 20 - 8
+const fullPayload = control.LinkMTU - 20 - 8
 
 // pingFull sends one echo request of the link's full size and waits for its
 // answer. Where the caller may not send any, that is no fault of the link.
@@ -54,11 +56,11 @@ func openPing(card netip.Addr) (*icmp.PacketConn, net.Addr, error) {
 }
 
 func awaitEcho(conn *icmp.PacketConn, card netip.Addr) error {
-	buf := make([]byte, linkMTU)
+	buf := make([]byte, control.LinkMTU)
 	for {
 		n, _, err := conn.ReadFrom(buf)
 		if err != nil {
-			return fmt.Errorf("no answer from %s to a packet of %d bytes: %w", card, linkMTU, cause(err))
+			return fmt.Errorf("no answer from %s to a packet of %d bytes: %w", card, control.LinkMTU, cause(err))
 		}
 		m, err := icmp.ParseMessage(1, buf[:n])
 		if err == nil && m.Type == ipv4.ICMPTypeEchoReply && n == fullPayload+8 {

@@ -24,7 +24,7 @@ func (s *Supervisor) prepare(ctx context.Context) error {
 		return err
 	}
 	s.change(func() { s.machine, s.why = m, why })
-	if s.given, err = s.card.reserve(); err != nil {
+	if s.given, err = s.card.reserve(s.parts.Network.Prefixes()); err != nil {
 		return err
 	}
 	s.setStage("checking where the ports lead")
@@ -47,43 +47,6 @@ func (s *Supervisor) prepare(ctx context.Context) error {
 	return s.afterNetwork(ctx)
 }
 
-func checkPorts(n Network, ports []PortSpec) error {
-	for _, p := range ports {
-		if err := n.CheckPort(p); err != nil {
-			return fmt.Errorf("port %s: %w", p.Name, err)
-		}
-	}
-	return nil
-}
-
-// CheckHost says what a card that is not running cannot have on this host:
-// before it is made, and before its firmware is.
-func CheckHost(spec Spec) error {
-	if !privileged() {
-		if err := spec.withoutRoot(); err != nil {
-			return err
-		}
-	}
-	return checkPorts(&Host{}, spec.Ports)
-}
-
-// withoutRoot says which keys mean nothing to a card that has no link into the
-// host's own network.
-func (s *Spec) withoutRoot() error {
-	what := ""
-	switch {
-	case s.Link.DefaultRoute:
-		what = "link.default_route: true"
-	case s.Link.Interface != "":
-		what = "link.interface: " + s.Link.Interface
-	case !s.Link.WantExec():
-		what = "link.exec: false"
-	default:
-		return nil
-	}
-	return fmt.Errorf("%s: needs root; without it a card has no link into the host's network, and `toe exec` runs what shall use it", what)
-}
-
 // plan lists the card's devices in the order the card sees them.
 func (s *Supervisor) plan() {
 	s.mu.Lock()
@@ -91,7 +54,7 @@ func (s *Supervisor) plan() {
 	add := func(dev string, a *LinkAddrs) {
 		if a != nil {
 			s.links = append(s.links, &device{addrs: a, Device: Device{
-				Name: dev, Socket: s.card.Paths.Vhost(dev), MAC: s.card.mac(dev), MTU: linkMTU, Queues: s.card.Spec.Link.Queues,
+				Name: dev, Socket: s.card.Paths.Vhost(dev), MAC: s.card.mac(dev), MTU: control.LinkMTU, Queues: s.card.Spec.Link.Queues,
 				Spin: time.Duration(s.card.Spec.Link.Spin) * time.Microsecond,
 			}})
 		}
@@ -111,7 +74,7 @@ func (s *Supervisor) bringImage(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("firmware: %w", err)
 	}
-	cfg, err := s.card.config(s.given, img)
+	cfg, err := configOf(s.card, s.given, img)
 	s.change(func() { s.image, s.config = img, cfg })
 	return err
 }

@@ -125,28 +125,9 @@ func (s *Spec) targetProblems(path string, p PublishSpec, add func(string, strin
 	}
 }
 
-// publish is what the card is told of the services; linkOf gives the name of
-// the link of a device, empty where there is none.
-func (s *Spec) publish(l Links, linkOf map[string]string) ([]control.Publish, error) {
-	var out []control.Publish
-	for i, p := range s.Publish {
-		dev, addrs := devLink, l.Link
-		if p.In == inExec {
-			dev, addrs = devExec, l.Exec
-		}
-		if addrs == nil {
-			return nil, fmt.Errorf("publish[%d].in: %q: a card without root has no link into the host's network; in: exec publishes what runs in toe exec", i, p.In)
-		}
-		out = append(out, control.Publish{
-			Protocol: p.Protocol, Port: uint16(p.Port), Link: linkOf[dev], To: p.target(addrs), CardSource: p.Source == sourceCard,
-		})
-	}
-	return out, nil
-}
-
-// target is where the service listens: without an address, at the host's of
-// each family.
-func (p PublishSpec) target(l *LinkAddrs) []netip.AddrPort {
+// targets are where the service listens: without an address, at each of the
+// host's.
+func (p PublishSpec) targets(host []netip.Addr) []netip.AddrPort {
 	port := p.To.Port
 	if port == 0 {
 		port = uint16(p.Port)
@@ -155,8 +136,18 @@ func (p PublishSpec) target(l *LinkAddrs) []netip.AddrPort {
 		return []netip.AddrPort{netip.AddrPortFrom(p.To.Addr, port)}
 	}
 	var out []netip.AddrPort
-	for _, a := range l.HostAddrs() {
+	for _, a := range host {
 		out = append(out, netip.AddrPortFrom(a, port))
 	}
 	return out
+}
+
+// publishesHost says whether a service on the host itself is published.
+func (s *Spec) publishesHost() bool {
+	for _, p := range s.Publish {
+		if p.In == inHost && s.endpoint() {
+			return true
+		}
+	}
+	return false
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
 	"github.com/toe-project/toe/link"
 )
@@ -30,6 +31,9 @@ func (s *Supervisor) setStage(stage string) {
 	s.log.Printf("stage: %s", stage)
 	s.change(func() { s.stage = stage })
 }
+
+// maxHistory is how many events are kept.
+const maxHistory = 32
 
 // event adds to the history.
 func (s *Supervisor) event(format string, args ...any) {
@@ -65,7 +69,7 @@ func healthWord(h cardpb.Health) string {
 func (s *Supervisor) Status() Status {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st := s.card.empty()
+	st := s.card.stopped()
 	st.State, st.Reasons = s.state()
 	st.Stage, st.Sequence, st.Restarts = s.stage, s.sequence, s.restarts
 	st.History = slices.Clone(s.history)
@@ -128,7 +132,7 @@ func (s *Supervisor) clearer(component, detail string) string {
 // linksStatus adds links and ports. Keepers answer at once, so that mu may be held.
 func (s *Supervisor) linksStatus(st *Status) {
 	for i, d := range s.links {
-		l := LinkStatus{MTU: linkMTU, Host: d.addrs.HostAddrs(), Card: d.addrs.CardAddrs(), Queues: []link.QueueStats{}, Namespace: d.Name == devExec}
+		l := LinkStatus{MTU: control.LinkMTU, Host: d.addrs.HostAddrs(), Card: d.addrs.CardAddrs(), Queues: []link.QueueStats{}, Namespace: d.Name == devExec}
 		if d.Att != nil {
 			l.Interface = d.Att.Interface
 		}
@@ -160,7 +164,7 @@ func (s *Supervisor) agentStatus(st *Status) {
 	st.UptimeSeconds = s.reply.UptimeSeconds + time.Since(s.replied).Seconds()
 	st.Firmware.Kernel = orString(s.reply.Kernel, st.Firmware.Kernel)
 	st.Firmware.Agent = s.reply.AgentVersion
-	st.Offload.hear(s.reply.Offload)
+	hear(&st.Offload, s.reply.Offload)
 	for i := range st.Ports {
 		p := &st.Ports[i]
 		for _, r := range s.reply.Components {

@@ -29,7 +29,7 @@ func TestResetOfAStartThatHangs(t *testing.T) {
 			w.mu.Lock()
 			w.hang[step] = false
 			w.mu.Unlock()
-			if err := r.c.Client().Reset(t.Context()); err != nil {
+			if err := NewClient(r.c).Reset(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			st := r.await("health", inState(Healthy))
@@ -52,7 +52,7 @@ func TestStartThatFailsAfterAReset(t *testing.T) {
 	w.mu.Lock()
 	w.fault["start"] = errFault
 	w.mu.Unlock()
-	if err := r.c.Client().Reset(t.Context()); err != nil {
+	if err := NewClient(r.c).Reset(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.wait(); err == nil {
@@ -70,7 +70,7 @@ func TestResetShortensAPause(t *testing.T) {
 	r.await("health", inState(Healthy))
 	w.machine.Instances()[0].End(machine.Exit{Cause: machine.Crashed})
 	r.await("a pause", func(st Status) bool { return len(st.Reasons) > 0 && st.State != Healthy })
-	if err := r.c.Client().Reset(t.Context()); err != nil {
+	if err := NewClient(r.c).Reset(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r.await("health", func(st Status) bool { return st.State == Healthy && st.Restarts == 1 })

@@ -68,14 +68,14 @@ func (h *Host) ReturnRoute(iface string, a LinkAddrs) (undo func() error, err er
 			rules = append(rules, ReturnRule{from, table})
 		}
 	}
-	if err := h.card.note(func(j *Journal) { j.ReturnRules = rules }); err != nil {
+	if err := note(h.card, func(j *Journal) { j.ReturnRules = rules }); err != nil {
 		return nil, err
 	}
 	undo = func() error {
 		if err := removeReturnRules(rules); err != nil {
 			return err
 		}
-		return h.card.note(func(j *Journal) { j.ReturnRules = nil })
+		return note(h.card, func(j *Journal) { j.ReturnRules = nil })
 	}
 	for i, r := range rules {
 		if err := addReturn(r, l.Attrs().Index, a.CardAddrs()[i]); err != nil {

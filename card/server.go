@@ -73,10 +73,6 @@ func answer(w http.ResponseWriter, code int, v any) {
 	_ = json.NewEncoder(w).Encode(v)
 }
 
-type problemReply struct {
-	Error string `json:"error"`
-}
-
 func refuse(w http.ResponseWriter, code int, err error) {
 	answer(w, code, problemReply{err.Error()})
 }
@@ -182,14 +178,6 @@ func (s *Supervisor) serveLogs(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// LogLine is a line of the card's log.
-type LogLine struct {
-	Time   time.Time `json:"time"`
-	Source string    `json:"source"`
-	Text   string    `json:"text"`
-	Missed uint64    `json:"missed,omitempty"`
-}
-
 // serveDial turns the HTTP connection into one to the card.
 func (s *Supervisor) serveDial(w http.ResponseWriter, r *http.Request) {
 	port, err := strconv.ParseUint(r.FormValue("port"), 10, 16)
@@ -238,13 +226,6 @@ func closeWrite(c net.Conn) {
 	if h, ok := c.(interface{ CloseWrite() error }); ok {
 		_ = h.CloseWrite()
 	}
-}
-
-// ExecInfo is what toe exec has to know.
-type ExecInfo struct {
-	PID        int    `json:"pid"`         // lives in the namespaces to join
-	User       bool   `json:"user"`        // join its user namespace first
-	ResolvConf string `json:"resolv_conf"` // a file to lay over /etc/resolv.conf
 }
 
 func (s *Supervisor) serveExec(w http.ResponseWriter, _ *http.Request) {

@@ -4,7 +4,6 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/pem"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,20 +12,6 @@ import (
 
 	"github.com/toe-project/toe/internal/atomicfile"
 )
-
-func checkAuthorizedKey(line string) error {
-	if strings.ContainsAny(line, "\n\r") {
-		return fmt.Errorf("one key a list entry")
-	}
-	_, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(line))
-	switch {
-	case err != nil || len(rest) > 0:
-		return fmt.Errorf("not a public key as in authorized_keys(5), such as ssh-ed25519 AAAA… you@there")
-	case len(options) > 0:
-		return fmt.Errorf("options (%s) are not taken; only the key itself", strings.Join(options, ","))
-	}
-	return nil
-}
 
 // userKeys are the public keys in home/.ssh that can be used; a key that
 // cannot be read is not worth failing for.

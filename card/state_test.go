@@ -1,11 +1,9 @@
 package card
 
 import (
-	"fmt"
-	"io"
-	"log"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -13,8 +11,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 )
-
-func discard() *log.Logger { return log.New(io.Discard, "", 0) }
 
 func TestCreateKeepsKeysAndModes(t *testing.T) {
 	home := t.TempDir()
@@ -59,7 +55,7 @@ func TestCreateKeepsKeysAndModes(t *testing.T) {
 	if after, err := again.HostKey(); err != nil || string(after.Marshal()) != string(before.Marshal()) {
 		t.Errorf("a second creation changed the host key (%v)", err)
 	}
-	if err := again.Remove(); err != nil {
+	if err := Remove(again); err != nil {
 		t.Error(err)
 	}
 	if names, _ := dirs.List(); len(names) != 0 {
@@ -143,12 +139,12 @@ func TestLinksOfOneCardShareNoAddress(t *testing.T) {
 		t.Skip("without root a card has one link")
 	}
 	c := testCard(t, "")
-	before, err := c.reserve()
+	before, err := c.reserve(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c.Spec.Link.IPv4 = Prefix{before.Exec.IPv4}
-	after, err := c.reserve()
+	after, err := c.reserve(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,11 +161,11 @@ func TestCardsOfOneHostShareNoAddress(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		l, err := c.reserve()
+		l, err := c.reserve(nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := c.reserve()
+		again, err := c.reserve(nil)
 		if err != nil || jsonOf(again) != jsonOf(l) {
 			t.Errorf("second start has others: %s, %v", jsonOf(again), err)
 		}
@@ -211,138 +207,39 @@ func TestRuntimeFolderOfSomebodyElseIsRefused(t *testing.T) {
 	}
 }
 
-// A socket in a folder that others may write to is not talked to: whoever put
-// it there would tell toe exec where to go.
-func TestSocketOfSomebodyElseIsRefused(t *testing.T) {
-	c := testCard(t, "")
-	if err := c.Paths.MakeRuntime(); err != nil {
+func TestAbandoned(t *testing.T) {
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
 		t.Fatal(err)
 	}
-	for _, socket := range []string{c.Paths.Socket(), c.Paths.ConsoleSock()} {
-		l, err := listenUnix(socket)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-	}
-	if conn, err := c.Console(t.Context()); err != nil {
-		t.Fatalf("in a folder of our own: %v", err)
-	} else {
-		conn.Close()
-	}
-	for _, dir := range []string{c.Paths.Runtime, filepath.Dir(c.Paths.Runtime)} {
-		if err := os.Chmod(dir, 0o777); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := c.Console(t.Context()); err == nil || !strings.Contains(err.Error(), "others may write to it") {
-			t.Errorf("console: %v", err)
-		}
-		if _, err := c.Client().Status(t.Context(), 0); err == nil || !strings.Contains(err.Error(), "others may write to it") {
-			t.Errorf("status: %v", err)
-		}
-		if err := os.Chmod(dir, 0o700); err != nil {
-			t.Fatal(err)
+	for _, c := range []struct {
+		name                 string
+		temporary, abandoned bool
+	}{
+		{"edge", false, false},
+		{"exec-", false, false},
+		{"exec-edge", false, false},
+		{"exec-0", false, false}, // no process has this number
+		{Temporary(os.Getpid()).Name, true, false},
+		{Temporary(1).Name, true, false},
+		{Temporary(gone.Process.Pid).Name, true, true},
+	} {
+		card := Card{Name: c.name}
+		if card.IsTemporary() != c.temporary || card.Abandoned() != c.abandoned {
+			t.Errorf("%s: temporary %v, abandoned %v", c.name, card.IsTemporary(), card.Abandoned())
 		}
 	}
 }
 
-func TestResolvConfIsPutBack(t *testing.T) {
-	ours := resolvText([]netip.Addr{netip.MustParseAddr("10.116.0.1")}, []string{"example.org"})
-	if want := "nameserver 10.116.0.1\nsearch example.org\n"; !strings.HasSuffix(string(ours), want) {
-		t.Errorf("resolv.conf:\n%s", ours)
+// A list that somebody has emptied stays empty when the file is read again.
+func TestEmptyListsAreKept(t *testing.T) {
+	c := testCard(t, "ports: [{name: wan, addresses: []}]\n")
+	again, err := c.dirs.Open(c.Name)
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, kind := range []string{"file", "link", "absent", "changed"} {
-		t.Run(kind, func(t *testing.T) {
-			dir := t.TempDir()
-			path := filepath.Join(dir, "resolv.conf")
-			switch kind {
-			case "file", "changed":
-				if err := os.WriteFile(path, []byte("nameserver 192.0.2.1\n"), 0o640); err != nil {
-					t.Fatal(err)
-				}
-			case "link":
-				if err := os.Symlink("elsewhere", path); err != nil {
-					t.Fatal(err)
-				}
-			}
-			saved, err := saveFile(path, ours)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := saved.replaceWith(); err != nil {
-				t.Fatal(err)
-			}
-			if got, _ := os.ReadFile(path); string(got) != string(ours) {
-				t.Errorf("in between: %q", got)
-			}
-			if kind == "changed" {
-				if err := os.WriteFile(path, []byte("somebody else's"), 0o600); err != nil {
-					t.Fatal(err)
-				}
-			}
-			// Twice: a crash may come between putting back and noting it.
-			for range 2 {
-				if err := restoreFile(saved); err != nil {
-					t.Fatal(err)
-				}
-			}
-			checkRestored(t, kind, path)
-		})
-	}
-}
-
-func checkRestored(t *testing.T, kind, path string) {
-	t.Helper()
-	data, _ := os.ReadFile(path)
-	target, _ := os.Readlink(path)
-	fi, err := os.Lstat(path)
-	switch {
-	case kind == "file" && (string(data) != "nameserver 192.0.2.1\n" || fi.Mode().Perm() != 0o640),
-		kind == "changed" && string(data) != "somebody else's",
-		kind == "link" && target != "elsewhere",
-		kind == "absent" && err == nil:
-		t.Errorf("afterwards: %q, link %q, %v", data, target, err)
-	}
-}
-
-// A temporary card is removed by its supervisor and by the command it was made for.
-func TestTwoRemoveACard(t *testing.T) {
-	for range 20 {
-		c := testCard(t, "")
-		errs := make(chan error)
-		for range 2 {
-			go func() { errs <- c.Remove() }()
-		}
-		for range 2 {
-			if err := <-errs; err != nil {
-				t.Fatal(err)
-			}
-		}
-		for _, dir := range []string{c.Paths.State, c.Paths.Runtime} {
-			if _, err := os.Stat(dir); err == nil {
-				t.Errorf("%s is still there", dir)
-			}
-		}
-	}
-}
-
-// Ports are opened at the same time, and each notes what it makes.
-func TestJournalLosesNoEntry(t *testing.T) {
-	c := testCard(t, "")
-	const ports = 8
-	var wg sync.WaitGroup
-	for i := range ports {
-		wg.Go(func() {
-			for range 2 {
-				if err := c.note(func(j *Journal) { j.addInterface(fmt.Sprint("toe-", i)) }); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if j, err := c.loadJournal(); err != nil || len(j.Interfaces) != ports {
-		t.Errorf("%q, %v; want %d interfaces", j.Interfaces, err, ports)
+	if got := again.Spec.Ports[0].Addresses; len(got) != 0 {
+		t.Errorf("addresses %v, want none", got)
 	}
 }
 
@@ -357,31 +254,5 @@ func TestConsoleTailIsFitForATerminal(t *testing.T) {
 		if got := lastLines([]byte(in), consoleTail); got != want {
 			t.Errorf("%q became %q, want %q", in, got, want)
 		}
-	}
-}
-
-func TestConsoleLogIsBounded(t *testing.T) {
-	p := testDirs(t).Card("x")
-	if err := p.MakeRuntime(); err != nil {
-		t.Fatal(err)
-	}
-	c, err := openConsole(p)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	for range 50 {
-		c.spread(make([]byte, 100<<10))
-	}
-	var sum int64
-	for _, f := range []string{p.ConsoleLog(), p.ConsoleLog() + ".1"} {
-		fi, err := os.Stat(f)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sum += fi.Size()
-	}
-	if sum > 2*consoleMax+200<<10 {
-		t.Errorf("the logs have %d bytes", sum)
 	}
 }

@@ -2,11 +2,8 @@ package card
 
 import (
 	"net/netip"
-	"os"
-	"strings"
 	"time"
 
-	"github.com/toe-project/toe/internal/atomicfile"
 	"github.com/toe-project/toe/link"
 )
 
@@ -97,9 +94,6 @@ type Event struct {
 	Text string    `json:"text"`
 }
 
-// maxHistory is how many events are kept.
-const maxHistory = 32
-
 // running is the State in last.json while there is a supervisor: when it is
 // found there without one, that one was killed.
 const running State = "running"
@@ -114,49 +108,4 @@ type last struct {
 	Boot    string    `json:"boot"` // of the host
 	Stage   string    `json:"stage,omitempty"`
 	History []Event   `json:"history"`
-}
-
-// empty is the status of a card without a supervisor.
-func (c *Card) empty() Status {
-	st := Status{Name: c.Name, State: Stopped, Reasons: []string{}, Ports: []PortStatus{}, History: []Event{}}
-	st.Machine = MachineStatus{Kind: c.Spec.Machine.Kind, CPUs: c.Spec.Machine.CPUs, Memory: int64(c.Spec.Machine.Memory)}
-	st.Firmware.Edition = c.Spec.Firmware.Edition
-	st.Link = LinkStatus{Interface: c.Spec.Link.Interface, MTU: linkMTU, Host: []netip.Addr{}, Card: []netip.Addr{}, Queues: []link.QueueStats{}}
-	var l Links
-	known := atomicfile.ReadJSON(c.Paths.Links(), &l) == nil
-	st.Offload = c.Spec.offloadStatus(l)
-	if known {
-		st.Link.Interface = orString(l.Interface, st.Link.Interface)
-		if a := firstAddrs(l); a != nil {
-			st.Link.Host, st.Link.Card = a.HostAddrs(), a.CardAddrs()
-		}
-	}
-	for _, p := range c.Spec.Ports {
-		st.Ports = append(st.Ports, PortStatus{
-			Name: p.Name, Attach: p.Attach.String(), MAC: c.mac("port-" + p.Name).String(), MTU: p.MTU,
-			State: string(Stopped), Addresses: []string{}, Gateways: []string{},
-		})
-	}
-	return st
-}
-
-// bootID changes when the host is restarted.
-func bootID() string {
-	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	return strings.TrimSpace(string(data))
-}
-
-func modTime(path string) (time.Time, bool) {
-	fi, err := os.Stat(path)
-	if err != nil {
-		return time.Time{}, false
-	}
-	return fi.ModTime(), true
-}
-
-func firstAddrs(l Links) *LinkAddrs {
-	if l.Link != nil {
-		return l.Link
-	}
-	return l.Exec
 }

@@ -13,7 +13,6 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -151,29 +150,6 @@ func (d Dirs) List() ([]string, error) {
 	return names, nil
 }
 
-// Remove deletes a card that is not running. It holds the card's lock, so
-// that nobody starts what is being deleted.
-func (c *Card) Remove() error {
-	l, err := c.lock()
-	if errors.Is(err, ErrRunning) {
-		pid, _, _ := flock.Owner(c.Paths.Lock())
-		return fmt.Errorf("card %s: %w (supervisor %d); `toe down %s` first", c.Name, err, pid, c.Name)
-	}
-	if err != nil {
-		return fmt.Errorf("card %s: %w", c.Name, err)
-	}
-	defer l.Release()
-	if err := c.Clean(); err != nil {
-		return err
-	}
-	// Without its specification it is no card any more, so that a removal
-	// cut short can be repeated.
-	if err := os.Remove(c.Paths.Spec()); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return errors.Join(os.RemoveAll(c.Paths.State), os.RemoveAll(c.Paths.Runtime))
-}
-
 // lock takes the card's lock, in a runtime folder made for that.
 func (c *Card) lock() (l *flock.Lock, err error) {
 	for range 3 { // another process that removes the card takes the folder away
@@ -190,6 +166,14 @@ func (c *Card) lock() (l *flock.Lock, err error) {
 	return nil, err
 }
 
+// The devices of a card, as keepers, sockets and messages name them.
+const (
+	devLink = "link"
+	devExec = "exec"
+)
+
+func devPort(name string) string { return "port-" + name }
+
 // mac gives the device called dev an address that is the same at every
 // start: locally administered, unicast.
 func (c *Card) mac(dev string) net.HardwareAddr {
@@ -202,7 +186,7 @@ func privileged() bool { return os.Geteuid() == 0 }
 
 // reserve gives the card its links' addresses, keeping those it has where
 // nobody else took them meanwhile.
-func (c *Card) reserve() (Links, error) {
+func (c *Card) reserve(host []usedPrefix) (Links, error) {
 	all, err := flock.Wait(filepath.Join(c.dirs.State, ".lock"))
 	if err != nil {
 		return Links{}, err
@@ -212,7 +196,7 @@ func (c *Card) reserve() (Links, error) {
 	if err := atomicfile.ReadJSON(c.Paths.Links(), &had); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return Links{}, err
 	}
-	others, err := c.othersPrefixes()
+	others, err := c.othersPrefixes(host)
 	if err != nil {
 		return Links{}, err
 	}
@@ -296,24 +280,10 @@ func (c *Card) Replace(spec Spec) error {
 	return c.SetSpec(spec)
 }
 
-// CleanDead puts back what a killed supervisor left, and forgets that it was
-// killed. It returns ErrRunning when there is a living one.
-func (c *Card) CleanDead() error {
-	l, err := c.lock()
-	if err != nil {
-		return fmt.Errorf("card %s: %w", c.Name, err)
-	}
-	defer l.Release()
-	if err := c.Clean(); err != nil {
-		return err
-	}
-	var had last
-	if atomicfile.ReadJSON(c.Paths.Last(), &had) == nil && had.State == running {
-		had.State = Stopped
-		had.History = append(had.History, Event{time.Now(), fmt.Sprintf("supervisor %d was killed; cleaned up after it", had.PID)})
-		return atomicfile.WriteJSON(c.Paths.Last(), had)
-	}
-	return nil
+// SetSpec replaces the specification of a card that is not running.
+func (c *Card) SetSpec(spec Spec) error {
+	c.Spec = c.Fill(spec)
+	return c.saveSpec()
 }
 
 // Fill gives a new specification what the card keeps where nothing is said:
@@ -356,4 +326,24 @@ func (c *Card) maker() (pid int, ok bool) {
 	text, ok := strings.CutPrefix(c.Name, temporaryPrefix)
 	pid, err := strconv.Atoi(text)
 	return pid, ok && err == nil && pid > 0
+}
+
+// cleanRuntime removes what only makes sense while the card runs. The logs
+// stay: they say why it does not.
+func (c *Card) cleanRuntime() error {
+	keep := map[string]bool{
+		c.Paths.Log(): true, c.Paths.Log() + ".1": true, c.Paths.ConsoleLog(): true, c.Paths.ConsoleLog() + ".1": true,
+		c.Paths.Lock(): true,
+	}
+	entries, err := os.ReadDir(c.Paths.Runtime)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range entries {
+		path := c.Paths.Runtime + "/" + e.Name()
+		if !keep[path] {
+			err = errors.Join(err, os.RemoveAll(path))
+		}
+	}
+	return err
 }

@@ -162,7 +162,7 @@ func (s *Supervisor) Run(ctx context.Context, ready func()) (err error) {
 	}
 	defer s.lock.Release()
 	s.inherit()
-	if err := s.card.Clean(); err != nil {
+	if err := Clean(s.card); err != nil {
 		return fmt.Errorf("card %s: what an earlier supervisor left: %w", s.card.Name, err)
 	}
 	if err := s.card.ensureKeys(); err != nil {
@@ -345,7 +345,7 @@ func (s *Supervisor) takeDown() error {
 		}
 		errs = append(errs, d.Att.close())
 	}
-	errs = append(errs, s.card.Clean())
+	errs = append(errs, Clean(s.card))
 	return errors.Join(errs...)
 }
 

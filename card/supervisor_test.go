@@ -98,7 +98,7 @@ func (r *runningCard) checkGone(t *testing.T, want State, reason string) {
 			t.Error("the machine still runs")
 		}
 	}
-	st, err := r.c.Status(context.Background())
+	st, err := StatusOf(context.Background(), r.c)
 	if err != nil || st.State != want || reason != "" && !strings.Contains(strings.Join(st.Reasons, " "), reason) {
 		t.Errorf("afterwards status is %s %q (%v), want %s with %q", st.State, st.Reasons, err, want, reason)
 	}
@@ -125,7 +125,7 @@ func TestKilledInEveryState(t *testing.T) {
 		t.Run("at "+c.step, func(t *testing.T) {
 			card := testCard(t, "")
 			pid := runAndKill(t, card, c.step, c.stage)
-			st, err := card.Status(context.Background())
+			st, err := StatusOf(context.Background(), card)
 			if err != nil || st.State != Failed || !st.Killed || !strings.Contains(strings.Join(st.Reasons, ""), "was killed") {
 				t.Fatalf("status after SIGKILL: %s %q, %v", st.State, st.Reasons, err)
 			}
@@ -387,7 +387,7 @@ func TestDeadNamespaceIsNotEntered(t *testing.T) {
 	w := newWorld()
 	r := startCard(t, w, testCard(t, ""))
 	r.await("health", inState(Healthy))
-	info, err := r.c.Client().Exec(t.Context())
+	info, err := NewClient(r.c).Exec(t.Context())
 	if err != nil || info.PID != os.Getpid() {
 		t.Fatalf("%+v, %v", info, err)
 	}
@@ -399,7 +399,7 @@ func TestDeadNamespaceIsNotEntered(t *testing.T) {
 	if text := strings.Join(st.Reasons, " "); !strings.Contains(text, "the holder was killed") {
 		t.Errorf("reasons %q", text)
 	}
-	r.await("a refusal", func(Status) bool { _, err = r.c.Client().Exec(t.Context()); return err != nil })
+	r.await("a refusal", func(Status) bool { _, err = NewClient(r.c).Exec(t.Context()); return err != nil })
 	if !strings.Contains(err.Error(), "toe up") {
 		t.Errorf("refused with %v", err)
 	}
@@ -416,7 +416,7 @@ func TestResetWhileTheMachineIsOff(t *testing.T) {
 	r.await("a restart", func(st Status) bool { return st.State == Healthy && st.Restarts == 1 })
 	w.machine.Instances()[1].End(machine.Exit{Cause: machine.Crashed}) // held back for 100 ms
 	r.await("the pause", func(st Status) bool { return st.State == Healthy && len(st.Reasons) > 0 || st.State != Healthy })
-	if err := r.c.Client().Reset(t.Context()); err != nil {
+	if err := NewClient(r.c).Reset(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r.await("a restart", func(st Status) bool { return st.State == Healthy && st.Restarts == 2 && len(st.Reasons) == 0 })
@@ -433,7 +433,7 @@ func TestLateEventDoesNotReviveASupervisor(t *testing.T) {
 	r.stop()
 	_ = r.wait()
 	r.s.event("pump ended")
-	if st, err := r.c.Status(t.Context()); err != nil || st.State != Stopped || st.Killed {
+	if st, err := StatusOf(t.Context(), r.c); err != nil || st.State != Stopped || st.Killed {
 		t.Errorf("%s, killed %t, %v", st.State, st.Killed, err)
 	}
 }
@@ -453,7 +453,7 @@ func TestSupervisorThatDoesNotAnswerIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer socket.Close()
-	cl := c.Client()
+	cl := NewClient(c)
 	cl.limit = 50 * time.Millisecond
 	_, err = cl.Status(t.Context(), 0)
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("supervisor (pid %d) does not answer", os.Getpid())) {
@@ -468,7 +468,7 @@ func TestDownThenNothingIsLeft(t *testing.T) {
 	w.agent.mu.Lock()
 	w.agent.off = func() { go w.machine.Instances()[0].End(machine.Exit{Cause: machine.PoweredOff}) }
 	w.agent.mu.Unlock()
-	if err := r.c.Client().Down(context.Background()); err != nil {
+	if err := NewClient(r.c).Down(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.wait(); err != nil {
@@ -484,10 +484,10 @@ func TestSecondSupervisorIsRefused(t *testing.T) {
 	if !errors.Is(err, ErrRunning) {
 		t.Errorf("a second supervisor ended with %v", err)
 	}
-	if err := r.c.Remove(); !errors.Is(err, ErrRunning) {
+	if err := Remove(r.c); !errors.Is(err, ErrRunning) {
 		t.Errorf("rm of a running card: %v", err)
 	}
-	if st, _ := r.c.Status(context.Background()); st.State != Healthy {
+	if st, _ := StatusOf(context.Background(), r.c); st.State != Healthy {
 		t.Errorf("the first one suffered: %s", st.State)
 	}
 }
@@ -517,20 +517,20 @@ func TestApplyChangesTheCardAndItsFile(t *testing.T) {
 	r := startCard(t, w, testCard(t, ""))
 	r.await("health", inState(Healthy))
 	spec, _ := Parse("f", []byte("dns: {servers: [192.0.2.53]}\n"))
-	if _, err := r.c.Client().Status(context.Background(), 0); err != nil { // the agent has said something just now
+	if _, err := NewClient(r.c).Status(context.Background(), 0); err != nil { // the agent has said something just now
 		t.Fatal(err)
 	}
 	after := healthyReply()
 	after.Interfaces[0].Addresses = []string{"10.0.2.99/24"}
 	w.agent.set(after, false)
-	changes, err := r.c.Client().Apply(context.Background(), spec)
+	changes, err := NewClient(r.c).Apply(context.Background(), spec)
 	if err != nil || len(changes) != 1 || !strings.HasPrefix(changes[0], "dns:") {
 		t.Fatalf("%q, %v", changes, err)
 	}
 	if len(w.agent.configs) != 1 || !strings.Contains(string(w.agent.configs[0]), "192.0.2.53") {
 		t.Errorf("the card got %q", w.agent.configs)
 	}
-	if st, err := r.c.Client().Status(context.Background(), 0); err != nil || len(st.Ports) != 1 || !slices.Equal(st.Ports[0].Addresses, after.Interfaces[0].Addresses) {
+	if st, err := NewClient(r.c).Status(context.Background(), 0); err != nil || len(st.Ports) != 1 || !slices.Equal(st.Ports[0].Addresses, after.Interfaces[0].Addresses) {
 		t.Errorf("the status at once after it is that of before: %+v, %v", st.Ports, err)
 	}
 	again, err := r.c.dirs.Open("card0")
@@ -538,7 +538,7 @@ func TestApplyChangesTheCardAndItsFile(t *testing.T) {
 		t.Errorf("card.yaml was not changed: %v", err)
 	}
 	spec.Machine.CPUs = 2
-	if _, err := r.c.Client().Apply(context.Background(), spec); err == nil || !strings.Contains(err.Error(), "started again") {
+	if _, err := NewClient(r.c).Apply(context.Background(), spec); err == nil || !strings.Contains(err.Error(), "started again") {
 		t.Errorf("a change that needs a restart: %v", err)
 	}
 }

@@ -237,3 +237,20 @@ func CheckInterface(name string) error {
 	}
 	return nil
 }
+
+// withoutRoot says which keys mean nothing to a card that has no link into the
+// host's own network.
+func (s *Spec) withoutRoot() error {
+	what := ""
+	switch {
+	case s.Link.DefaultRoute:
+		what = "link.default_route: true"
+	case s.Link.Interface != "":
+		what = "link.interface: " + s.Link.Interface
+	case !s.Link.WantExec():
+		what = "link.exec: false"
+	default:
+		return nil
+	}
+	return fmt.Errorf("%s: needs root; without it a card has no link into the host's network, and `toe exec` runs what shall use it", what)
+}

@@ -157,10 +157,10 @@ func leftover(ctx context.Context, c *card.Card) (mend, what string) {
 	if c.Abandoned() {
 		return "toe rm " + c.Name, c.Name + " was made for a command that is gone"
 	}
-	if c.Unrestored() {
+	if card.Unrestored(c) {
 		return "toe down " + c.Name, c.Name + " does not run, and /etc/resolv.conf still is the one it put there"
 	}
-	st, err := c.Status(ctx)
+	st, err := card.StatusOf(ctx, c)
 	if err == nil && st.State == card.Failed && st.Killed {
 		return "toe down " + c.Name, strings.Join(st.Reasons, ", ")
 	}

@@ -77,14 +77,14 @@ func apply(cmd *cobra.Command, args []string, file string, restart bool) (applyR
 }
 
 func change(ctx context.Context, c *card.Card, spec card.Spec, res applyResult, restart bool, p *progress.Progress) (applyResult, error) {
-	_, err := c.Client().Status(ctx, 0)
+	_, err := card.NewClient(c).Status(ctx, 0)
 	switch {
 	case errors.Is(err, card.ErrNotRunning):
 		return res, c.SetSpec(spec)
 	case err != nil:
 		return res, err
 	case len(res.Restart) == 0:
-		_, err := c.Client().Apply(ctx, spec)
+		_, err := card.NewClient(c).Apply(ctx, spec)
 		return res, err
 	case !restart:
 		text := "nothing was changed; these need the card to be started again, which --restart does:"
@@ -95,7 +95,7 @@ func change(ctx context.Context, c *card.Card, spec card.Spec, res applyResult, 
 	}
 	down, cancel := context.WithTimeout(ctx, downLimit)
 	defer cancel()
-	if err := c.Client().Down(down); err != nil {
+	if err := card.NewClient(c).Down(down); err != nil {
 		return res, err
 	}
 	if err := c.SetSpec(spec); err != nil {

@@ -18,7 +18,7 @@ const leaveKey = 0x1d
 
 func consoleCmd() *cobra.Command {
 	cmd := cardVerb("console", "Look at a card's console and type on it; Ctrl-] leaves", func(cmd *cobra.Command, c *card.Card) error {
-		conn, err := c.Console(cmd.Context())
+		conn, err := card.Console(cmd.Context(), c)
 		if err != nil {
 			return err
 		}

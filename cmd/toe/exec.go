@@ -115,7 +115,7 @@ func execOwn(ctx context.Context, dirs card.Dirs, words []string) (err error) {
 		w.Close()
 		end, cancel := context.WithTimeout(context.Background(), downLimit)
 		defer cancel()
-		if e := errors.Join(c.AwaitEnd(end), c.Remove()); e != nil && err == nil {
+		if e := errors.Join(card.AwaitEnd(end, c), card.Remove(c)); e != nil && err == nil {
 			err = e
 		}
 	}()
@@ -127,7 +127,7 @@ func execOwn(ctx context.Context, dirs card.Dirs, words []string) (err error) {
 
 // join runs words in the card's namespace and ends as they do.
 func join(ctx context.Context, c *card.Card, words []string) error {
-	info, err := c.Client().Exec(ctx)
+	info, err := card.NewClient(c).Exec(ctx)
 	if err != nil {
 		return err
 	}

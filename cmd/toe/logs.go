@@ -26,7 +26,7 @@ func logsCmd() *cobra.Command {
 			enc := json.NewEncoder(out)
 			show = func(l card.LogLine) { _ = enc.Encode(l) }
 		}
-		err := c.Client().Logs(cmd.Context(), follow, last, show)
+		err := card.NewClient(c).Logs(cmd.Context(), follow, last, show)
 		if errors.Is(err, card.ErrNotRunning) {
 			if text := c.Paths.ConsoleTail(); text != "" && !asJSON {
 				fmt.Fprintf(out, "%s\n", text)

@@ -42,7 +42,7 @@ func runCmd() *cobra.Command {
 		if c.IsTemporary() && orphan.Load() {
 			// Who made it may have been killed. Who is still there removes it
 			// himself, once he has read why it ended.
-			err = errors.Join(err, c.Remove())
+			err = errors.Join(err, card.Remove(c))
 		}
 		if errors.Is(err, context.Canceled) && errors.Is(cmd.Context().Err(), context.Canceled) {
 			return nil // asked to end, and ended

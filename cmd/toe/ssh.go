@@ -124,7 +124,7 @@ func sshClient(ctx context.Context, c *card.Card) (*ssh.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := c.Client().Dial(ctx, sshPort)
+	conn, err := card.NewClient(c).Dial(ctx, sshPort)
 	if err != nil {
 		return nil, err
 	}

@@ -102,7 +102,7 @@ func prepareCard(args []string, file string) (*card.Card, error) {
 // bringUp starts the card where it is not running, and waits until it is
 // ready. With alive the card ends when the other end of that pipe does.
 func bringUp(ctx context.Context, c *card.Card, p *progress.Progress, alive *os.File) (card.Status, error) {
-	st, err := c.Client().Status(ctx, 0)
+	st, err := card.NewClient(c).Status(ctx, 0)
 	if err == nil {
 		return await(ctx, c, p, nil, st)
 	}
@@ -140,7 +140,7 @@ func awaitOther(ctx context.Context, c *card.Card) (card.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	for {
-		st, err := c.Client().Status(ctx, 0)
+		st, err := card.NewClient(c).Status(ctx, 0)
 		if !errors.Is(err, card.ErrNotRunning) || !c.Running() {
 			return st, err
 		}
@@ -271,7 +271,7 @@ func await(ctx context.Context, c *card.Card, p *progress.Progress, s *superviso
 		if st.Stage != "" && st.Stage != shown && (st.State == card.Starting || shown == "") {
 			stage, shown = p.Stage(st.Stage, 0), st.Stage
 		}
-		next, err := c.Client().Status(ctx, st.Sequence)
+		next, err := card.NewClient(c).Status(ctx, st.Sequence)
 		if err == nil {
 			st = next
 			continue
@@ -290,10 +290,10 @@ func await(ctx context.Context, c *card.Card, p *progress.Progress, s *superviso
 func whyNot(ctx context.Context, c *card.Card, err error) error {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
-	if c.AwaitEnd(end) != nil {
+	if card.AwaitEnd(end, c) != nil {
 		return err
 	}
-	st, serr := c.Status(end)
+	st, serr := card.StatusOf(end, c)
 	if serr != nil {
 		return errors.Join(err, serr)
 	}

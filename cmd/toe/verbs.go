@@ -54,14 +54,14 @@ func downCmd() *cobra.Command {
 }
 
 func takeDown(ctx context.Context, c *card.Card) (outcome, error) {
-	err := c.Client().Down(ctx)
+	err := card.NewClient(c).Down(ctx)
 	if err == nil {
 		return outcome{c.Name, card.Stopped, "is down"}, nil
 	}
 	if !errors.Is(err, card.ErrNotRunning) {
 		return outcome{}, err
 	}
-	if err := c.AwaitEnd(ctx); err != nil { // on its way up or out, without a socket
+	if err := card.AwaitEnd(ctx, c); err != nil { // on its way up or out, without a socket
 		return outcome{}, err
 	}
 	return cleanDead(ctx, c)
@@ -69,11 +69,11 @@ func takeDown(ctx context.Context, c *card.Card) (outcome, error) {
 
 // cleanDead puts back what a supervisor left that is gone.
 func cleanDead(ctx context.Context, c *card.Card) (outcome, error) {
-	st, err := c.Status(ctx)
+	st, err := card.StatusOf(ctx, c)
 	if err != nil {
 		return outcome{}, err
 	}
-	if err := c.CleanDead(); err != nil {
+	if err := card.CleanDead(c); err != nil {
 		return outcome{}, err
 	}
 	if st.Killed {
@@ -89,14 +89,14 @@ func cleanIfDead(ctx context.Context, c *card.Card) (outcome, error) {
 	if !errors.Is(err, card.ErrRunning) {
 		return o, err
 	}
-	st, err := c.Status(ctx)
+	st, err := card.StatusOf(ctx, c)
 	return outcome{c.Name, st.State, "is running, and goes on"}, err
 }
 
 func resetCmd() *cobra.Command {
 	var asJSON bool
 	cmd := cardVerb("reset", "Restart a card's machine at once, as its reset button would", func(cmd *cobra.Command, c *card.Card) error {
-		if err := c.Client().Reset(cmd.Context()); err != nil {
+		if err := card.NewClient(c).Reset(cmd.Context()); err != nil {
 			return err
 		}
 		did := fmt.Sprintf("is being started again; `toe status %s` shows how it gets on", c.Name)
@@ -116,7 +116,7 @@ func rmCmd() *cobra.Command {
 				return err
 			}
 		}
-		if err := c.Remove(); err != nil {
+		if err := card.Remove(c); err != nil {
 			return err
 		}
 		return outcome{c.Name, "", "is deleted"}.print(cmd, asJSON)
@@ -161,7 +161,7 @@ func allStatus(ctx context.Context) ([]card.Status, error) {
 		c, err := dirs.Open(name)
 		if err == nil {
 			var st card.Status
-			if st, err = c.Status(ctx); err == nil {
+			if st, err = card.StatusOf(ctx, c); err == nil {
 				all = append(all, st)
 				continue
 			}
@@ -194,7 +194,7 @@ func printList(cmd *cobra.Command, all []card.Status) error {
 func statusCmd() *cobra.Command {
 	var asJSON bool
 	cmd := cardVerb("status", "Show how a card is, and what happened to it", func(cmd *cobra.Command, c *card.Card) error {
-		st, err := c.Status(cmd.Context())
+		st, err := card.StatusOf(cmd.Context(), c)
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,76 @@
+package card
+
+import (
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/toe-project/toe/control"
+	"github.com/toe-project/toe/internal/atomicfile"
+	"github.com/toe-project/toe/link"
+)
+
+// stopped is the status of a card without a supervisor.
+func (c *Card) stopped() Status {
+	st := Status{Name: c.Name, State: Stopped, Reasons: []string{}, Ports: []PortStatus{}, History: []Event{}}
+	st.Machine = MachineStatus{Kind: c.Spec.Machine.Kind, CPUs: c.Spec.Machine.CPUs, Memory: int64(c.Spec.Machine.Memory)}
+	st.Firmware.Edition = c.Spec.Firmware.Edition
+	st.Link = LinkStatus{Interface: c.Spec.Link.Interface, MTU: control.LinkMTU, Host: []netip.Addr{}, Card: []netip.Addr{}, Queues: []link.QueueStats{}}
+	var l Links
+	known := atomicfile.ReadJSON(c.Paths.Links(), &l) == nil
+	st.Offload = offloadStatus(&c.Spec, l)
+	if known {
+		st.Link.Interface = orString(l.Interface, st.Link.Interface)
+		if a := firstAddrs(l); a != nil {
+			st.Link.Host, st.Link.Card = a.HostAddrs(), a.CardAddrs()
+		}
+	}
+	for _, p := range c.Spec.Ports {
+		st.Ports = append(st.Ports, PortStatus{
+			Name: p.Name, Attach: p.Attach.String(), MAC: c.mac("port-" + p.Name).String(), MTU: p.MTU,
+			State: string(Stopped), Addresses: []string{}, Gateways: []string{},
+		})
+	}
+	return st
+}
+
+// bootID changes when the host is restarted.
+func bootID() string {
+	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(data))
+}
+
+func modTime(path string) (time.Time, bool) {
+	fi, err := os.Stat(path)
+	if err != nil {
+		return time.Time{}, false
+	}
+	return fi.ModTime(), true
+}
+
+func firstAddrs(l Links) *LinkAddrs {
+	if l.Link != nil {
+		return l.Link
+	}
+	return l.Exec
+}
+
+// offloadStatus is what is known without the card.
+func offloadStatus(s *Spec, l Links) OffloadStatus {
+	out := OffloadStatus{Mode: s.Offload.Mode}
+	for _, p := range s.Publish {
+		addrs := l.Link
+		if p.In == inExec {
+			addrs = l.Exec
+		}
+		st := PublishStatus{Protocol: p.Protocol, Port: uint16(p.Port), To: []string{}, In: p.In, Source: p.Source}
+		if addrs != nil {
+			for _, to := range p.targets(addrs.HostAddrs()) {
+				st.To = append(st.To, to.String())
+			}
+		}
+		out.Publish = append(out.Publish, st)
+	}
+	return out
+}
