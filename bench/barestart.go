@@ -35,10 +35,12 @@ func (r *run) bareStart(ctx context.Context, kind machine.Kind) (took time.Durat
 	if err != nil {
 		return 0, err
 	}
-	kernel, _, err := img.Files(ctx)
+	files, err := img.Files(ctx)
 	if err != nil {
 		return 0, err
 	}
+	defer files.Close()
+	kernel := files.Kernel
 	dir, err := os.MkdirTemp(r.dir, "bare-")
 	if err != nil {
 		return 0, err

@@ -2,6 +2,7 @@ package card
 
 import (
 	"context"
+	"io"
 	"net"
 	"time"
 
@@ -75,4 +76,6 @@ type Image struct {
 	Edition, Version, KernelVersion string
 	Digest                          string // SHA-256, in hex, of the image's manifest
 	Kernel, Initrd                  string // paths
+	// InUse keeps the files in the cache until it is closed. May be nil.
+	InUse io.Closer
 }

@@ -345,6 +345,9 @@ func (s *Supervisor) takeDown() error {
 		}
 		errs = append(errs, d.Att.close())
 	}
+	if s.image.InUse != nil {
+		errs = append(errs, s.image.InUse.Close())
+	}
 	errs = append(errs, Clean(s.card))
 	return errors.Join(errs...)
 }

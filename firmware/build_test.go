@@ -200,9 +200,8 @@ func TestEnsureKeepsTheUMLKernelThatIsBuilt(t *testing.T) {
 	if err := img.CheckAgent(o.AgentPath); err != nil {
 		t.Error(err)
 	}
-	kernel, _, err := img.Files(ctx)
-	if err != nil || !bytes.Equal(readFile(t, kernel), testKernel) {
-		t.Errorf("kernel %s: %v", kernel, err)
+	if kernel := files(t, img).Kernel; !bytes.Equal(readFile(t, kernel), testKernel) {
+		t.Errorf("kernel %s is not the one that was built", kernel)
 	}
 }
 

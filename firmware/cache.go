@@ -7,18 +7,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/internal/atomicfile"
 	"github.com/toe-project/toe/internal/progress"
 )
-
-// keepImages is how many images of a target stay in the cache: the current
-// one, and those that running cards may have been started from.
-const keepImages = 3
 
 const lockPoll = 200 * time.Millisecond
 
@@ -86,55 +82,13 @@ func store(cacheDir string, m Manifest, kernel, initramfs []byte) (*Image, error
 		return nil, err
 	}
 	path := filepath.Join(dir, imageName(m))
-	err := replaceFile(path, 0o644, func(w io.Writer) error { return pack(w, m, kernel, initramfs) })
+	err := atomicfile.WriteFunc(path, 0o644, func(w io.Writer) error { return pack(w, m, kernel, initramfs) })
 	if err != nil {
 		return nil, err
 	}
-	link := currentLink(cacheDir, m.Edition, m.Target, m.Arch)
-	if err := replaceLink(link, filepath.Base(path)); err != nil {
+	if err := atomicfile.Symlink(filepath.Base(path), currentLink(cacheDir, m.Edition, m.Target, m.Arch)); err != nil {
 		return nil, err
 	}
 	prune(cacheDir, m, path)
 	return openImage(path, cacheDir, nil)
-}
-
-func replaceLink(link, target string) error {
-	tmp := fmt.Sprintf("%s.%d", link, os.Getpid())
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if err := os.Symlink(target, tmp); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, link); err != nil {
-		os.Remove(tmp)
-		return err
-	}
-	return syncDir(filepath.Dir(link))
-}
-
-// prune removes the oldest images of m's target and what was unpacked from
-// them. It is housekeeping: a failure costs disk space only.
-func prune(cacheDir string, m Manifest, current string) {
-	pattern := fmt.Sprintf("toe-%s-%s-%s-*.tar", m.Edition, m.Arch, m.Target)
-	paths, err := filepath.Glob(filepath.Join(imageDir(cacheDir), pattern))
-	if err != nil {
-		return
-	}
-	paths = slices.DeleteFunc(paths, func(p string) bool { return p == current })
-	slices.SortFunc(paths, func(a, b string) int { return modTime(b).Compare(modTime(a)) })
-	for _, path := range paths[min(len(paths), keepImages-1):] {
-		if img, err := openImage(path, cacheDir, nil); err == nil {
-			os.RemoveAll(filepath.Join(imageDir(cacheDir), "files", img.id))
-		}
-		os.Remove(path)
-	}
-}
-
-func modTime(path string) time.Time {
-	info, err := os.Stat(path)
-	if err != nil {
-		return time.Time{}
-	}
-	return info.ModTime()
 }

@@ -5,13 +5,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/toe-project/toe/internal/apt"
+	"github.com/toe-project/toe/internal/atomicfile"
 )
 
 // The suites that packages come from: Debian 13, and newer kernels for it.
@@ -242,8 +242,5 @@ func saveResolved(o Options, r *resolved) error {
 	if err != nil {
 		return err
 	}
-	return replaceFile(resolvedPath(o), 0o644, func(w io.Writer) error {
-		_, err := w.Write(append(text, '\n'))
-		return err
-	})
+	return atomicfile.Write(resolvedPath(o), append(text, '\n'), 0o644)
 }

@@ -2,7 +2,6 @@ package firmware
 
 import (
 	"archive/tar"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -85,93 +84,6 @@ func (img *Image) CheckAgent(path string) error {
 		return fmt.Errorf("%w: %s has %.12s, %s is %.12s", ErrStale, filepath.Base(img.Path), img.Agent, path, sum)
 	}
 	return nil
-}
-
-// Files gives the paths of the kernel and the initramfs, which it unpacks
-// into the cache and verifies the first time. Errors: ErrInvalid.
-func (img *Image) Files(ctx context.Context) (kernel, initrd string, err error) {
-	dir := filepath.Join(imageDir(img.cache), "files", img.id)
-	kernel, initrd = filepath.Join(dir, kernelName), filepath.Join(dir, initramfsName)
-	if img.unpacked(dir) {
-		return kernel, initrd, nil
-	}
-	if err := img.unpack(ctx, dir); err != nil {
-		return "", "", fmt.Errorf("unpacking firmware %s: %w", img.Path, err)
-	}
-	return kernel, initrd, nil
-}
-
-// unpacked is cheap, so that a start does not pay for reading a kernel twice:
-// the directory appears with verified contents only, by a rename.
-func (img *Image) unpacked(dir string) bool {
-	for _, f := range img.Members {
-		info, err := os.Stat(filepath.Join(dir, f.Name))
-		if err != nil || !info.Mode().IsRegular() || info.Size() != f.Size {
-			return false
-		}
-	}
-	return true
-}
-
-func (img *Image) unpack(ctx context.Context, dir string) (err error) {
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return err
-	}
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".unpacking-*")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(tmp)
-	again, err := openImage(img.Path, img.cache, func(f Member, r io.Reader) error {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		return writeNew(filepath.Join(tmp, f.Name), fileMode(f.Name), r)
-	})
-	if err != nil {
-		return err
-	}
-	if again.id != img.id {
-		return fmt.Errorf("%w: the file was replaced while it was in use", ErrInvalid)
-	}
-	return install(tmp, dir)
-}
-
-// install renames a finished directory to its place. Another process may have
-// put the same contents there; a damaged one is moved out of the way.
-func install(tmp, dir string) error {
-	if err := os.Chmod(tmp, 0o755); err != nil {
-		return err
-	}
-	if err := syncDir(tmp); err != nil {
-		return err
-	}
-	if _, err := os.Lstat(dir); err == nil {
-		if err := os.Rename(dir, tmp+".old"); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		defer os.RemoveAll(tmp + ".old")
-	}
-	if err := os.Rename(tmp, dir); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(filepath.Dir(dir))
-}
-
-func fileMode(member string) os.FileMode {
-	if member == kernelName {
-		return 0o755 // User-Mode Linux is a program
-	}
-	return 0o644
-}
-
-func writeNew(name string, perm os.FileMode, r io.Reader) error {
-	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, perm)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(f, r)
-	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // openImage reads an image. With each == nil it stops behind the manifest;

@@ -183,6 +183,17 @@ func FuzzReadImage(f *testing.F) {
 	})
 }
 
+// files are the unpacked files of an image, in use until the end of the test.
+func files(t testing.TB, img *Image) *Files {
+	t.Helper()
+	f, err := img.Files(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
 func TestStoreFindAndFiles(t *testing.T) {
 	cache := t.TempDir()
 	if _, err := Find(cache, Micro, machine.KVM, "amd64"); !errors.Is(err, ErrNotBuilt) {
@@ -200,17 +211,14 @@ func TestStoreFindAndFiles(t *testing.T) {
 		t.Errorf("uml: %v, want ErrNotBuilt", err)
 	}
 	for range 2 {
-		kernel, initrd, err := img.Files(context.Background())
-		if err != nil {
-			t.Fatal(err)
-		}
-		for path, want := range map[string][]byte{kernel: testKernel, initrd: testInitramfs} {
+		f := files(t, img)
+		for path, want := range map[string][]byte{f.Kernel: testKernel, f.Initrd: testInitramfs} {
 			if got, err := os.ReadFile(path); err != nil || !bytes.Equal(got, want) {
 				t.Errorf("%s: %d bytes, %v", path, len(got), err)
 			}
 		}
 	}
-	left, err := filepath.Glob(filepath.Join(cache, "firmware", "files", ".unpacking*"))
+	left, err := filepath.Glob(filepath.Join(cache, "firmware", "files", "*", ".unpacking*"))
 	if err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v %v", left, err)
 	}
@@ -233,7 +241,7 @@ func TestFilesRefusesADamagedImage(t *testing.T) {
 	if err := os.WriteFile(img.Path, b, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := img.Files(context.Background()); !errors.Is(err, ErrInvalid) {
+	if _, err := img.Files(context.Background()); !errors.Is(err, ErrInvalid) {
 		t.Errorf("error %v, want ErrInvalid", err)
 	}
 	if err := img.Export(filepath.Join(cache, "copy")); !errors.Is(err, ErrInvalid) {
@@ -250,16 +258,11 @@ func TestFilesMendsADamagedDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	kernel, _, err := img.Files(context.Background())
-	if err != nil {
-		t.Fatal(err)
-	}
+	kernel := files(t, img).Kernel
 	if err := os.Truncate(kernel, 1); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := img.Files(context.Background()); err != nil {
-		t.Fatal(err)
-	}
+	files(t, img)
 	if b, _ := os.ReadFile(kernel); !bytes.Equal(b, testKernel) {
 		t.Errorf("kernel is %q", b)
 	}
@@ -279,44 +282,6 @@ func TestExportIsTheImage(t *testing.T) {
 	b, err := os.ReadFile(out)
 	if err != nil || !bytes.Equal(a, b) {
 		t.Errorf("copy of %d bytes differs from image of %d: %v", len(b), len(a), err)
-	}
-}
-
-func TestPruneKeepsTheNewest(t *testing.T) {
-	cache := t.TempDir()
-	var last *Image
-	for i := range 5 {
-		initramfs := bytes.Repeat([]byte{byte(i)}, 10)
-		m := describe(testManifest(), testKernel, initramfs)
-		img, err := store(cache, m, testKernel, initramfs)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, _, err := img.Files(context.Background()); err != nil {
-			t.Fatal(err)
-		}
-		old := time.Now().Add(time.Duration(i-10) * time.Minute)
-		if err := os.Chtimes(img.Path, old, old); err != nil {
-			t.Fatal(err)
-		}
-		last = img
-	}
-	s, err := ReadStatus(cache)
-	if err != nil {
-		t.Fatal(err)
-	}
-	current := 0
-	for _, i := range s.Images {
-		if i.State == "current" && i.Version == last.Version {
-			current++
-		}
-	}
-	if len(s.Images) != keepImages || current != 1 {
-		t.Errorf("%d images, %d of them current; want %d and 1", len(s.Images), current, keepImages)
-	}
-	dirs, _ := filepath.Glob(filepath.Join(cache, "firmware", "files", "*"))
-	if len(dirs) != keepImages {
-		t.Errorf("%d unpacked images, want %d", len(dirs), keepImages)
 	}
 }
 

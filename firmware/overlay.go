@@ -5,9 +5,9 @@ import (
 	"io"
 	"os"
 	"path"
-	"path/filepath"
 	"slices"
 
+	"github.com/toe-project/toe/internal/atomicfile"
 	"github.com/toe-project/toe/internal/newc"
 )
 
@@ -24,7 +24,7 @@ func Overlay(dst, firmwareInitrd string, files []newc.File) error {
 		return fmt.Errorf("firmware's initramfs: %w", err)
 	}
 	defer src.Close()
-	return replaceFile(dst, 0o600, func(w io.Writer) error {
+	return atomicfile.WriteFunc(dst, 0o600, func(w io.Writer) error {
 		n, err := io.Copy(w, src)
 		if err != nil {
 			return err
@@ -52,46 +52,4 @@ func withParents(files []newc.File) []newc.File {
 		all = append(append(all, above...), f)
 	}
 	return all
-}
-
-// replaceFile writes a file by way of a temporary one beside it: write,
-// fsync, rename, fsync of the directory.
-func replaceFile(name string, perm os.FileMode, write func(io.Writer) error) (err error) {
-	dir := filepath.Dir(name)
-	tmp, err := os.CreateTemp(dir, "."+filepath.Base(name)+".*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", name, err)
-	}
-	defer func() {
-		if err != nil {
-			tmp.Close()
-			os.Remove(tmp.Name())
-			err = fmt.Errorf("writing %s: %w", name, err)
-		}
-	}()
-	if err = write(tmp); err != nil {
-		return err
-	}
-	if err = tmp.Chmod(perm); err != nil {
-		return err
-	}
-	if err = tmp.Sync(); err != nil {
-		return err
-	}
-	if err = tmp.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(tmp.Name(), name); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

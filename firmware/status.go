@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/toe-project/toe/internal/atomicfile"
 )
 
 // CacheDir is where this user's firmware is kept: $TOE_CACHE_DIR, else
@@ -85,7 +87,7 @@ func diskUsage(dir string) (total int64, err error) {
 
 // Export writes the image to a file, verified.
 func (img *Image) Export(path string) error {
-	return replaceFile(path, 0o644, func(w io.Writer) error {
+	return atomicfile.WriteFunc(path, 0o644, func(w io.Writer) error {
 		f, err := os.Open(img.Path)
 		if err != nil {
 			return err

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/toe-project/toe/internal/apt"
+	"github.com/toe-project/toe/internal/atomicfile"
 )
 
 // umlConfig is what the kernel has beyond make allnoconfig.
@@ -131,11 +132,12 @@ func keepUML(ctx context.Context, o Options, b *base) bool {
 	if err != nil {
 		return false
 	}
-	path, _, err := img.Files(ctx)
+	files, err := img.Files(ctx)
 	if err != nil {
 		return false
 	}
-	kernel, err := os.ReadFile(path)
+	defer files.Close()
+	kernel, err := os.ReadFile(files.Kernel)
 	if err != nil {
 		return false
 	}
@@ -278,14 +280,18 @@ func (u *umlBuild) run(ctx context.Context, deb string) error {
 	if err := os.RemoveAll(u.dir); err != nil {
 		return err
 	}
-	if err := install(u.out, u.dir); err != nil {
+	if err := errors.Join(os.Chmod(u.out, 0o755), atomicfile.SyncDir(u.out)); err != nil {
+		return err
+	}
+	if err := os.Rename(u.out, u.dir); err != nil {
 		return err
 	}
 	pruneKernels(u.dir)
-	return nil
+	return atomicfile.SyncDir(filepath.Dir(u.dir))
 }
 
-// pruneKernels removes the oldest kernels; images hold copies of their own.
+// pruneKernels removes the oldest kernels. Images hold copies of their own, and whoever reads a
+// kernel here holds the cache's lock, as the caller does.
 func pruneKernels(current string) {
 	dirs, err := filepath.Glob(filepath.Join(filepath.Dir(current), "linux-*"))
 	if err != nil {

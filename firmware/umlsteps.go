@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/toe-project/toe/internal/atomicfile"
 	"github.com/toe-project/toe/internal/progress"
 )
 
@@ -201,5 +202,5 @@ func (u *umlBuild) try(ctx context.Context, _ *counter) error {
 	if !bytes.Equal(bytes.TrimSpace(said), bytes.TrimSpace(release)) {
 		return fmt.Errorf("%s --version says %q, built was %q", kernel, bytes.TrimSpace(said), bytes.TrimSpace(release))
 	}
-	return writeNew(filepath.Join(u.out, "release"), 0o644, bytes.NewReader(release))
+	return atomicfile.Write(filepath.Join(u.out, "release"), release, 0o644)
 }

@@ -40,15 +40,17 @@ func machines(cache, name string) machine.Kinds {
 	}
 }
 
-// kernelOf is the kernel in the cache for a kind of machine, or "".
+// kernelOf returns the path of the kernel in the cache for a kind of machine, or "". It is for a
+// probe, which takes less time than the builds that would remove it.
 func kernelOf(cache string, kind machine.Kind) string {
 	img, err := firmware.Find(cache, firmware.Micro, kind, firmware.HostArch())
 	if err != nil {
 		return ""
 	}
-	kernel, _, err := img.Files(context.Background())
+	files, err := img.Files(context.Background())
 	if err != nil {
 		return ""
 	}
-	return kernel
+	defer files.Close()
+	return files.Kernel
 }

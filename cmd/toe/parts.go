@@ -40,10 +40,14 @@ func image(ctx context.Context, cache, edition string, kind machine.Kind, p *pro
 	if err != nil {
 		return card.Image{}, err
 	}
-	kernel, initrd, err := img.Files(ctx)
+	files, err := img.Files(ctx)
+	if err != nil {
+		return card.Image{}, err
+	}
 	return card.Image{
-		Edition: string(img.Edition), Version: img.Version, KernelVersion: img.Kernel, Digest: img.Digest(), Kernel: kernel, Initrd: initrd,
-	}, err
+		Edition: string(img.Edition), Version: img.Version, KernelVersion: img.Kernel, Digest: img.Digest(),
+		Kernel: files.Kernel, Initrd: files.Initrd, InUse: files,
+	}, nil
 }
 
 // umlBuilt says whether the quick kernel is at hand.

@@ -12,13 +12,15 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // unfinished begins the names of files that are being written.
 const unfinished = ".new-"
 
-// unfinishedFor is how long a write may take. An older unfinished file was left
-// by a process that was killed.
+// unfinishedFor is the age from which an unfinished file without a writer is one that a killed
+// process left. A writer locks its file just after it has made it.
 const unfinishedFor = time.Minute
 
 // Write replaces the content of path. The error names path.
@@ -42,6 +44,8 @@ func WriteFunc(path string, mode fs.FileMode, write func(io.Writer) error) (err 
 			err = fmt.Errorf("write %s: %w", path, err)
 		}
 	}()
+	// The lock tells Sweep that the writer lives. A file system without locks has only the age.
+	_ = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	err = write(f)
 	if err == nil {
 		err = f.Chmod(mode)
@@ -127,8 +131,18 @@ func ReadJSON(path string, v any) error {
 func Sweep(dir string) {
 	files, _ := filepath.Glob(filepath.Join(dir, unfinished+"*"))
 	for _, f := range files {
-		if fi, err := os.Lstat(f); err == nil && time.Since(fi.ModTime()) > unfinishedFor {
+		if fi, err := os.Lstat(f); err == nil && time.Since(fi.ModTime()) > unfinishedFor && !written(f) {
 			os.Remove(f)
 		}
 	}
+}
+
+// written says whether a process is writing the file at path.
+func written(path string) bool {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return false // a symbolic link, which is made at once
+	}
+	defer f.Close()
+	return errors.Is(unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB), unix.EWOULDBLOCK)
 }

@@ -98,6 +98,31 @@ func TestJSON(t *testing.T) {
 	}
 }
 
+// A slow writer (an image of 80 MB on a slow disk, an fsync of minutes) is not a killed one.
+func TestSweepSparesALiveWriter(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "f")
+	err := WriteFunc(path, 0o600, func(w io.Writer) error {
+		files, _ := filepath.Glob(filepath.Join(dir, unfinished+"*"))
+		if len(files) != 1 {
+			t.Fatalf("%d unfinished files, want 1", len(files))
+		}
+		old := time.Now().Add(-2 * unfinishedFor)
+		if err := os.Chtimes(files[0], old, old); err != nil {
+			return err
+		}
+		Sweep(dir)
+		_, err := io.WriteString(w, "slow")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(path); string(got) != "slow" {
+		t.Errorf("%q, want %q", got, "slow")
+	}
+}
+
 // What a killed writer left goes; what is being written stays.
 func TestSweep(t *testing.T) {
 	dir := t.TempDir()

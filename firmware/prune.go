@@ -1,0 +1,90 @@
+package firmware
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/toe-project/toe/internal/atomicfile"
+	"github.com/toe-project/toe/internal/flock"
+)
+
+// keepImages is how many images of a target stay in the cache besides those in use: the current
+// one, and the ones before it.
+const keepImages = 3
+
+// prune removes the oldest images of m's target that no process uses, and what was unpacked from
+// images that are gone. The caller holds the cache's lock. It is housekeeping: a failure costs disk
+// space only.
+func prune(cacheDir string, m Manifest, current string) {
+	atomicfile.Sweep(imageDir(cacheDir))
+	paths, _ := filepath.Glob(filepath.Join(imageDir(cacheDir),
+		fmt.Sprintf("toe-%s-%s-%s-*.tar", m.Edition, m.Arch, m.Target)))
+	paths = slices.DeleteFunc(paths, func(p string) bool { return p == current })
+	slices.SortFunc(paths, func(a, b string) int { return modTime(b).Compare(modTime(a)) })
+	for _, path := range paths[min(len(paths), keepImages-1):] {
+		img, err := openImage(path, cacheDir, nil)
+		if err == nil && !removeUnused(filepath.Join(filesDir(cacheDir), img.id)) {
+			continue
+		}
+		os.Remove(path)
+	}
+	pruneFiles(cacheDir)
+}
+
+// pruneFiles removes unpacked files without an image, and what a killed process left half unpacked.
+func pruneFiles(cacheDir string) {
+	known := map[string]bool{}
+	paths, _ := filepath.Glob(filepath.Join(imageDir(cacheDir), "toe-*.tar"))
+	for _, path := range paths {
+		if img, err := openImage(path, cacheDir, nil); err == nil {
+			known[img.id] = true
+		}
+	}
+	dirs, _ := filepath.Glob(filepath.Join(filesDir(cacheDir), "*"))
+	for _, dir := range dirs {
+		if known[filepath.Base(dir)] {
+			removeParts(dir)
+		} else {
+			removeUnused(dir)
+		}
+	}
+}
+
+// removeUnused removes a directory, unless a process has a lease of it.
+func removeUnused(dir string) bool {
+	l, err := flock.Exclude(dir)
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	defer l.Release()
+	return os.RemoveAll(dir) == nil
+}
+
+// removeParts removes unfinished members. A process that unpacks has a lease.
+func removeParts(dir string) {
+	parts, _ := filepath.Glob(filepath.Join(dir, unpacking+"*"))
+	if len(parts) == 0 {
+		return
+	}
+	l, err := flock.Exclude(dir)
+	if err != nil {
+		return
+	}
+	defer l.Release()
+	for _, part := range parts {
+		os.Remove(part)
+	}
+}
+
+func modTime(path string) time.Time {
+	info, err := os.Stat(path)
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
