@@ -1,41 +1,35 @@
 package agent
 
 import (
+	"container/list"
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/miekg/dns"
 )
 
 const (
 	dnsPort = 53
-	// More queries than this at once are answered with SERVFAIL: the host
-	// may be busy, and it may be broken.
-	dnsAtOnce  = 256
-	dnsTimeout = 2 * time.Second // of one upstream
-	dnsPerAsk  = 3               // upstreams tried for one query
+	// dnsAtOnce bounds the questions under way. One more ends the oldest.
+	dnsAtOnce = 512
+	dnsPerAsk = 3 // servers asked for one question, as many as the C library asks
 )
 
-// forwarder answers the host's DNS queries by asking the name servers that
-// the card knows. It remembers nothing; the servers do.
+// forwarder answers the host's DNS queries by asking the name servers that the
+// card knows. It relays messages and keeps no answer; the servers do.
 type forwarder struct {
 	log       *Log
-	upstreams atomic.Pointer[[]netip.AddrPort]
-	slots     chan struct{}
-	last      atomic.Uint32 // index of the upstream that answered last
+	upstreams atomic.Pointer[[]*upstream] // in order of preference
 
-	mu      sync.Mutex // guards unheard
+	mu      sync.Mutex // guards what follows
+	asking  list.List  // context.CancelFunc of the questions under way, the oldest first
 	unheard unheard
 }
 
-// unheard are the queries that no server has answered, since one did: how many,
+// unheard are the questions that no server has answered, since one did: how many,
 // and when the first and the last of them were given up.
 type unheard struct {
 	n           int
@@ -47,7 +41,7 @@ const (
 	// at least, before the card says that its name servers are silent.
 	dnsSilence = 30 * time.Second
 	dnsUnheard = 3
-	// dnsForgets: what was the matter when somebody asked last may be over.
+	// dnsForgets: the fault that the last question met may be over.
 	dnsForgets = 5 * time.Minute
 )
 
@@ -78,200 +72,168 @@ func (f *forwarder) silent(now time.Time) time.Duration {
 }
 
 func newForwarder(log *Log) *forwarder {
-	f := &forwarder{log: log, slots: make(chan struct{}, dnsAtOnce)}
-	f.set(nil)
+	f := &forwarder{log: log}
+	f.upstreams.Store(new([]*upstream))
 	return f
 }
 
-// set replaces the upstreams, in order of preference.
+// set replaces the upstreams, in order of preference. What is known of those
+// that stay is kept.
 func (f *forwarder) set(servers []netip.Addr) {
-	list := make([]netip.AddrPort, 0, len(servers))
+	before := *f.upstreams.Load()
+	next := make([]*upstream, 0, len(servers))
 	for _, s := range servers {
-		list = append(list, netip.AddrPortFrom(s, dnsPort))
+		at := netip.AddrPortFrom(s, dnsPort)
+		if i := slices.IndexFunc(before, func(u *upstream) bool { return u.addr == at }); i >= 0 {
+			next = append(next, before[i])
+		} else {
+			next = append(next, &upstream{addr: at})
+		}
 	}
-	if before := f.upstreams.Swap(&list); before != nil && !slices.Equal(*before, list) {
+	f.upstreams.Store(&next)
+	if !slices.Equal(before, next) {
 		f.heard(true, time.Time{}) // nothing is known of the new ones
 	}
 }
 
-// listen serves one address over UDP and TCP until ctx ends. It returns when
-// both listen, or one cannot.
-func (f *forwarder) listen(ctx context.Context, at netip.AddrPort) error {
-	var lc net.ListenConfig
-	pc, err := lc.ListenPacket(ctx, "udp", at.String())
-	if err != nil {
-		return fmt.Errorf("dns: %w", err)
-	}
-	ln, err := lc.Listen(ctx, "tcp", at.String())
-	if err != nil {
-		_ = pc.Close()
-		return fmt.Errorf("dns: %w", err)
-	}
-	udp := &dns.Server{PacketConn: pc, Handler: f, UDPSize: dns.MaxMsgSize}
-	tcp := &dns.Server{
-		Listener: limitListener(ln, 64), Handler: f, ReadTimeout: 5 * time.Second,
-		IdleTimeout: func() time.Duration { return 10 * time.Second },
-	}
-	for _, s := range []*dns.Server{udp, tcp} {
-		var ready sync.WaitGroup
-		ready.Add(1)
-		s.NotifyStartedFunc = sync.OnceFunc(ready.Done)
-		go func() {
-			if err := s.ActivateAndServe(); err != nil && !errors.Is(err, net.ErrClosed) {
-				f.log.Printf("dns: %v", err)
-			}
-			s.NotifyStartedFunc() // in case it never started
-		}()
-		ready.Wait()
-	}
-	context.AfterFunc(ctx, func() {
-		for _, s := range []*dns.Server{udp, tcp} {
-			// Answers under way have nobody to go to any more.
-			now, cancel := context.WithCancel(context.Background())
-			cancel()
-			_ = s.ShutdownContext(now)
-		}
-	})
-	return nil
-}
-
-// ServeDNS is one query.
-func (f *forwarder) ServeDNS(w dns.ResponseWriter, q *dns.Msg) {
-	if q.Response || len(q.Question) != 1 || q.Opcode != dns.OpcodeQuery {
-		f.refuse(w, q, dns.RcodeNotImplemented)
-		return
-	}
-	select {
-	case f.slots <- struct{}{}:
-		defer func() { <-f.slots }()
+// answer gives reply the answer to a query, now or later, once.
+func (f *forwarder) answer(ctx context.Context, q *query, err error, size int, reply func([]byte)) {
+	switch {
+	case errors.Is(err, errFormat):
+		reply(q.refusal(rcodeFormErr))
+	case errors.Is(err, errQuestion):
+		reply(q.refusal(rcodeNotImp))
+	case err != nil:
+		reply(q.refusal(rcodeRefused))
 	default:
-		f.refuse(w, q, dns.RcodeServerFailure)
-		return
+		ctx, leave := f.enter(ctx)
+		go func() {
+			defer leave()
+			answer := f.ask(ctx, q)
+			if answer == nil {
+				reply(q.refusal(rcodeServFail))
+				return
+			}
+			reply(q.reply(answer, size))
+		}()
 	}
-	switch q.Question[0].Qtype {
-	case dns.TypeAXFR, dns.TypeIXFR: // streams, not answers
-		f.refuse(w, q, dns.RcodeRefused)
-		return
-	}
-	answer := f.ask(q)
-	if answer == nil {
-		f.refuse(w, q, dns.RcodeServerFailure)
-		return
-	}
-	answer.Id = q.Id
-	if w.LocalAddr().Network() == "udp" {
-		answer.Truncate(udpSize(q))
-	}
-	_ = w.WriteMsg(answer)
 }
 
-func (f *forwarder) refuse(w dns.ResponseWriter, q *dns.Msg, rcode int) {
-	if q.Response {
-		return // answering an answer could go on for ever
+// enter adds a question to those under way. When there are too many it ends
+// the oldest: that is the one whose answer is the least likely to come, and
+// questions that do get answers are not held up by those that do not.
+func (f *forwarder) enter(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithTimeout(ctx, dnsPatience)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.asking.Len() >= dnsAtOnce {
+		oldest := f.asking.Front()
+		f.asking.Remove(oldest).(context.CancelFunc)()
 	}
-	_ = w.WriteMsg(new(dns.Msg).SetRcode(q, rcode))
+	place := f.asking.PushBack(cancel)
+	return ctx, func() {
+		f.mu.Lock()
+		f.asking.Remove(place) // or it has been removed
+		f.mu.Unlock()
+		cancel()
+	}
 }
 
-func udpSize(q *dns.Msg) int {
-	if opt := q.IsEdns0(); opt != nil {
-		return max(int(opt.UDPSize()), dns.MinMsgSize)
+// order lists the servers for a question: by preference, the silent ones last.
+func (f *forwarder) order() []*upstream {
+	var order, silent []*upstream
+	for _, u := range *f.upstreams.Load() {
+		if u.isSilent() {
+			silent = append(silent, u)
+		} else {
+			order = append(order, u)
+		}
 	}
-	return dns.MinMsgSize
+	order = append(order, silent...)
+	return order[:min(len(order), dnsPerAsk)]
 }
 
-// ask tries the upstreams, beginning with the one that answered last.
-func (f *forwarder) ask(q *dns.Msg) *dns.Msg {
-	list := *f.upstreams.Load()
-	n := uint32(len(list))
-	if n == 0 {
+// said is what a server answered to a question.
+type said struct {
+	server int
+	answer []byte
+	err    error
+}
+
+// ask asks the servers one after the other, each when those before it have
+// failed or been silent for dnsStagger, and waits for all. It returns the first
+// answer, or else what a server says that does not help, or nil.
+func (f *forwarder) ask(ctx context.Context, q *query) []byte {
+	order := f.order()
+	if len(order) == 0 {
 		return nil
 	}
-	begin := f.last.Load()
-	var fallback *dns.Msg
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	f.probe(q, order[0])
+	results := make(chan said, len(order))
+	var asked []time.Time // when, by server; zero when it has answered or failed
+	next := func() {
+		i := len(asked)
+		asked = append(asked, time.Now())
+		go func() {
+			answer, err := order[i].exchange(ctx, q)
+			results <- said{i, answer, err}
+		}()
+	}
+	defer func() {
+		for i, at := range asked {
+			if !at.IsZero() && time.Since(at) >= dnsStagger {
+				order[i].setSilent(true)
+			}
+		}
+	}()
+	next()
+	stagger := time.NewTicker(dnsStagger)
+	defer stagger.Stop()
+	var fallback []byte
 	answered := false
 	defer func() { f.heard(answered, time.Now()) }()
-	for i := range min(n, dnsPerAsk) {
-		at := (begin + i) % n
-		answer, err := exchange(q, list[at].String())
-		if err != nil {
+	for failed := 0; ; {
+		select {
+		case <-ctx.Done():
+			return fallback
+		case <-stagger.C:
+			if len(asked) < len(order) {
+				next()
+			}
+			continue
+		case r := <-results:
+			asked[r.server] = time.Time{}
+			answered = answered || r.err == nil
+			if r.err == nil && rcode(r.answer) != rcodeServFail && rcode(r.answer) != rcodeRefused {
+				return r.answer
+			}
+			if fallback == nil {
+				fallback = r.answer
+			}
+		}
+		if failed++; failed == len(order) {
+			return fallback
+		}
+		if failed == len(asked) {
+			stagger.Reset(dnsStagger)
+			next()
+		}
+	}
+}
+
+// probe asks the silent servers too, once in a while and beside the first in
+// order, so that a preferred one gets its place back when it answers again.
+func (f *forwarder) probe(q *query, first *upstream) {
+	for _, u := range *f.upstreams.Load() {
+		if u == first || !u.probe(time.Now()) {
 			continue
 		}
-		answered = true
-		if answer.Rcode == dns.RcodeServerFailure || answer.Rcode == dns.RcodeRefused {
-			fallback = answer
-			continue
-		}
-		f.last.Store(at)
-		return answer
+		go func() {
+			ctx, cancel := context.WithTimeout(context.Background(), dnsPatience)
+			defer cancel()
+			_, _ = u.exchange(ctx, q)
+		}()
 	}
-	return fallback
-}
-
-// exchange asks one server, over UDP and, when the answer did not fit, over
-// TCP. The query goes out with an identifier of its own: the host's may be
-// guessable. What comes back must be about the same question.
-func exchange(q *dns.Msg, server string) (*dns.Msg, error) {
-	ask := q.Copy()
-	ask.Id = dns.Id()
-	// Fragments of large answers get lost on their way; 1232 bytes fit into
-	// the smallest IPv6 packet (DNS flag day 2020).
-	if opt := ask.IsEdns0(); opt != nil && opt.UDPSize() > 1232 {
-		opt.SetUDPSize(1232)
-	}
-	for _, network := range []string{"udp", "tcp"} {
-		c := dns.Client{Net: network, Timeout: dnsTimeout, UDPSize: dns.MaxMsgSize}
-		answer, _, err := c.Exchange(ask, server)
-		if err != nil {
-			return nil, err
-		}
-		if !answer.Response || len(answer.Question) != 1 || answer.Question[0] != ask.Question[0] {
-			return nil, fmt.Errorf("dns: %s answered another question", server)
-		}
-		if !answer.Truncated {
-			return answer, nil
-		}
-	}
-	return nil, fmt.Errorf("dns: %s cuts its answers over TCP", server)
-}
-
-// limitListener accepts at most n connections at once; further ones wait in
-// the kernel.
-func limitListener(ln net.Listener, n int) net.Listener {
-	return &limitedListener{Listener: ln, slots: make(chan struct{}, n), done: make(chan struct{})}
-}
-
-type limitedListener struct {
-	net.Listener
-	slots chan struct{}
-	once  sync.Once
-	done  chan struct{}
-}
-
-func (l *limitedListener) Accept() (net.Conn, error) {
-	select {
-	case l.slots <- struct{}{}:
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
-	}
-	return &limitedConn{Conn: conn, free: sync.OnceFunc(func() { <-l.slots })}, nil
-}
-
-func (l *limitedListener) Close() error {
-	l.once.Do(func() { close(l.done) })
-	return l.Listener.Close()
-}
-
-type limitedConn struct {
-	net.Conn
-	free func()
-}
-
-func (c *limitedConn) Close() error {
-	defer c.free()
-	return c.Conn.Close()
 }
