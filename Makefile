@@ -76,8 +76,8 @@ define install
 	echo "installing:$$missing"; \
 	if [ "$$(id -u)" = 0 ]; then as=; elif command -v sudo >/dev/null; then as=sudo; \
 	else echo "not root, and no sudo; as root: apt-get install$$missing" >&2; exit 1; fi; \
-	$$as env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing || \
-	{ $$as apt-get update && $$as env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $$missing; }
+	$$as packaging/apt-get install -y --no-install-recommends $$missing || \
+	{ $$as packaging/apt-get update && $$as packaging/apt-get install -y --no-install-recommends $$missing; }
 endef
 
 deps-up:

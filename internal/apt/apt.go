@@ -16,6 +16,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
+
+	"github.com/toe-project/toe/internal/atomicfile"
+	"github.com/toe-project/toe/internal/flock"
 )
 
 var (
@@ -76,7 +80,22 @@ func Open(ctx context.Context, o Options) (*Root, error) {
 		return nil, err
 	}
 	r := &Root{o: o, conf: filepath.Join(o.Dir, "apt.conf")}
-	return r, r.write(sources, settings)
+	return r, r.write(ctx, sources, settings)
+}
+
+// lock waits until no other process changes the root: apt's own locks make it fail at once.
+func (r *Root) lock(ctx context.Context) (*flock.Lock, error) {
+	for {
+		l, err := flock.Exclude(r.o.Dir)
+		if !errors.Is(err, flock.ErrHeld) {
+			return l, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("waiting for another process that fetches packages into %s: %w", r.o.Dir, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 func findKeyring() (string, error) {
@@ -93,7 +112,7 @@ func findKeyring() (string, error) {
 func (r *Root) Archives() string { return filepath.Join(r.o.Dir, "archives") }
 
 // write makes the directories and files of the root.
-func (r *Root) write(sources, settings []string) error {
+func (r *Root) write(ctx context.Context, sources, settings []string) error {
 	dirs := []string{
 		"archives/partial", "lists/partial", "state", "cache",
 		"etc/apt/apt.conf.d", "etc/apt/preferences.d", // empty; apt complains where they are missing
@@ -103,13 +122,18 @@ func (r *Root) write(sources, settings []string) error {
 			return fmt.Errorf("private apt root: %w", err)
 		}
 	}
+	l, err := r.lock(ctx)
+	if err != nil {
+		return fmt.Errorf("private apt root: %w", err)
+	}
+	defer l.Release()
 	files := map[string]string{
 		"state/status": "",
 		"sources.list": strings.Join(sources, "\n") + "\n",
 		"apt.conf":     r.config(settings),
 	}
 	for name, text := range files {
-		if err := os.WriteFile(filepath.Join(r.o.Dir, name), []byte(text), 0o644); err != nil {
+		if err := atomicfile.Write(filepath.Join(r.o.Dir, name), []byte(text), 0o644); err != nil {
 			return fmt.Errorf("private apt root: %w", err)
 		}
 	}

@@ -34,8 +34,12 @@ func (r *Root) Path(p Package) string { return filepath.Join(r.Archives(), p.Fil
 
 // Update fetches the indexes. All suites must be reached and verified.
 func (r *Root) Update(ctx context.Context) error {
-	_, err := r.apt(ctx, "apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update")
+	l, err := r.lock(ctx)
 	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if _, err := r.apt(ctx, "apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update"); err != nil {
 		return fmt.Errorf("fetching package indexes (is the mirror reachable, the clock right?): %w", err)
 	}
 	return nil
@@ -81,6 +85,15 @@ func packageOf(f map[string]string) (Package, error) {
 // archives has the hash of the signed index.
 func (r *Root) Fetch(ctx context.Context, p Package, progress func(bytes int64)) error {
 	if r.Check(p) == nil {
+		progress(p.Size)
+		return nil
+	}
+	l, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer l.Release()
+	if r.Check(p) == nil { // fetched by another process in the meantime
 		progress(p.Size)
 		return nil
 	}
