@@ -12,7 +12,8 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/card/store"
 )
 
 // testCard is a card of this run's own: without ports, in this namespace,
@@ -20,12 +21,12 @@ import (
 type testCard struct {
 	r      *run
 	name   string
-	status card.Status
-	card   *card.Card
+	status status.Status
+	card   *store.Card
 }
 
-func (r *run) dirs() card.Dirs {
-	return card.Dirs{State: filepath.Join(r.dir, "state"), Runtime: filepath.Join(r.dir, "run"), Cache: r.Cache}
+func (r *run) dirs() store.Dirs {
+	return store.Dirs{State: filepath.Join(r.dir, "state"), Runtime: filepath.Join(r.dir, "run"), Cache: r.Cache}
 }
 
 // toe runs a verb of the program toe. It ends with ctx, in good order.

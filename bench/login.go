@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/store"
 )
 
 // login is a session on a card, whose traffic program runs as long as it does.
@@ -23,7 +23,7 @@ type login struct {
 }
 
 // logIn opens a session over conn, which it owns.
-func logIn(conn net.Conn, c *card.Card) (*ssh.Client, error) {
+func logIn(conn net.Conn, c *store.Card) (*ssh.Client, error) {
 	key, err := c.LoginKey()
 	if err != nil {
 		conn.Close()
@@ -53,7 +53,7 @@ func logIn(conn net.Conn, c *card.Card) (*ssh.Client, error) {
 }
 
 // serve starts the traffic program on the card.
-func serve(ctx context.Context, conn net.Conn, c *card.Card, address string) (*login, error) {
+func serve(ctx context.Context, conn net.Conn, c *store.Card, address string) (*login, error) {
 	client, err := logIn(conn, c)
 	if err != nil {
 		return nil, err

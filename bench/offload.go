@@ -47,7 +47,7 @@ type offloadRun struct {
 func RunOffload(ctx context.Context, o OffloadOptions) (Report, error) {
 	r := &run{Options: o.Options, report: Report{
 		Host: thisHost(o.Version), Time: time.Now().UTC(), Rounds: o.Rounds, Seconds: o.Length.Seconds(),
-		 Results: []Result{}, Skipped: []Skip{},
+		Results: []Result{}, Skipped: []Skip{},
 	}}
 	if err := o.check(); err != nil {
 		return r.report, err

@@ -6,7 +6,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/client"
+	"github.com/toe-project/toe/card/status"
 )
 
 // load is one kind of traffic.
@@ -128,11 +129,11 @@ func (b *offloadRun) compareWays(ctx context.Context) error {
 // cardLost says what became of a card whose machine ended and was started
 // again: what was set up on it is gone.
 func (b *offloadRun) cardLost(ctx context.Context) error {
-	st, err := card.NewClient(b.card.card).Status(ctx, 0)
+	st, err := client.New(b.card.card).Status(ctx, 0)
 	if err != nil {
 		return err
 	}
-	if st.Restarts == 0 && st.State != card.Starting {
+	if st.Restarts == 0 && st.State != status.Starting {
 		return nil
 	}
 	said := make([]string, 0, len(st.History))

@@ -11,7 +11,7 @@ import (
 	"os"
 	"time"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/store"
 )
 
 // servePort is where the traffic program on a card listens.
@@ -22,7 +22,7 @@ const servePort = 5201
 type rig struct {
 	name  string
 	ns    *nsThread // where the host's end is; nil for the caller's namespace
-	card  *card.Card
+	card  *store.Card
 	host  netip.Addr // what the far end's program answers at, seen from here
 	login *login
 	pump  spent // of the link; nil for a rival

@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/machine"
 )
 
@@ -32,7 +32,7 @@ type Result struct {
 
 // Host is what is checked.
 type Host struct {
-	Dirs     card.Dirs
+	Dirs     store.Dirs
 	Machines []machine.Machine
 }
 

@@ -9,7 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/spec"
+	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/machine"
 	"github.com/toe-project/toe/machine/fake"
 )
@@ -20,7 +21,7 @@ func host(t *testing.T, machines ...machine.Machine) Host {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	return Host{Machines: machines, Dirs: card.Dirs{
+	return Host{Machines: machines, Dirs: store.Dirs{
 		State: filepath.Join(dir, "s"), Runtime: filepath.Join(dir, "r"), Cache: filepath.Join(dir, "c")}}
 }
 
@@ -55,9 +56,9 @@ func TestLeftovers(t *testing.T) {
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
 	}
-	dead := card.Temporary(gone.Process.Pid).Name
-	for _, name := range []string{"before-reboot", "edge", dead, card.Temporary(os.Getpid()).Name} {
-		if _, err := h.Dirs.Create(card.Default(name), t.TempDir()); err != nil {
+	dead := store.Temporary(gone.Process.Pid).Name
+	for _, name := range []string{"before-reboot", "edge", dead, store.Temporary(os.Getpid()).Name} {
+		if _, err := h.Dirs.Create(spec.Default(name), t.TempDir()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -13,7 +13,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/client"
+	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/hostnet"
 	"github.com/toe-project/toe/internal/progress"
 )
 
@@ -150,18 +153,18 @@ func checkLeftovers(ctx context.Context, h Host) Result {
 	return Result{State: Warn, Detail: strings.Join(dead, "; "), Mend: strings.Join(mends, "; ")}
 }
 
-func leftover(ctx context.Context, c *card.Card) (mend, what string) {
+func leftover(ctx context.Context, c *store.Card) (mend, what string) {
 	if c.Running() {
 		return "", ""
 	}
 	if c.Abandoned() {
 		return "toe rm " + c.Name, c.Name + " was made for a command that is gone"
 	}
-	if card.Unrestored(c) {
+	if hostnet.Unrestored(c) {
 		return "toe down " + c.Name, c.Name + " does not run, and /etc/resolv.conf still is the one it put there"
 	}
-	st, err := card.StatusOf(ctx, c)
-	if err == nil && st.State == card.Failed && st.Killed {
+	st, err := client.Status(ctx, c)
+	if err == nil && st.State == status.Failed && st.Killed {
 		return "toe down " + c.Name, strings.Join(st.Reasons, ", ")
 	}
 	return "", ""

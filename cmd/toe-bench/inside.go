@@ -14,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/internal/cli"
 )
 
@@ -43,7 +43,7 @@ func (f *common) world(cmd *cobra.Command) (w world, err error) {
 		const text = "%s makes network interfaces and namespaces: run it as root"
 		return w, fmt.Errorf(text, cmd.Root().Name())
 	}
-	dirs, err := card.DefaultDirs()
+	dirs, err := store.DefaultDirs()
 	if err != nil {
 		return w, err
 	}

@@ -8,7 +8,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/client"
+	"github.com/toe-project/toe/card/spec"
+	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
 )
@@ -53,38 +55,38 @@ nothing at all is changed then.`,
 }
 
 func apply(cmd *cobra.Command, args []string, file string, restart bool) (applyResult, error) {
-	spec, err := card.Load(file)
+	want, err := spec.Load(file)
 	if err != nil {
 		return applyResult{}, err
 	}
-	if len(args) == 0 && spec.Name != "" {
-		args = []string{spec.Name}
+	if len(args) == 0 && want.Name != "" {
+		args = []string{want.Name}
 	}
-	if name := nameArg(args); spec.Name != "" && spec.Name != name {
-		return applyResult{}, cli.Usagef("the card is called %s on the command line and %s in %s", name, spec.Name, file)
+	if name := nameArg(args); want.Name != "" && want.Name != name {
+		return applyResult{}, cli.Usagef("the card is called %s on the command line and %s in %s", name, want.Name, file)
 	}
 	c, err := openCard(args)
 	if err != nil {
 		return applyResult{}, err
 	}
-	spec = c.Fill(spec)
+	want = c.Fill(want)
 	res := applyResult{Name: c.Name}
-	res.Changes, res.Restart = card.Diff(c.Spec, spec)
+	res.Changes, res.Restart = spec.Diff(c.Spec, want)
 	if len(res.Changes)+len(res.Restart) == 0 {
 		return applyResult{c.Name, []string{}, []string{}, false}, nil
 	}
-	return change(cmd.Context(), c, spec, res, restart, progress.New(cmd.ErrOrStderr()))
+	return change(cmd.Context(), c, want, res, restart, progress.New(cmd.ErrOrStderr()))
 }
 
-func change(ctx context.Context, c *card.Card, spec card.Spec, res applyResult, restart bool, p *progress.Progress) (applyResult, error) {
-	_, err := card.NewClient(c).Status(ctx, 0)
+func change(ctx context.Context, c *store.Card, want spec.Spec, res applyResult, restart bool, p *progress.Progress) (applyResult, error) {
+	_, err := client.New(c).Status(ctx, 0)
 	switch {
-	case errors.Is(err, card.ErrNotRunning):
-		return res, c.SetSpec(spec)
+	case errors.Is(err, client.ErrNotRunning):
+		return res, c.SetSpec(want)
 	case err != nil:
 		return res, err
 	case len(res.Restart) == 0:
-		_, err := card.NewClient(c).Apply(ctx, spec)
+		_, err := client.New(c).Apply(ctx, want)
 		return res, err
 	case !restart:
 		text := "nothing was changed; these need the card to be started again, which --restart does:"
@@ -95,10 +97,10 @@ func change(ctx context.Context, c *card.Card, spec card.Spec, res applyResult, 
 	}
 	down, cancel := context.WithTimeout(ctx, downLimit)
 	defer cancel()
-	if err := card.NewClient(c).Down(down); err != nil {
+	if err := client.New(c).Down(down); err != nil {
 		return res, err
 	}
-	if err := c.SetSpec(spec); err != nil {
+	if err := c.SetSpec(want); err != nil {
 		return res, err
 	}
 	res.Restarted = true

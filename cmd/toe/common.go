@@ -5,7 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/spec"
+	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/suggest"
 )
@@ -15,16 +16,16 @@ func nameArg(args []string) string {
 	if len(args) > 0 {
 		return args[0]
 	}
-	return card.DefaultName
+	return spec.DefaultName
 }
 
 // openCard opens the card that args name, or the default one.
-func openCard(args []string) (*card.Card, error) {
+func openCard(args []string) (*store.Card, error) {
 	name := nameArg(args)
-	if err := card.CheckName(name); err != nil {
+	if err := spec.CheckName(name); err != nil {
 		return nil, cli.Usage{Err: err}
 	}
-	dirs, err := card.DefaultDirs()
+	dirs, err := store.DefaultDirs()
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +47,7 @@ func completeCards(_ *cobra.Command, args []string, _ string) (
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	dirs, err := card.DefaultDirs()
+	dirs, err := store.DefaultDirs()
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
@@ -59,7 +60,7 @@ func completeCards(_ *cobra.Command, args []string, _ string) (
 var atMostOneName = cli.AtMostOne("card", "NAME")
 
 // cardVerb is a command that takes the name of one card.
-func cardVerb(use, short string, run func(*cobra.Command, *card.Card) error) *cobra.Command {
+func cardVerb(use, short string, run func(*cobra.Command, *store.Card) error) *cobra.Command {
 	return &cobra.Command{
 		Use: use + " [NAME]", Short: short, Args: atMostOneName, ValidArgsFunction: completeCards,
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -10,15 +10,16 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/client"
+	"github.com/toe-project/toe/card/store"
 )
 
 // leaveKey is Ctrl-].
 const leaveKey = 0x1d
 
 func consoleCmd() *cobra.Command {
-	cmd := cardVerb("console", "Look at a card's console and type on it; Ctrl-] leaves", func(cmd *cobra.Command, c *card.Card) error {
-		conn, err := card.Console(cmd.Context(), c)
+	cmd := cardVerb("console", "Look at a card's console and type on it; Ctrl-] leaves", func(cmd *cobra.Command, c *store.Card) error {
+		conn, err := client.Console(cmd.Context(), c)
 		if err != nil {
 			return err
 		}

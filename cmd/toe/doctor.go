@@ -6,7 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/doctor"
 	"github.com/toe-project/toe/internal/cli"
 )
@@ -19,7 +19,7 @@ func doctorCmd() *cobra.Command {
 		Long:  "Doctor checks what a card needs of this host. It exits with 1 if a check fails.",
 		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			dirs, err := card.DefaultDirs()
+			dirs, err := store.DefaultDirs()
 			if err != nil {
 				return err
 			}

@@ -14,7 +14,10 @@ import (
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/client"
+	"github.com/toe-project/toe/card/spec"
+	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/nsexec"
 	"github.com/toe-project/toe/internal/progress"
@@ -62,11 +65,11 @@ func execIn(cmd *cobra.Command, names, words []string) error {
 		}
 		return join(cmd.Context(), c, words)
 	}
-	dirs, err := card.DefaultDirs()
+	dirs, err := store.DefaultDirs()
 	if err != nil {
 		return err
 	}
-	if c, err := dirs.Open(card.DefaultName); err == nil && c.Running() {
+	if c, err := dirs.Open(spec.DefaultName); err == nil && c.Running() {
 		return join(cmd.Context(), c, words)
 	}
 	return execOwn(cmd.Context(), dirs, words)
@@ -96,8 +99,8 @@ func cannotRun(err error) error {
 }
 
 // execOwn runs words with a card of their own, which is gone afterwards.
-func execOwn(ctx context.Context, dirs card.Dirs, words []string) (err error) {
-	c, err := dirs.Create(card.Temporary(os.Getpid()), card.Home())
+func execOwn(ctx context.Context, dirs store.Dirs, words []string) (err error) {
+	c, err := dirs.Create(store.Temporary(os.Getpid()), store.Home())
 	if err != nil {
 		return err
 	}
@@ -115,7 +118,7 @@ func execOwn(ctx context.Context, dirs card.Dirs, words []string) (err error) {
 		w.Close()
 		end, cancel := context.WithTimeout(context.Background(), downLimit)
 		defer cancel()
-		if e := errors.Join(card.AwaitEnd(end, c), card.Remove(c)); e != nil && err == nil {
+		if e := errors.Join(client.AwaitEnd(end, c), client.Remove(c)); e != nil && err == nil {
 			err = e
 		}
 	}()
@@ -126,8 +129,8 @@ func execOwn(ctx context.Context, dirs card.Dirs, words []string) (err error) {
 }
 
 // join runs words in the card's namespace and ends as they do.
-func join(ctx context.Context, c *card.Card, words []string) error {
-	info, err := card.NewClient(c).Exec(ctx)
+func join(ctx context.Context, c *store.Card, words []string) error {
+	info, err := client.New(c).Exec(ctx)
 	if err != nil {
 		return err
 	}
@@ -151,7 +154,7 @@ func join(ctx context.Context, c *card.Card, words []string) error {
 	return follow(p, signals)
 }
 
-func namespaceCommand(info card.ExecInfo) (nsexec.Command, func(), error) {
+func namespaceCommand(info status.Exec) (nsexec.Command, func(), error) {
 	var c nsexec.Command
 	dir := fmt.Sprintf("/proc/%d/ns/", info.PID)
 	var err error

@@ -7,16 +7,18 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/client"
+	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/internal/tail"
 )
 
 func logsCmd() *cobra.Command {
 	var follow, asJSON bool
 	var last uint32
-	cmd := cardVerb("logs", "Show the card's log: its agent's and its kernel's", func(cmd *cobra.Command, c *card.Card) error {
+	cmd := cardVerb("logs", "Show the card's log: its agent's and its kernel's", func(cmd *cobra.Command, c *store.Card) error {
 		out := cmd.OutOrStdout()
-		show := func(l card.LogLine) {
+		show := func(l status.LogLine) {
 			if l.Missed > 0 {
 				fmt.Fprintf(out, "… %d lines missed …\n", l.Missed)
 			}
@@ -24,10 +26,10 @@ func logsCmd() *cobra.Command {
 		}
 		if asJSON {
 			enc := json.NewEncoder(out)
-			show = func(l card.LogLine) { _ = enc.Encode(l) }
+			show = func(l status.LogLine) { _ = enc.Encode(l) }
 		}
-		err := card.NewClient(c).Logs(cmd.Context(), follow, last, show)
-		if errors.Is(err, card.ErrNotRunning) {
+		err := client.New(c).Logs(cmd.Context(), follow, last, show)
+		if errors.Is(err, client.ErrNotRunning) {
 			if text := c.Paths.ConsoleTail(); text != "" && !asJSON {
 				fmt.Fprintf(out, "%s\n", text)
 				return fmt.Errorf("%w; the above is the end of its last console", err)

@@ -13,7 +13,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/spec"
+	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/doctor"
 	"github.com/toe-project/toe/internal/cli"
 )
@@ -132,11 +134,11 @@ func TestExitStatus(t *testing.T) {
 
 func TestStoppedCard(t *testing.T) {
 	ownFolders(t)
-	dirs, err := card.DefaultDirs()
+	dirs, err := store.DefaultDirs()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := dirs.Create(card.Default("edge"), t.TempDir()); err != nil {
+	if _, err := dirs.Create(spec.Default("edge"), t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
 	if status, out, _ := toe(t, "status", "edge"); status != 0 || !strings.HasPrefix(out, "edge is stopped") {
@@ -180,11 +182,11 @@ func TestJSONEverywhere(t *testing.T) {
 
 func TestOutcomesForPrograms(t *testing.T) {
 	ownFolders(t)
-	dirs, err := card.DefaultDirs()
+	dirs, err := store.DefaultDirs()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := dirs.Create(card.Default("edge"), t.TempDir())
+	c, err := dirs.Create(spec.Default("edge"), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -196,20 +198,20 @@ func TestOutcomesForPrograms(t *testing.T) {
 			t.Errorf("toe %v: %d %q %s (%v), want %+v", args, status, out, errs, err, want)
 		}
 	}
-	says(outcome{"edge", card.Stopped, "is down already"}, "down")
+	says(outcome{"edge", status.Stopped, "is down already"}, "down")
 	release := hold(t, c)
-	says(outcome{"edge", card.Starting, "is running, and goes on"}, "down", "--dead")
+	says(outcome{"edge", status.Starting, "is running, and goes on"}, "down", "--dead")
 	release()
 	killed := `{"state":"running","supervisor_pid":1}`
 	if err := os.WriteFile(c.Paths.Last(), []byte(killed), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	says(outcome{"edge", card.Stopped, "was dead already; cleaned up after it"}, "down", "--dead")
+	says(outcome{"edge", status.Stopped, "was dead already; cleaned up after it"}, "down", "--dead")
 	says(outcome{"edge", "", "is deleted"}, "rm")
 }
 
 // hold takes the card's lock, as its supervisor does.
-func hold(t *testing.T, c *card.Card) (release func()) {
+func hold(t *testing.T, c *store.Card) (release func()) {
 	if err := c.Paths.MakeRuntime(); err != nil {
 		t.Fatal(err)
 	}
@@ -293,7 +295,7 @@ func TestConsoleEndsAtItsKey(t *testing.T) {
 // What a card says of itself is printed, and does not act on the terminal.
 func TestStatusIsFitForATerminal(t *testing.T) {
 	var out strings.Builder
-	printStatus(&out, card.Status{Name: "x", Reasons: []string{"wan: \x1b]52;c;bHM=\x07"}, Ports: []card.PortStatus{{Name: "wan", Addresses: []string{"\x9b2J\u009b2J"}}}})
+	printStatus(&out, status.Status{Name: "x", Reasons: []string{"wan: \x1b]52;c;bHM=\x07"}, Ports: []status.Port{{Name: "wan", Addresses: []string{"\x9b2J\u009b2J"}}}})
 	if strings.ContainsAny(out.String(), "\x1b\x07\u009b") || !strings.Contains(out.String(), "wan: ?]52;c;bHM=?") {
 		t.Errorf("printed %q", out.String())
 	}

@@ -5,24 +5,26 @@ import (
 	"log"
 	"net/netip"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/card/supervisor"
 	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
 	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/hostnet"
 	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/machine"
 )
 
 // realParts are what a supervisor of this host is made of.
-func realParts(c *card.Card, logger *log.Logger, p *progress.Progress) card.Parts {
+func realParts(c *store.Card, logger *log.Logger, p *progress.Progress) supervisor.Parts {
 	kinds := machines(c.Paths.Cache, c.Name)
-	return card.Parts{
+	return supervisor.Parts{
 		Choose: kinds.Choose,
-		Image: func(ctx context.Context, edition string, kind machine.Kind) (card.Image, error) {
+		Image: func(ctx context.Context, edition string, kind machine.Kind) (supervisor.Image, error) {
 			return image(ctx, c.Paths.Cache, edition, kind, p)
 		},
-		Network: card.NewHost(c, logger.Printf),
-		Keeper:  card.LinkKeeper,
+		Network: hostnet.NewHost(c, logger.Printf),
+		Keeper:  supervisor.LinkKeeper,
 		Control: func(addr netip.AddrPort, keys control.Keys, dial control.DialFunc) (cardpb.CardClient, func(), error) {
 			client, err := control.Dial(addr, keys, dial)
 			if err != nil {
@@ -30,21 +32,21 @@ func realParts(c *card.Card, logger *log.Logger, p *progress.Progress) card.Part
 			}
 			return client, client.Close, nil
 		},
-		Limits: card.DefaultLimits(),
+		Limits: supervisor.DefaultLimits(),
 	}
 }
 
 // image gives firmware from the cache, built now if it is not there.
-func image(ctx context.Context, cache, edition string, kind machine.Kind, p *progress.Progress) (card.Image, error) {
+func image(ctx context.Context, cache, edition string, kind machine.Kind, p *progress.Progress) (supervisor.Image, error) {
 	img, err := firmware.Ensure(ctx, kind, firmware.Options{Edition: firmware.Edition(edition), CacheDir: cache, Progress: p})
 	if err != nil {
-		return card.Image{}, err
+		return supervisor.Image{}, err
 	}
 	files, err := img.Files(ctx)
 	if err != nil {
-		return card.Image{}, err
+		return supervisor.Image{}, err
 	}
-	return card.Image{
+	return supervisor.Image{
 		Edition: string(img.Edition), Version: img.Version, KernelVersion: img.Kernel, Digest: img.Digest(),
 		Kernel: files.Kernel, Initrd: files.Initrd, InUse: files,
 	}, nil

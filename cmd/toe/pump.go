@@ -15,7 +15,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/spec"
 	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/link"
 	"github.com/toe-project/toe/link/frame"
@@ -95,7 +95,7 @@ func runPump(cmd *cobra.Command, f pumpFlags) error {
 
 // check is for what is wrong whatever the host is like, before anything is made.
 func (f pumpFlags) check() error {
-	if err := card.CheckInterface(f.iface); err != nil {
+	if err := spec.CheckInterface(f.iface); err != nil {
 		return err
 	}
 	if f.queues < 1 || f.queues > tun.MaxQueues {

@@ -12,7 +12,10 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/client"
+	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/card/supervisor"
+	"github.com/toe-project/toe/hostnet/holder"
 	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/internal/sandbox"
@@ -22,7 +25,7 @@ import (
 // toe@.service in the foreground.
 func runCmd() *cobra.Command {
 	var readyFD, aliveFD int
-	cmd := cardVerb("run", "Run a card in the foreground, as its supervisor", func(cmd *cobra.Command, c *card.Card) error {
+	cmd := cardVerb("run", "Run a card in the foreground, as its supervisor", func(cmd *cobra.Command, c *store.Card) error {
 		out := newRunLog(os.Stderr, c.Paths.Log())
 		logger := log.New(out, "", log.LstdFlags|log.Lmicroseconds)
 		if err := sandbox.CloseInherited(readyFD, aliveFD); err != nil {
@@ -37,12 +40,12 @@ func runCmd() *cobra.Command {
 		}
 		parts := realParts(c, logger, progress.New(out))
 		parts.Ready = notifier()
-		s := card.NewSupervisor(c, parts, logger)
+		s := supervisor.New(c, parts, logger)
 		err := s.Run(ctx, func() { tellReady(readyFD) })
 		if c.IsTemporary() && orphan.Load() {
 			// Who made it may have been killed. Who is still there removes it
 			// himself, once he has read why it ended.
-			err = errors.Join(err, card.Remove(c))
+			err = errors.Join(err, client.Remove(c))
 		}
 		if errors.Is(err, context.Canceled) && errors.Is(cmd.Context().Err(), context.Canceled) {
 			return nil // asked to end, and ended
@@ -101,7 +104,7 @@ func untilClosed(fd int, stop func()) {
 // holderCmd keeps the namespace of toe exec; the supervisor starts it.
 func holderCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: card.HolderVerb, Hidden: true, Args: cli.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return card.HolderMain() },
+		Use: holder.Verb, Hidden: true, Args: cli.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return holder.Main() },
 	}
 }

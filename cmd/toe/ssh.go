@@ -17,7 +17,8 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/term"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/client"
+	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/internal/cli"
 )
 
@@ -61,7 +62,7 @@ func splitDash(cmd *cobra.Command, args []string) (names, words []string, err er
 	return args[:at], args[at:], nil
 }
 
-func runSSH(ctx context.Context, c *card.Card, words []string) error {
+func runSSH(ctx context.Context, c *store.Card, words []string) error {
 	client, err := sshClient(ctx, c)
 	if err != nil {
 		return err
@@ -115,7 +116,7 @@ func quote(words []string) string {
 	return strings.Join(out, " ")
 }
 
-func sshClient(ctx context.Context, c *card.Card) (*ssh.Client, error) {
+func sshClient(ctx context.Context, c *store.Card) (*ssh.Client, error) {
 	login, err := c.LoginKey()
 	if err != nil {
 		return nil, err
@@ -124,7 +125,7 @@ func sshClient(ctx context.Context, c *card.Card) (*ssh.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := card.NewClient(c).Dial(ctx, sshPort)
+	conn, err := client.New(c).Dial(ctx, sshPort)
 	if err != nil {
 		return nil, err
 	}
@@ -187,7 +188,7 @@ func terminal(session *ssh.Session, shell bool) (restore func(), err error) {
 }
 
 // sshExit turns the end of the session into toe's.
-func sshExit(c *card.Card, err error) error {
+func sshExit(c *store.Card, err error) error {
 	var exit *ssh.ExitError
 	var missing *ssh.ExitMissingError
 	switch {

@@ -13,7 +13,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/client"
+	"github.com/toe-project/toe/card/spec"
+	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/hostnet"
 	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/internal/tail"
@@ -65,51 +69,51 @@ func up(cmd *cobra.Command, args []string, o upOptions) error {
 }
 
 // prepareCard finds or makes the card that up was asked for.
-func prepareCard(args []string, file string) (*card.Card, error) {
-	dirs, err := card.DefaultDirs()
+func prepareCard(args []string, file string) (*store.Card, error) {
+	dirs, err := store.DefaultDirs()
 	if err != nil {
 		return nil, err
 	}
-	spec, name := card.Default(""), nameArg(args)
+	want, name := spec.Default(""), nameArg(args)
 	if file != "" {
-		if spec, err = card.Load(file); err != nil {
+		if want, err = spec.Load(file); err != nil {
 			return nil, err
 		}
-		if len(args) == 0 && spec.Name != "" {
-			name = spec.Name
+		if len(args) == 0 && want.Name != "" {
+			name = want.Name
 		}
-		if spec.Name != "" && spec.Name != name {
-			return nil, cli.Usagef("the card is called %s on the command line and %s in %s", name, spec.Name, file)
+		if want.Name != "" && want.Name != name {
+			return nil, cli.Usagef("the card is called %s on the command line and %s in %s", name, want.Name, file)
 		}
 	}
-	if err := card.CheckName(name); err != nil {
+	if err := spec.CheckName(name); err != nil {
 		return nil, cli.Usage{Err: err}
 	}
-	spec.Name = name
+	want.Name = name
 	c, err := dirs.Open(name)
-	if errors.Is(err, card.ErrNoCard) {
-		if err := card.CheckHost(spec); err != nil {
+	if errors.Is(err, store.ErrNoCard) {
+		if err := hostnet.Check(want); err != nil {
 			return nil, err
 		}
-		return dirs.Create(spec, card.Home())
+		return dirs.Create(want, store.Home())
 	}
 	if err != nil || file == "" {
 		return c, err
 	}
-	return c, c.Replace(spec)
+	return c, c.Replace(want)
 }
 
 // bringUp starts the card where it is not running, and waits until it is
 // ready. With alive the card ends when the other end of that pipe does.
-func bringUp(ctx context.Context, c *card.Card, p *progress.Progress, alive *os.File) (card.Status, error) {
-	st, err := card.NewClient(c).Status(ctx, 0)
+func bringUp(ctx context.Context, c *store.Card, p *progress.Progress, alive *os.File) (status.Status, error) {
+	st, err := client.New(c).Status(ctx, 0)
 	if err == nil {
 		return await(ctx, c, p, nil, st)
 	}
-	if !errors.Is(err, card.ErrNotRunning) {
+	if !errors.Is(err, client.ErrNotRunning) {
 		return st, err
 	}
-	if err := card.CheckHost(c.Spec); err != nil {
+	if err := hostnet.Check(c.Spec); err != nil {
 		return st, fmt.Errorf("card %s: %w", c.Name, err)
 	}
 	if err := buildFirst(ctx, c, p); err != nil {
@@ -124,7 +128,7 @@ func bringUp(ctx context.Context, c *card.Card, p *progress.Progress, alive *os.
 	if err != nil {
 		return st, err
 	}
-	st, err = await(ctx, c, p, s, card.Status{})
+	st, err = await(ctx, c, p, s, status.Status{})
 	if err != nil && ctx.Err() != nil {
 		stage := p.Stage("interrupted, taking the card down", 0)
 		s.end()
@@ -136,12 +140,12 @@ func bringUp(ctx context.Context, c *card.Card, p *progress.Progress, alive *os.
 
 // awaitOther is for a card that somebody else started at the same moment: it
 // waits until that supervisor can be asked.
-func awaitOther(ctx context.Context, c *card.Card) (card.Status, error) {
+func awaitOther(ctx context.Context, c *store.Card) (status.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	for {
-		st, err := card.NewClient(c).Status(ctx, 0)
-		if !errors.Is(err, card.ErrNotRunning) || !c.Running() {
+		st, err := client.New(c).Status(ctx, 0)
+		if !errors.Is(err, client.ErrNotRunning) || !c.Running() {
 			return st, err
 		}
 		select {
@@ -154,7 +158,7 @@ func awaitOther(ctx context.Context, c *card.Card) (card.Status, error) {
 
 // buildFirst builds missing firmware here, where its progress can be seen;
 // the supervisor then finds it in the cache.
-func buildFirst(ctx context.Context, c *card.Card, p *progress.Progress) error {
+func buildFirst(ctx context.Context, c *store.Card, p *progress.Progress) error {
 	m, _, err := machines(c.Paths.Cache, c.Name).Choose(ctx, c.Spec.Machine.Kind)
 	if err != nil {
 		return err
@@ -165,13 +169,13 @@ func buildFirst(ctx context.Context, c *card.Card, p *progress.Progress) error {
 	return nil
 }
 
-// supervisor is a `toe run` that was started here.
-type supervisor struct {
+// runner is a `toe run` that was started here.
+type runner struct {
 	cmd   *exec.Cmd
 	ended chan struct{}
 }
 
-func openSupervisorLog(c *card.Card) (*os.File, error) {
+func openSupervisorLog(c *store.Card) (*os.File, error) {
 	if err := c.Paths.MakeRuntime(); err != nil {
 		return nil, err
 	}
@@ -180,7 +184,7 @@ func openSupervisorLog(c *card.Card) (*os.File, error) {
 
 // startSupervisor starts `toe run` in the background and returns when its
 // socket can be asked, or with the reason why it ended.
-func startSupervisor(ctx context.Context, c *card.Card, alive *os.File) (*supervisor, error) {
+func startSupervisor(ctx context.Context, c *store.Card, alive *os.File) (*runner, error) {
 	logFile, err := openSupervisorLog(c)
 	if err != nil {
 		return nil, err
@@ -207,12 +211,12 @@ func startSupervisor(ctx context.Context, c *card.Card, alive *os.File) (*superv
 	if err != nil {
 		return nil, fmt.Errorf("start the supervisor: %w", err)
 	}
-	s := &supervisor{cmd: cmd, ended: make(chan struct{})}
+	s := &runner{cmd: cmd, ended: make(chan struct{})}
 	go func() { _ = cmd.Wait(); close(s.ended) }()
 	return s, s.awaitSocket(ctx, c, r)
 }
 
-func (s *supervisor) awaitSocket(ctx context.Context, c *card.Card, r *os.File) error {
+func (s *runner) awaitSocket(ctx context.Context, c *store.Card, r *os.File) error {
 	said := make(chan bool, 1)
 	go func() {
 		n, _ := r.Read(make([]byte, 16))
@@ -247,7 +251,7 @@ func lastLine(path string) string {
 }
 
 // end makes the supervisor take everything down, and waits for that.
-func (s *supervisor) end() {
+func (s *runner) end() {
 	const patience = 20 * time.Second
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)
 	select {
@@ -259,19 +263,19 @@ func (s *supervisor) end() {
 }
 
 // await shows the stages of a start until the card is ready or has failed.
-func await(ctx context.Context, c *card.Card, p *progress.Progress, s *supervisor, st card.Status) (card.Status, error) {
+func await(ctx context.Context, c *store.Card, p *progress.Progress, s *runner, st status.Status) (status.Status, error) {
 	var stage *progress.Stage
 	shown := ""
 	for {
-		if st.State == card.Healthy || st.State == card.Degraded {
+		if st.State == status.Healthy || st.State == status.Degraded {
 			stage.Done("")
 			return st, nil
 		}
 		// A start that has failed is taken down: its last stage is what failed.
-		if st.Stage != "" && st.Stage != shown && (st.State == card.Starting || shown == "") {
+		if st.Stage != "" && st.Stage != shown && (st.State == status.Starting || shown == "") {
 			stage, shown = p.Stage(st.Stage, 0), st.Stage
 		}
-		next, err := card.NewClient(c).Status(ctx, st.Sequence)
+		next, err := client.New(c).Status(ctx, st.Sequence)
 		if err == nil {
 			st = next
 			continue
@@ -287,17 +291,17 @@ func await(ctx context.Context, c *card.Card, p *progress.Progress, s *superviso
 }
 
 // whyNot tells why the supervisor ended before the card was ready.
-func whyNot(ctx context.Context, c *card.Card, err error) error {
+func whyNot(ctx context.Context, c *store.Card, err error) error {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()
-	if card.AwaitEnd(end, c) != nil {
+	if client.AwaitEnd(end, c) != nil {
 		return err
 	}
-	st, serr := card.StatusOf(end, c)
+	st, serr := client.Status(end, c)
 	if serr != nil {
 		return errors.Join(err, serr)
 	}
-	if st.State == card.Stopped && len(st.Reasons) == 0 {
+	if st.State == status.Stopped && len(st.Reasons) == 0 {
 		return fmt.Errorf("card %s was taken down by another command before it was ready", c.Name)
 	}
 	text := fmt.Sprintf("card %s did not start", c.Name)

@@ -9,14 +9,16 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/spec"
+	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
 )
 
 // tellOfStart is a supervisor's socket that says this and that of a start, and
 // hangs up then.
-func tellOfStart(t *testing.T, c *card.Card, said []card.Status) {
+func tellOfStart(t *testing.T, c *store.Card, said []status.Status) {
 	t.Helper()
 	if err := c.Paths.MakeRuntime(); err != nil {
 		t.Fatal(err)
@@ -42,25 +44,25 @@ func tellOfStart(t *testing.T, c *card.Card, said []card.Status) {
 // failed, not the taking down that follows.
 func TestFailedStageIsNamed(t *testing.T) {
 	ownFolders(t)
-	dirs, err := card.DefaultDirs()
+	dirs, err := store.DefaultDirs()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := dirs.Create(card.Default("edge"), t.TempDir())
+	c, err := dirs.Create(spec.Default("edge"), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	tellOfStart(t, c, []card.Status{
-		{State: card.Starting, Stage: "choosing a machine", Sequence: 1},
-		{State: card.Starting, Stage: "checking where the ports lead", Sequence: 2},
-		{State: card.Stopped, Stage: "taking down", Sequence: 3},
+	tellOfStart(t, c, []status.Status{
+		{State: status.Starting, Stage: "choosing a machine", Sequence: 1},
+		{State: status.Starting, Stage: "checking where the ports lead", Sequence: 2},
+		{State: status.Stopped, Stage: "taking down", Sequence: 3},
 	})
 	last := `{"state":"failed","reasons":["checking where the ports lead: port wan: there is no interface nosuch"]}`
 	if err := os.WriteFile(c.Paths.Last(), []byte(last), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var shown bytes.Buffer
-	_, err = await(context.Background(), c, progress.New(&shown), nil, card.Status{})
+	_, err = await(context.Background(), c, progress.New(&shown), nil, status.Status{})
 	if err == nil || !strings.Contains(err.Error(), "card edge did not start\n  checking where the ports lead: port wan") {
 		t.Errorf("%v", err)
 	}

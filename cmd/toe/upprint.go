@@ -7,17 +7,19 @@ import (
 	"os/exec"
 	"strings"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/spec"
+	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/machine"
 )
 
 // printUp says how the card is, and what to try next.
-func printUp(w io.Writer, c *card.Card, st card.Status) {
+func printUp(w io.Writer, c *store.Card, st status.Status) {
 	printStatus(w, st)
 	arg := ""
-	if c.Name != card.DefaultName {
+	if c.Name != spec.DefaultName {
 		arg = " " + c.Name
 	}
 	fmt.Fprintln(w, "\nNext:")
@@ -59,7 +61,7 @@ func program() string {
 	return os.Args[0]
 }
 
-func printStatus(w io.Writer, st card.Status) {
+func printStatus(w io.Writer, st status.Status) {
 	w = cli.Visible{Writer: w}
 	fmt.Fprintf(w, "%s is %s", st.Name, st.State)
 	if st.Machine.PID != 0 {
@@ -88,7 +90,7 @@ func printStatus(w io.Writer, st card.Status) {
 	}
 }
 
-func printLink(w io.Writer, what string, l card.LinkStatus) {
+func printLink(w io.Writer, what string, l status.Link) {
 	if len(l.Host) == 0 {
 		return
 	}
@@ -103,7 +105,7 @@ func printLink(w io.Writer, what string, l card.LinkStatus) {
 	fmt.Fprintf(w, "  %-9s %s%s, MTU %d, host %s, card %s\n", what, l.Interface, where, l.MTU, strings.Join(host, " "), strings.Join(far, " "))
 }
 
-func printOffload(w io.Writer, o card.OffloadStatus) {
+func printOffload(w io.Writer, o status.Offload) {
 	text := o.Mode
 	if o.TCP != nil {
 		text += fmt.Sprintf(", %d connections open, %d opened", o.TCP.Open, o.TCP.Opened)
@@ -128,7 +130,7 @@ func printOffload(w io.Writer, o card.OffloadStatus) {
 }
 
 // printOffloadCounters is for who asks how the card is, not for who starts it.
-func printOffloadCounters(w io.Writer, o card.OffloadStatus) {
+func printOffloadCounters(w io.Writer, o status.Offload) {
 	w = cli.Visible{Writer: w}
 	if t := o.TCP; t != nil {
 		fmt.Fprintf(w, "  tcp       %d opening, %d published, %d refused, %d unreachable, %d timed out, %d reset; from host %s, to host %s\n",
@@ -161,7 +163,7 @@ func seconds(s float64) string {
 	return fmt.Sprintf("%d h %d min", int(s)/3600, int(s)%3600/60)
 }
 
-func printCounters(w io.Writer, st card.Status) {
+func printCounters(w io.Writer, st status.Status) {
 	for i, q := range st.Link.Queues {
 		fmt.Fprintf(w, "  queue %d   to card %d packets, %s, %d dropped; to host %d packets, %s, %d dropped\n", i,
 			q.ToCard.Packets, progress.Size(int64(q.ToCard.Bytes)), q.ToCard.Drops.Total(),

@@ -9,7 +9,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/client"
+	"github.com/toe-project/toe/card/spec"
+	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/internal/cli"
 )
 
@@ -19,9 +22,9 @@ const downLimit = 30 * time.Second
 
 // outcome is what a verb that changes a card prints with --json.
 type outcome struct {
-	Name  string     `json:"name"`
-	State card.State `json:"state,omitempty"` // none: there is no such card any more
-	Did   string     `json:"did"`             // in words, for people
+	Name  string       `json:"name"`
+	State status.State `json:"state,omitempty"` // none: there is no such card any more
+	Did   string       `json:"did"`             // in words, for people
 }
 
 func (o outcome) print(cmd *cobra.Command, asJSON bool) error {
@@ -34,7 +37,7 @@ func (o outcome) print(cmd *cobra.Command, asJSON bool) error {
 
 func downCmd() *cobra.Command {
 	var asJSON, dead bool
-	cmd := cardVerb("down", "Take a card down and put the host back as it was", func(cmd *cobra.Command, c *card.Card) error {
+	cmd := cardVerb("down", "Take a card down and put the host back as it was", func(cmd *cobra.Command, c *store.Card) error {
 		ctx, cancel := context.WithTimeout(cmd.Context(), downLimit)
 		defer cancel()
 		do := takeDown
@@ -53,54 +56,54 @@ func downCmd() *cobra.Command {
 	return cmd
 }
 
-func takeDown(ctx context.Context, c *card.Card) (outcome, error) {
-	err := card.NewClient(c).Down(ctx)
+func takeDown(ctx context.Context, c *store.Card) (outcome, error) {
+	err := client.New(c).Down(ctx)
 	if err == nil {
-		return outcome{c.Name, card.Stopped, "is down"}, nil
+		return outcome{c.Name, status.Stopped, "is down"}, nil
 	}
-	if !errors.Is(err, card.ErrNotRunning) {
+	if !errors.Is(err, client.ErrNotRunning) {
 		return outcome{}, err
 	}
-	if err := card.AwaitEnd(ctx, c); err != nil { // on its way up or out, without a socket
+	if err := client.AwaitEnd(ctx, c); err != nil { // on its way up or out, without a socket
 		return outcome{}, err
 	}
 	return cleanDead(ctx, c)
 }
 
 // cleanDead puts back what a supervisor left that is gone.
-func cleanDead(ctx context.Context, c *card.Card) (outcome, error) {
-	st, err := card.StatusOf(ctx, c)
+func cleanDead(ctx context.Context, c *store.Card) (outcome, error) {
+	st, err := client.Status(ctx, c)
 	if err != nil {
 		return outcome{}, err
 	}
-	if err := card.CleanDead(c); err != nil {
+	if err := client.CleanDead(c); err != nil {
 		return outcome{}, err
 	}
 	if st.Killed {
-		return outcome{c.Name, card.Stopped, "was dead already; cleaned up after it"}, nil
+		return outcome{c.Name, status.Stopped, "was dead already; cleaned up after it"}, nil
 	}
-	return outcome{c.Name, card.Stopped, "is down already"}, nil
+	return outcome{c.Name, status.Stopped, "is down already"}, nil
 }
 
 // cleanIfDead is for who does not know whether the card still runs: after a
 // unit that could not start it because somebody else had done so.
-func cleanIfDead(ctx context.Context, c *card.Card) (outcome, error) {
+func cleanIfDead(ctx context.Context, c *store.Card) (outcome, error) {
 	o, err := cleanDead(ctx, c)
-	if !errors.Is(err, card.ErrRunning) {
+	if !errors.Is(err, store.ErrRunning) {
 		return o, err
 	}
-	st, err := card.StatusOf(ctx, c)
+	st, err := client.Status(ctx, c)
 	return outcome{c.Name, st.State, "is running, and goes on"}, err
 }
 
 func resetCmd() *cobra.Command {
 	var asJSON bool
-	cmd := cardVerb("reset", "Restart a card's machine at once, as its reset button would", func(cmd *cobra.Command, c *card.Card) error {
-		if err := card.NewClient(c).Reset(cmd.Context()); err != nil {
+	cmd := cardVerb("reset", "Restart a card's machine at once, as its reset button would", func(cmd *cobra.Command, c *store.Card) error {
+		if err := client.New(c).Reset(cmd.Context()); err != nil {
 			return err
 		}
 		did := fmt.Sprintf("is being started again; `toe status %s` shows how it gets on", c.Name)
-		return outcome{c.Name, card.Starting, did}.print(cmd, asJSON)
+		return outcome{c.Name, status.Starting, did}.print(cmd, asJSON)
 	})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -108,7 +111,7 @@ func resetCmd() *cobra.Command {
 
 func rmCmd() *cobra.Command {
 	var force, asJSON bool
-	cmd := cardVerb("rm", "Delete a card: its specification, keys and state", func(cmd *cobra.Command, c *card.Card) error {
+	cmd := cardVerb("rm", "Delete a card: its specification, keys and state", func(cmd *cobra.Command, c *store.Card) error {
 		if force {
 			ctx, cancel := context.WithTimeout(cmd.Context(), downLimit)
 			defer cancel()
@@ -116,7 +119,7 @@ func rmCmd() *cobra.Command {
 				return err
 			}
 		}
-		if err := card.Remove(c); err != nil {
+		if err := client.Remove(c); err != nil {
 			return err
 		}
 		return outcome{c.Name, "", "is deleted"}.print(cmd, asJSON)
@@ -147,8 +150,8 @@ func lsCmd() *cobra.Command {
 	return cmd
 }
 
-func allStatus(ctx context.Context) ([]card.Status, error) {
-	dirs, err := card.DefaultDirs()
+func allStatus(ctx context.Context) ([]status.Status, error) {
+	dirs, err := store.DefaultDirs()
 	if err != nil {
 		return nil, err
 	}
@@ -156,22 +159,22 @@ func allStatus(ctx context.Context) ([]card.Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := []card.Status{}
+	all := []status.Status{}
 	for _, name := range names {
 		c, err := dirs.Open(name)
 		if err == nil {
-			var st card.Status
-			if st, err = card.StatusOf(ctx, c); err == nil {
+			var st status.Status
+			if st, err = client.Status(ctx, c); err == nil {
 				all = append(all, st)
 				continue
 			}
 		}
-		all = append(all, card.Status{Name: name, State: card.Failed, Reasons: []string{err.Error()}})
+		all = append(all, status.Status{Name: name, State: status.Failed, Reasons: []string{err.Error()}})
 	}
 	return all, nil
 }
 
-func printList(cmd *cobra.Command, all []card.Status) error {
+func printList(cmd *cobra.Command, all []status.Status) error {
 	if len(all) == 0 {
 		fmt.Fprintln(cmd.OutOrStdout(), "no cards; `toe up` makes one")
 		return nil
@@ -193,8 +196,8 @@ func printList(cmd *cobra.Command, all []card.Status) error {
 
 func statusCmd() *cobra.Command {
 	var asJSON bool
-	cmd := cardVerb("status", "Show how a card is, and what happened to it", func(cmd *cobra.Command, c *card.Card) error {
-		st, err := card.StatusOf(cmd.Context(), c)
+	cmd := cardVerb("status", "Show how a card is, and what happened to it", func(cmd *cobra.Command, c *store.Card) error {
+		st, err := client.Status(cmd.Context(), c)
 		if err != nil {
 			return err
 		}
@@ -217,7 +220,7 @@ func schemaCmd() *cobra.Command {
 	return &cobra.Command{
 		Use: "schema", Short: "Print the JSON schema of card.yaml", Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			data, err := card.Schema()
+			data, err := spec.Schema()
 			if err != nil {
 				return err
 			}

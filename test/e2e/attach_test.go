@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/status"
 )
 
 // TestAttach carries traffic through a port on a bridge of the host and one on
@@ -42,7 +42,7 @@ func TestAttach(t *testing.T) {
 ports: [{name: wan, attach: "%s", addresses: [%s/24], gateway: [%s], dns: [%s]}]
 `, j.kind.name, c.attach, cardAddr, worldAddr, worldAddr))
 			h.run(t, j.kind.start, 0, "up", "-f", path)
-			if j.card = h.status(t, "card0"); j.card.State != card.Healthy {
+			if j.card = h.status(t, "card0"); j.card.State != status.Healthy {
 				t.Fatalf("status: %s %v", j.card.State, j.card.Reasons)
 			}
 			for _, name := range []string{worldAddr, worldName} {

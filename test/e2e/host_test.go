@@ -16,7 +16,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/status"
 )
 
 // host is a machine of its own as far as toe can see: a network namespace,
@@ -130,9 +130,9 @@ func (h *host) spec(t testing.TB, file, text string) string {
 	return path
 }
 
-func (h *host) status(t testing.TB, name string) card.Status {
+func (h *host) status(t testing.TB, name string) status.Status {
 	t.Helper()
-	var st card.Status
+	var st status.Status
 	r := h.run(t, 10*time.Second, 0, "status", name, "--json")
 	if err := json.Unmarshal([]byte(r.out), &st); err != nil {
 		t.Fatalf("status --json: %v: %s", err, r.out)
@@ -142,7 +142,7 @@ func (h *host) status(t testing.TB, name string) card.Status {
 }
 
 // note remembers the processes of a card, to see later that they are gone.
-func (h *host) note(st card.Status) {
+func (h *host) note(st status.Status) {
 	if st.Supervisor.PID != 0 {
 		maps.Copy(h.seen, descendants(st.Supervisor.PID))
 	}
@@ -187,9 +187,9 @@ func until(t testing.TB, limit time.Duration, what string, f func() error) time.
 }
 
 // await asks for the status until check is content with it.
-func (h *host) await(t testing.TB, name string, limit time.Duration, what string, check func(card.Status) error) card.Status {
+func (h *host) await(t testing.TB, name string, limit time.Duration, what string, check func(status.Status) error) status.Status {
 	t.Helper()
-	var st card.Status
+	var st status.Status
 	until(t, limit, what, func() error {
 		st = h.status(t, name)
 		return check(st)

@@ -6,7 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/status"
 )
 
 // TestImageOfARunningCardStays: builds prune the cache, but not the image that a running card was
@@ -31,8 +31,8 @@ func TestImageOfARunningCardStays(t *testing.T) {
 		h.run(t, k.start, 0, "firmware", "build", "--offline", "--machine", k.name, "--agent", other)
 	}
 	h.run(t, k.start, 0, "reset", "card0")
-	after := h.await(t, "card0", k.start, "a healthy card", func(st card.Status) error {
-		if st.State != card.Healthy || st.Machine.PID == 0 || st.Machine.PID == before.Machine.PID {
+	after := h.await(t, "card0", k.start, "a healthy card", func(st status.Status) error {
+		if st.State != status.Healthy || st.Machine.PID == 0 || st.Machine.PID == before.Machine.PID {
 			return fmt.Errorf("machine %d, state %s %v", st.Machine.PID, st.State, st.Reasons)
 		}
 		return nil

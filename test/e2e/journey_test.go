@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/status"
 )
 
 // kind is a machine that the journeys are walked on.
@@ -31,7 +31,7 @@ type journey struct {
 	*host
 	kind  kind
 	world world
-	card  card.Status // as it was when last seen healthy
+	card  status.Status // as it was when last seen healthy
 }
 
 func (j *journey) gateway() netip.Addr { return j.card.Link.Card[0] }
@@ -98,7 +98,7 @@ func (j *journey) up(t *testing.T) {
 	r := j.run(t, j.kind.start, 0, "up", "-f", filepath.Join(j.dir, "card.yaml"))
 	t.Logf("up took %s", r.took.Round(time.Millisecond))
 	j.card = j.status(t, "card0")
-	if j.card.State != card.Healthy {
+	if j.card.State != status.Healthy {
 		t.Fatalf("state %s: %v", j.card.State, j.card.Reasons)
 	}
 	if !strings.Contains(r.out, "toe ssh") && !strings.Contains(r.out, "toe exec") {
@@ -224,11 +224,11 @@ func (j *journey) upAgain(t *testing.T) {
 }
 
 func (j *journey) ls(t *testing.T) {
-	var all []card.Status
+	var all []status.Status
 	if err := json.Unmarshal([]byte(j.run(t, quick, 0, "ls", "--json").out), &all); err != nil {
 		t.Fatal(err)
 	}
-	if len(all) != 1 || all[0].Name != "card0" || all[0].State != card.Healthy {
+	if len(all) != 1 || all[0].Name != "card0" || all[0].State != status.Healthy {
 		t.Errorf("ls --json: %+v", all)
 	}
 }
@@ -274,7 +274,7 @@ func (j *journey) down(t *testing.T) {
 	if strings.Contains(string(mounts), j.dir) {
 		t.Errorf("mounts after down: %s", mounts)
 	}
-	if st := j.status(t, "card0"); st.State != card.Stopped || st.Machine.PID != 0 || st.Pump.PID != 0 {
+	if st := j.status(t, "card0"); st.State != status.Stopped || st.Machine.PID != 0 || st.Pump.PID != 0 {
 		t.Errorf("status after down: %+v", st)
 	}
 	j.run(t, quick, 0, "down") // once more is harmless

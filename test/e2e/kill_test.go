@@ -9,23 +9,23 @@ import (
 	"testing"
 	"time"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/status"
 )
 
 // pumpGap is how long a link may be silent when its pump is killed.
 const pumpGap = time.Second
 
 func (j *journey) killLinkPump(t *testing.T) {
-	j.killPump(t, func(st card.Status) int { return st.Pump.PID })
+	j.killPump(t, func(st status.Status) int { return st.Pump.PID })
 }
 
 func (j *journey) killPortPump(t *testing.T) {
-	j.killPump(t, func(st card.Status) int { return st.Ports[0].PumpPID })
+	j.killPump(t, func(st status.Status) int { return st.Ports[0].PumpPID })
 }
 
 // killPump kills a pump under traffic. It costs the packets in flight: the
 // card goes on, what the host has configured stays, connections survive.
-func (j *journey) killPump(t *testing.T, pumpOf func(card.Status) int) {
+func (j *journey) killPump(t *testing.T, pumpOf func(status.Status) int) {
 	before, had := j.status(t, "card0"), j.configured(t)
 	up := j.cardUptime(t)
 	s, p := startStream(t, j.netns), startProbe(t, j.netns)
@@ -35,8 +35,8 @@ func (j *journey) killPump(t *testing.T, pumpOf func(card.Status) int) {
 	kill(t, pumpOf(before))
 	p.answers(t, pumpGap)
 	stalled := s.moves(t, 5*time.Second)
-	after := j.await(t, "card0", 5*time.Second, "another pump", func(st card.Status) error {
-		if pid := pumpOf(st); pid == 0 || pid == pumpOf(before) || st.State != card.Healthy {
+	after := j.await(t, "card0", 5*time.Second, "another pump", func(st status.Status) error {
+		if pid := pumpOf(st); pid == 0 || pid == pumpOf(before) || st.State != status.Healthy {
 			return fmt.Errorf("pump %d, state %s %v", pid, st.State, st.Reasons)
 		}
 		return nil
@@ -61,11 +61,11 @@ func (j *journey) killPump(t *testing.T, pumpOf func(card.Status) int) {
 // killMachine kills the machine under traffic: it is started again, and the
 // host's interface, addresses and routes stay.
 func (j *journey) killMachine(t *testing.T) {
-	j.restart(t, "machine", func(st card.Status) { kill(t, st.Machine.PID) })
+	j.restart(t, "machine", func(st status.Status) { kill(t, st.Machine.PID) })
 }
 
 func (j *journey) reboot(t *testing.T) {
-	j.restart(t, "rebooted", func(card.Status) {
+	j.restart(t, "rebooted", func(status.Status) {
 		// The connection may break before the command's exit status comes.
 		if _, err := j.try(quick, nil, "ssh", "--", "reboot"); err != nil {
 			t.Fatal(err)
@@ -73,7 +73,7 @@ func (j *journey) reboot(t *testing.T) {
 	})
 }
 
-func (j *journey) restart(t *testing.T, word string, how func(card.Status)) {
+func (j *journey) restart(t *testing.T, word string, how func(status.Status)) {
 	before, had := j.status(t, "card0"), j.configured(t)
 	s, p := startStream(t, j.netns), startProbe(t, j.netns)
 	idle := startIdleReader(t, j.netns)
@@ -85,8 +85,8 @@ func (j *journey) restart(t *testing.T, word string, how func(card.Status)) {
 		idle.ends(t)
 		s.breaks(t)
 	}
-	after := j.await(t, "card0", j.kind.start, "the card to be back", func(st card.Status) error {
-		if st.State != card.Healthy || st.Machine.PID == before.Machine.PID || st.Machine.PID == 0 {
+	after := j.await(t, "card0", j.kind.start, "the card to be back", func(st status.Status) error {
+		if st.State != status.Healthy || st.Machine.PID == before.Machine.PID || st.Machine.PID == 0 {
 			return fmt.Errorf("machine %d, state %s %v", st.Machine.PID, st.State, st.Reasons)
 		}
 		return nil
@@ -117,8 +117,8 @@ func (j *journey) killSupervisor(t *testing.T) {
 	kill(t, before.Supervisor.PID)
 	j.gone(t, 5*time.Second)
 	// The kernel takes a moment to give up what a killed process held.
-	j.await(t, "card0", 2*time.Second, "the status to tell of the killed supervisor", func(st card.Status) error {
-		if st.State != card.Failed || !strings.Contains(strings.Join(st.Reasons, " "), "killed") || !st.Killed {
+	j.await(t, "card0", 2*time.Second, "the status to tell of the killed supervisor", func(st status.Status) error {
+		if st.State != status.Failed || !strings.Contains(strings.Join(st.Reasons, " "), "killed") || !st.Killed {
 			return fmt.Errorf("%s %v; want failed, and that the supervisor was killed", st.State, st.Reasons)
 		}
 		return nil
@@ -127,7 +127,7 @@ func (j *journey) killSupervisor(t *testing.T) {
 	idle.ends(t)
 	s.breaks(t)
 	j.card = j.status(t, "card0")
-	if j.card.State != card.Healthy || j.card.Link.Interface != "toe0" {
+	if j.card.State != status.Healthy || j.card.Link.Interface != "toe0" {
 		t.Fatalf("after up: %s %v, link %s", j.card.State, j.card.Reasons, j.card.Link.Interface)
 	}
 	j.route(t)
@@ -167,7 +167,7 @@ func (j *journey) unchanged(t *testing.T, had string) {
 }
 
 // told wants something new in the card's history.
-func (j *journey) told(t *testing.T, before, after card.Status, word string) {
+func (j *journey) told(t *testing.T, before, after status.Status, word string) {
 	t.Helper()
 	var last time.Time
 	if n := len(before.History); n > 0 {

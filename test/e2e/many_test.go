@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/status"
 )
 
 // manyLimit is how long 20 cards may take to start and to stop.
@@ -33,7 +33,7 @@ func TestMany(t *testing.T) {
 	addresses := map[string]string{}
 	for i := range many {
 		st := h.status(t, nameOf(i))
-		if st.State != card.Healthy {
+		if st.State != status.Healthy {
 			t.Errorf("card %s: %s %v", nameOf(i), st.State, st.Reasons)
 		}
 		for _, a := range append(st.Link.Card, st.Exec.Card...) {

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/status"
 )
 
 // program is a client that is under way when what serves it dies.
@@ -59,8 +59,8 @@ func TestKilledInTheMiddle(t *testing.T) {
 	killCard := func() {
 		before := o.status(t, "card0").Machine.PID
 		kill(t, before)
-		o.await(t, "card0", kinds[0].start, "another machine", func(st card.Status) error {
-			if st.Machine.PID == before || st.State != card.Healthy {
+		o.await(t, "card0", kinds[0].start, "another machine", func(st status.Status) error {
+			if st.Machine.PID == before || st.State != status.Healthy {
 				return fmt.Errorf("machine %d, %s", st.Machine.PID, st.State)
 			}
 			return nil

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/status"
 )
 
 // TestOffloadScale is an endpoint with much to do: bytes, connections at once,
@@ -157,9 +157,9 @@ func (o *offloaded) dial(i int) (net.Conn, error) {
 }
 
 // open waits until the card has that many connections.
-func (o *offloaded) open(t *testing.T, n int) card.Status {
+func (o *offloaded) open(t *testing.T, n int) status.Status {
 	t.Helper()
-	return o.await(t, "card0", 2*time.Minute, fmt.Sprintf("%d open connections", n), func(st card.Status) error {
+	return o.await(t, "card0", 2*time.Minute, fmt.Sprintf("%d open connections", n), func(st status.Status) error {
 		if st.Offload.TCP == nil || int(st.Offload.TCP.Open) != n {
 			return fmt.Errorf("%+v", st.Offload.TCP)
 		}

@@ -14,7 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/status"
 )
 
 // The wire of an endpoint, in both families (RFC 5737, RFC 3849), and
@@ -67,7 +67,7 @@ ports:
 func (o *offloaded) up(t *testing.T, name, spec string) {
 	t.Helper()
 	o.run(t, kinds[0].start, 0, "up", name, "-f", o.spec(t, name+".yaml", spec))
-	if st := o.status(t, name); st.State != card.Healthy {
+	if st := o.status(t, name); st.State != status.Healthy {
 		t.Fatalf("card %s is %s: %v", name, st.State, st.Reasons)
 	}
 }
@@ -76,8 +76,8 @@ func (o *offloaded) up(t *testing.T, name, spec string) {
 func (o *offloaded) mode(t *testing.T, mode, extra string) {
 	t.Helper()
 	o.run(t, quick, 0, "apply", "card0", "-f", o.spec(t, "card0.yaml", o.cardSpec(mode, extra)))
-	o.await(t, "card0", quick, "mode "+mode, func(st card.Status) error {
-		if st.State != card.Healthy || st.Offload.Mode != mode || st.Offload.Running != (mode == "endpoint") {
+	o.await(t, "card0", quick, "mode "+mode, func(st status.Status) error {
+		if st.State != status.Healthy || st.Offload.Mode != mode || st.Offload.Running != (mode == "endpoint") {
 			return fmt.Errorf("state %s, %+v, %v", st.State, st.Offload, st.Reasons)
 		}
 		return nil

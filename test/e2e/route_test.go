@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/status"
 )
 
 // TestDefaultRoute is link.default_route: what the host's own programs say goes
@@ -39,10 +39,10 @@ func TestDefaultRoute(t *testing.T) {
 	}
 	for _, end := range []struct {
 		name string
-		end  func(*testing.T, card.Status)
+		end  func(*testing.T, status.Status)
 	}{
-		{"down", func(t *testing.T, _ card.Status) { j.run(t, quick, 0, "down") }},
-		{"killed", func(t *testing.T, st card.Status) {
+		{"down", func(t *testing.T, _ status.Status) { j.run(t, quick, 0, "down") }},
+		{"killed", func(t *testing.T, st status.Status) {
 			kill(t, st.Supervisor.PID)
 			j.gone(t, 5*time.Second)
 			j.run(t, quick, 0, "down", "--dead")
@@ -51,7 +51,7 @@ func TestDefaultRoute(t *testing.T) {
 		t.Run(end.name, func(t *testing.T) {
 			j.run(t, j.kind.start, 0, "up", "-f", path)
 			st := j.status(t, "card0")
-			if st.State != card.Healthy {
+			if st.State != status.Healthy {
 				t.Fatalf("status: %s %v", st.State, st.Reasons)
 			}
 			for _, name := range []string{worldAddr, worldName} {

@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/status"
 )
 
 // The network between an ordinary user's host and the world (RFC 5737).
@@ -104,7 +104,7 @@ func TestUser(t *testing.T) {
 			r := h.run(t, k.start, 0, "up", "-f", h.spec(t, "card.yaml", "machine: {kind: "+k.name+"}\n"))
 			t.Logf("up took %s", r.took.Round(time.Millisecond))
 			st := h.status(t, "card0")
-			if st.State != card.Healthy || st.Machine.Kind != k.name {
+			if st.State != status.Healthy || st.Machine.Kind != k.name {
 				t.Fatalf("status: %s on %s %v", st.State, st.Machine.Kind, st.Reasons)
 			}
 			h.get(t, "card0")

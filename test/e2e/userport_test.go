@@ -11,7 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/hostnet/holder"
 )
 
 // TestUserPort is a card whose port is a user's program's: what it sends, the
@@ -22,7 +23,7 @@ func TestUserPort(t *testing.T) {
 			h := newUserHost(t)
 			h.run(t, k.start, 0, "up", "-f", h.spec(t, "card.yaml", "machine: {kind: "+k.name+"}\n"))
 			st := h.status(t, "card0")
-			if st.State != card.Healthy {
+			if st.State != status.Healthy {
 				t.Fatalf("status: %s %v", st.State, st.Reasons)
 			}
 			for i := range 5 {
@@ -112,7 +113,7 @@ func (h *host) killPasst(t *testing.T) {
 		return err
 	})
 	after := h.status(t, "card0")
-	if after.Machine.PID != before.Machine.PID || after.State != card.Healthy {
+	if after.Machine.PID != before.Machine.PID || after.State != status.Healthy {
 		t.Errorf("machine %d before; %d after, state %s %v", before.Machine.PID, after.Machine.PID, after.State, after.Reasons)
 	}
 	if text := fmt.Sprint(after.History); !strings.Contains(text, "passt ended") {
@@ -124,7 +125,7 @@ func (h *host) killPasst(t *testing.T) {
 func (h *host) inside(t *testing.T) string {
 	t.Helper()
 	for pid, p := range descendants(h.status(t, "card0").Supervisor.PID) {
-		if strings.Contains(p.command(), card.HolderVerb) {
+		if strings.Contains(p.command(), holder.Verb) {
 			return fmt.Sprintf("/proc/%d/ns/net", pid)
 		}
 	}

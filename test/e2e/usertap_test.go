@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/toe-project/toe/card"
+	"github.com/toe-project/toe/card/status"
 )
 
 // newTAPHost is a host on which root has made a TAP for an ordinary user, and
@@ -47,7 +47,7 @@ func TestUserTAP(t *testing.T) {
 		t.Run(k.name, func(t *testing.T) {
 			h := newTAPHost(t)
 			h.run(t, k.start, 0, "up", "-f", h.spec(t, "card.yaml", tapSpec(k.name, "tap:mine0")))
-			if st := h.status(t, "card0"); st.State != card.Healthy {
+			if st := h.status(t, "card0"); st.State != status.Healthy {
 				t.Fatalf("status: %s %v", st.State, st.Reasons)
 			}
 			for _, host := range []string{worldAddr, worldName} {

@@ -1,0 +1,301 @@
+// Package client is what the command line and others speak to a card by: its
+// supervisor where it has one, what it left behind where it has none.
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/toe-project/toe/card/spec"
+	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/internal/atomicfile"
+	"github.com/toe-project/toe/internal/flock"
+	"github.com/toe-project/toe/internal/tail"
+)
+
+// ErrNotRunning: the card has no supervisor. `toe up NAME` starts one.
+var ErrNotRunning = errors.New("the card is not running")
+
+// Client talks to the supervisor of a card.
+type Client struct {
+	card  *store.Card
+	http  *http.Client
+	limit time.Duration // for an answer
+}
+
+// Client prepares to talk to the card's supervisor; nothing is sent yet.
+func New(c *store.Card) *Client {
+	t := &http.Transport{DisableKeepAlives: true}
+	cl := &Client{card: c, http: &http.Client{Transport: t}, limit: answerLimit}
+	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return cl.dial(ctx) }
+	return cl
+}
+
+func (cl *Client) dial(ctx context.Context) (net.Conn, error) {
+	return dial(ctx, cl.card, cl.card.Paths.Socket())
+}
+
+// Console joins the console of a running card: a stream of bytes both ways.
+func Console(ctx context.Context, c *store.Card) (net.Conn, error) {
+	return dial(ctx, c, c.Paths.ConsoleSock())
+}
+
+func dial(ctx context.Context, c *store.Card, socket string) (net.Conn, error) {
+	err := c.Paths.Trusted()
+	var conn net.Conn
+	if err == nil {
+		var d net.Dialer
+		conn, err = d.DialContext(ctx, "unix", socket)
+	}
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+		return nil, fmt.Errorf("card %s: %w; `toe up %s` starts it", c.Name, ErrNotRunning, c.Name)
+	}
+	return conn, err
+}
+
+// answerLimit is how long a supervisor may take to answer; it gives itself
+// statusWait for a status to change, and 30 s to apply a specification.
+const answerLimit = 45 * time.Second
+
+// call sends a request and decodes the answer, or the supervisor's refusal.
+func (cl *Client) call(ctx context.Context, method, path string, body []byte, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, cl.limit)
+	defer cancel()
+	resp, err := cl.send(ctx, method, path, body)
+	if errors.Is(err, context.DeadlineExceeded) {
+		pid, _, _ := flock.Owner(cl.card.Paths.Lock())
+		return fmt.Errorf("card %s: its supervisor (pid %d) does not answer: %w; after `kill -9 %d`, `toe down %s` cleans up",
+			cl.card.Name, pid, err, pid, cl.card.Name)
+	}
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(into); err != nil {
+		return fmt.Errorf("card %s: answer of its supervisor to %s: %w", cl.card.Name, path, err)
+	}
+	return nil
+}
+
+func (cl *Client) send(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, "http://supervisor"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	resp, err := cl.http.Do(req)
+	var ue *url.Error
+	if errors.As(err, &ue) {
+		err = ue.Err
+	}
+	if hungUp(err) {
+		return nil, fmt.Errorf("card %s: its supervisor hung up: %w; `toe status %s` tells why", cl.card.Name, ErrNotRunning, cl.card.Name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return resp, cl.refusal(resp)
+}
+
+// hungUp says whether the other end died before it answered: a process that is
+// killed may take a connection still, and resets it.
+func hungUp(err error) bool {
+	if err == nil {
+		return false
+	}
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) ||
+		// net/http's own word for an end before the request was written.
+		strings.Contains(err.Error(), "server closed idle connection")
+}
+
+// refusal is the error in an answer, whose body it then closes.
+func (cl *Client) refusal(resp *http.Response) error {
+	if resp.StatusCode < 300 {
+		return nil
+	}
+	defer resp.Body.Close()
+	var p status.Problem
+	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<16)).Decode(&p); err != nil || p.Error == "" {
+		return fmt.Errorf("card %s: its supervisor says %s", cl.card.Name, resp.Status)
+	}
+	return errors.New(tail.Visible(p.Error, "\n\t")) // it may have the card's own words in it
+}
+
+// Status asks how the card is, once its Sequence is above after (0: at once).
+// Its error is ErrNotRunning where there is no supervisor.
+func (cl *Client) Status(ctx context.Context, after uint64) (status.Status, error) {
+	var st status.Status
+	path := "/status"
+	if after > 0 {
+		path += "?after=" + strconv.FormatUint(after, 10)
+	}
+	err := cl.call(ctx, http.MethodGet, path, nil, &st)
+	return st, err
+}
+
+// Down asks for the end and waits until the supervisor is gone.
+func (cl *Client) Down(ctx context.Context) error {
+	if err := cl.call(ctx, http.MethodPost, "/down", nil, &struct{}{}); err != nil {
+		return err
+	}
+	return AwaitEnd(ctx, cl.card)
+}
+
+// AwaitEnd waits until no supervisor holds the card.
+func AwaitEnd(ctx context.Context, c *store.Card) error {
+	for {
+		pid, held, err := flock.Owner(c.Paths.Lock())
+		if err != nil || !held {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("card %s: supervisor %d has not ended: %w", c.Name, pid, ctx.Err())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+// Reset starts the card's machine again.
+func (cl *Client) Reset(ctx context.Context) error {
+	return cl.call(ctx, http.MethodPost, "/reset", nil, &struct{}{})
+}
+
+// Apply gives a running card a new specification; Diff tells beforehand
+// whether it can take it.
+func (cl *Client) Apply(ctx context.Context, spec spec.Spec) ([]string, error) {
+	data, err := spec.YAML()
+	if err != nil {
+		return nil, err
+	}
+	var a status.Applied
+	err = cl.call(ctx, http.MethodPost, "/apply", data, &a)
+	return a.Changes, err
+}
+
+// Logs gives each line of the card's log to f until there are no more.
+func (cl *Client) Logs(ctx context.Context, follow bool, tail uint32, f func(status.LogLine)) error {
+	path := "/logs?tail=" + strconv.FormatUint(uint64(tail), 10)
+	if follow {
+		path += "&follow=1"
+	}
+	resp, err := cl.send(ctx, http.MethodGet, path, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	dec := json.NewDecoder(resp.Body)
+	for {
+		var line status.LogLine
+		if err := dec.Decode(&line); err != nil {
+			if errors.Is(err, io.EOF) || ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("card %s: the log broke off: %w", cl.card.Name, err)
+		}
+		f(line)
+	}
+}
+
+// Dial opens a TCP connection to a port of the card, over its link.
+func (cl *Client) Dial(ctx context.Context, port int) (net.Conn, error) {
+	conn, err := cl.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	_, err = fmt.Fprintf(conn, "GET /dial?port=%d HTTP/1.1\r\nHost: supervisor\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n", port)
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	r := bufio.NewReader(conn)
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("card %s: its supervisor hung up: %w", cl.card.Name, err)
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		defer conn.Close()
+		return nil, cl.refusal(resp)
+	}
+	return &buffered{conn, r}, nil
+}
+
+// buffered is a connection of which something has been read already.
+type buffered struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+func (b *buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
+
+// Exec asks how to get into the namespace of toe exec.
+func (cl *Client) Exec(ctx context.Context) (status.Exec, error) {
+	var e status.Exec
+	err := cl.call(ctx, http.MethodGet, "/exec", nil, &e)
+	return e, err
+}
+
+// Status is how the card is, also when it has no supervisor.
+func Status(ctx context.Context, c *store.Card) (status.Status, error) {
+	st, err := New(c).Status(ctx, 0)
+	if err == nil || !errors.Is(err, ErrNotRunning) {
+		return st, err
+	}
+	return offline(c)
+}
+
+// offline is the status of a card whose supervisor does not answer.
+func offline(c *store.Card) (status.Status, error) {
+	st := c.Stopped()
+	pid, held, err := flock.Owner(c.Paths.Lock())
+	if err != nil {
+		return st, err
+	}
+	if held {
+		st.State, st.Supervisor.PID = status.Starting, pid
+		st.Reasons = append(st.Reasons, fmt.Sprintf("supervisor %d has only just been started, or is on its way out", pid))
+		return st, nil
+	}
+	var l status.Last
+	if err := atomicfile.ReadJSON(c.Paths.Last(), &l); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return st, err
+	}
+	st.State, st.Reasons = l.State, append(st.Reasons, l.Reasons...)
+	st.History = append(st.History, l.History...)
+	if l.State == status.Running {
+		st.Killed = true
+		st.State, st.Reasons = killed(c, l)
+	}
+	return st, nil
+}
+
+// killed says what is known of a supervisor that did not end by itself.
+func killed(c *store.Card, l status.Last) (status.State, []string) {
+	if l.Boot != store.BootID() {
+		return status.Stopped, []string{fmt.Sprintf("the host was restarted while the card ran; `toe up %s` starts it again", c.Name)}
+	}
+	when := l.Time
+	if t, ok := store.ModTime(c.Paths.Lock()); ok && t.After(when) {
+		when = t // its last sign of life
+	}
+	return status.Failed, []string{fmt.Sprintf("supervisor (pid %d) was killed, last seen alive at %s; `toe up %s` starts it again",
+		l.PID, when.Format(time.TimeOnly), c.Name)}
+}

@@ -1,0 +1,133 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/card/store/storetest"
+	"github.com/toe-project/toe/internal/flock"
+)
+
+// A temporary card is removed by its supervisor and by the command it was made for.
+func TestTwoRemoveACard(t *testing.T) {
+	for range 20 {
+		c := storetest.Card(t, "")
+		errs := make(chan error)
+		for range 2 {
+			go func() { errs <- Remove(c) }()
+		}
+		for range 2 {
+			if err := <-errs; err != nil {
+				t.Fatal(err)
+			}
+		}
+		if names, _ := c.Dirs.List(); len(names) != 0 {
+			t.Errorf("after rm there is %v", names)
+		}
+		for _, dir := range []string{c.Paths.State, c.Paths.Runtime} {
+			if _, err := os.Stat(dir); err == nil {
+				t.Errorf("%s is still there", dir)
+			}
+		}
+	}
+}
+
+// A socket in a folder that others may write to is not talked to: whoever put
+// it there would tell toe exec where to go.
+func TestSocketOfSomebodyElseIsRefused(t *testing.T) {
+	c := storetest.Card(t, "")
+	if err := c.Paths.MakeRuntime(); err != nil {
+		t.Fatal(err)
+	}
+	for _, socket := range []string{c.Paths.Socket(), c.Paths.ConsoleSock()} {
+		l, err := net.Listen("unix", socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+	}
+	if conn, err := Console(t.Context(), c); err != nil {
+		t.Fatalf("in a folder of our own: %v", err)
+	} else {
+		conn.Close()
+	}
+	for _, dir := range []string{c.Paths.Runtime, filepath.Dir(c.Paths.Runtime)} {
+		if err := os.Chmod(dir, 0o777); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Console(t.Context(), c); err == nil || !strings.Contains(err.Error(), "others may write to it") {
+			t.Errorf("console: %v", err)
+		}
+		if _, err := New(c).Status(t.Context(), 0); err == nil || !strings.Contains(err.Error(), "others may write to it") {
+			t.Errorf("status: %v", err)
+		}
+		if err := os.Chmod(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+func TestSupervisorThatDoesNotAnswerIsNamed(t *testing.T) {
+	c := storetest.Card(t, "")
+	if err := c.Paths.MakeRuntime(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := flock.Try(c.Paths.Lock())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Release()
+	socket, err := net.Listen("unix", c.Paths.Socket()) // and nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	cl := New(c)
+	cl.limit = 50 * time.Millisecond
+	_, err = cl.Status(t.Context(), 0)
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("supervisor (pid %d) does not answer", os.Getpid())) {
+		t.Errorf("status: %v", err)
+	}
+}
+
+// A supervisor that is being killed resets the connections that it had no time
+// to take: it does not run.
+func TestSupervisorThatDiesDoesNotRun(t *testing.T) {
+	c := storetest.Card(t, "")
+	if err := c.Paths.MakeRuntime(); err != nil {
+		t.Fatal(err)
+	}
+	for name, die := range map[string]func(net.Conn){
+		"at once":    func(conn net.Conn) { conn.Close() },
+		"when asked": func(conn net.Conn) { _, _ = conn.Read(make([]byte, 1)); conn.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			l, err := net.Listen("unix", c.Paths.Socket())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			go func() {
+				for {
+					conn, err := l.Accept()
+					if err != nil {
+						return
+					}
+					die(conn)
+				}
+			}()
+			if err := New(c).Reset(t.Context()); !errors.Is(err, ErrNotRunning) {
+				t.Errorf("reset: %v, want ErrNotRunning", err)
+			}
+			if st, err := Status(t.Context(), c); err != nil || st.State != status.Stopped {
+				t.Errorf("status: %s, %v", st.State, err)
+			}
+		})
+	}
+}

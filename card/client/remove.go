@@ -1,0 +1,58 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/hostnet"
+	"github.com/toe-project/toe/internal/atomicfile"
+	"github.com/toe-project/toe/internal/flock"
+)
+
+// Remove deletes a card that is not running. It holds the card's lock, so
+// that nobody starts what is being deleted.
+func Remove(c *store.Card) error {
+	l, err := c.Lock()
+	if errors.Is(err, store.ErrRunning) {
+		pid, _, _ := flock.Owner(c.Paths.Lock())
+		return fmt.Errorf("card %s: %w (supervisor %d); `toe down %s` first", c.Name, err, pid, c.Name)
+	}
+	if err != nil {
+		return fmt.Errorf("card %s: %w", c.Name, err)
+	}
+	defer l.Release()
+	if err := hostnet.Clean(c); err != nil {
+		return err
+	}
+	// Without its specification it is no card any more, so that a removal
+	// cut short can be repeated.
+	if err := os.Remove(c.Paths.Spec()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return errors.Join(os.RemoveAll(c.Paths.State), os.RemoveAll(c.Paths.Runtime))
+}
+
+// CleanDead puts back what a killed supervisor left, and forgets that it was
+// killed. It returns ErrRunning when there is a living one.
+func CleanDead(c *store.Card) error {
+	l, err := c.Lock()
+	if err != nil {
+		return fmt.Errorf("card %s: %w", c.Name, err)
+	}
+	defer l.Release()
+	if err := hostnet.Clean(c); err != nil {
+		return err
+	}
+	var had status.Last
+	if atomicfile.ReadJSON(c.Paths.Last(), &had) == nil && had.State == status.Running {
+		had.State = status.Stopped
+		had.History = append(had.History, status.Event{Time: time.Now(), Text: fmt.Sprintf("supervisor %d was killed; cleaned up after it", had.PID)})
+		return atomicfile.WriteJSON(c.Paths.Last(), had)
+	}
+	return nil
+}

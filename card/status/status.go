@@ -1,0 +1,113 @@
+// Package status is how a card is: what `toe status --json` prints, and what a
+// supervisor and its clients say to each other.
+package status
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/toe-project/toe/link"
+)
+
+// State is how a card is, in one word.
+type State string
+
+// The states of a card.
+const (
+	Stopped  State = "stopped"  // no supervisor, or one that is on its way out
+	Starting State = "starting" // not ready yet, or on its way back after its machine ended
+	Healthy  State = "healthy"  // the agent answers and has nothing to complain about
+	Degraded State = "degraded" // the agent answers and complains, or something on the host is missing
+	Failed   State = "failed"   // it did not start, or its supervisor was killed
+)
+
+// Status is what `toe status --json` prints.
+type Status struct {
+	Name          string   `json:"name"`
+	State         State    `json:"state"`
+	Reasons       []string `json:"reasons"`
+	Stage         string   `json:"stage,omitempty"` // what is being waited for while starting
+	Supervisor    Process  `json:"supervisor"`
+	Machine       Machine  `json:"machine"`
+	Pump          Process  `json:"pump"` // of the link
+	Link          Link     `json:"link"`
+	Exec          *Link    `json:"exec,omitempty"`
+	Ports         []Port   `json:"ports"`
+	Offload       Offload  `json:"offload"`
+	Firmware      Firmware `json:"firmware"`
+	UptimeSeconds float64  `json:"uptime_seconds"` // of the card's kernel
+	ReadySeconds  float64  `json:"ready_seconds,omitempty"`
+	Restarts      int      `json:"restarts"`
+	History       []Event  `json:"history"`
+	Killed        bool     `json:"killed,omitempty"` // its supervisor did not end by itself
+	Sequence      uint64   `json:"sequence"`         // grows with each change of state, stage or history
+}
+
+// Process is a process of the host; 0 when it does not run.
+type Process struct {
+	PID int `json:"pid"`
+}
+
+// Machine is what runs the card's CPU.
+type Machine struct {
+	Kind   string `json:"kind"`
+	Why    string `json:"why,omitempty"` // how auto chose it
+	PID    int    `json:"pid"`
+	CPUs   int    `json:"cpus"`
+	Memory int64  `json:"memory_bytes"`
+}
+
+// Link is one connection between host and card.
+type Link struct {
+	Interface string            `json:"interface"`
+	MTU       int               `json:"mtu"`
+	Host      []netip.Addr      `json:"host"`
+	Card      []netip.Addr      `json:"card"`
+	Namespace bool              `json:"namespace"` // the interface is in the card's own network namespace, for toe exec
+	PumpPID   int               `json:"pump_pid"`
+	Queues    []link.QueueStats `json:"queues"`
+}
+
+// Port is one network port of the card.
+type Port struct {
+	Name      string            `json:"name"`
+	Attach    string            `json:"attach"`
+	MAC       string            `json:"mac"`
+	MTU       int               `json:"mtu"`
+	State     string            `json:"state"` // as the card sees it: starting, healthy or degraded
+	Detail    string            `json:"detail,omitempty"`
+	Addresses []string          `json:"addresses"`
+	Gateways  []string          `json:"gateways"`
+	PumpPID   int               `json:"pump_pid,omitempty"`
+	Queues    []link.QueueStats `json:"queues,omitempty"`
+}
+
+// Firmware is what the card runs.
+type Firmware struct {
+	Edition string `json:"edition"`
+	Version string `json:"version"`
+	Kernel  string `json:"kernel"`
+	Agent   string `json:"agent,omitempty"`
+}
+
+// Event is something that happened to the card.
+type Event struct {
+	Time time.Time `json:"time"`
+	Text string    `json:"text"`
+}
+
+// Running is the State in last.json while there is a supervisor: when it is
+// found there without one, that one was killed.
+const Running State = "running"
+
+// Last is what a supervisor leaves behind (last.json) for the status of a
+// card that does not run.
+type Last struct {
+	State   State     `json:"state"`
+	Reasons []string  `json:"reasons"`
+	Time    time.Time `json:"time"`
+	PID     int       `json:"supervisor_pid"`
+	Boot    string    `json:"boot"` // of the host
+	Stage   string    `json:"stage,omitempty"`
+	History []Event   `json:"history"`
+}

@@ -1,0 +1,38 @@
+package store
+
+import (
+	"io"
+	"os"
+	"strings"
+
+	"github.com/toe-project/toe/internal/tail"
+)
+
+// TailBytes is how much of it is shown with a failed start, in bytes.
+const TailBytes = 2000
+
+// ConsoleTail is the end of what the card printed in its last start, for people.
+func (p Paths) ConsoleTail() string {
+	f, err := os.Open(p.ConsoleLog())
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if fi, err := f.Stat(); err == nil {
+		_, _ = f.Seek(max(fi.Size()-2*TailBytes, 0), io.SeekStart)
+	}
+	data, _ := io.ReadAll(f)
+	return LastLines(data, TailBytes)
+}
+
+// LastLines is fit for a terminal: a card may print what it likes.
+func LastLines(data []byte, n int) string {
+	text := tail.Visible(strings.ReplaceAll(string(data), "\r", ""), "\n\t")
+	if len(text) > n {
+		text = text[len(text)-n:]
+		if i := strings.IndexByte(text, '\n'); i >= 0 {
+			text = text[i+1:]
+		}
+	}
+	return strings.TrimRight(strings.ToValidUTF8(text, "?"), "\n")
+}

@@ -1,0 +1,261 @@
+package supervisor
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/control/cardpb"
+	"github.com/toe-project/toe/hostnet"
+	"github.com/toe-project/toe/internal/atomicfile"
+)
+
+// server answers on supervisor.sock: HTTP, JSON. Only the owner of the
+// runtime folder gets there.
+//
+//	GET  /status            Status; ?after=N waits until Sequence is above N
+//	POST /down              takes the card down; the socket goes away when it is
+//	POST /reset             starts the machine again
+//	POST /apply             a card.yaml; answers {"changes": […]}
+//	GET  /logs              lines of the card's log; ?follow=1&tail=N
+//	GET  /dial?port=N       becomes a TCP connection to the card (upgrade "tcp")
+//	GET  /exec              how to get into the namespace of toe exec
+type server struct {
+	http   *http.Server
+	cancel func()
+}
+
+// statusWait bounds how long /status waits for a change.
+const statusWait = 20 * time.Second
+
+func (s *Supervisor) listen() (*server, error) {
+	l, err := listenUnix(s.card.Paths.Socket())
+	if err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /status", s.serveStatus)
+	mux.HandleFunc("POST /down", s.serveDown)
+	mux.HandleFunc("POST /reset", s.serveReset)
+	mux.HandleFunc("POST /apply", s.serveApply)
+	mux.HandleFunc("GET /logs", s.serveLogs)
+	mux.HandleFunc("GET /dial", s.serveDial)
+	mux.HandleFunc("GET /exec", s.serveExec)
+	ctx, cancel := context.WithCancel(context.Background())
+	srv := &server{cancel: cancel, http: &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: log.New(io.Discard, "", 0),
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}}
+	s.task(func() { _ = srv.http.Serve(l) })
+	return srv, nil
+}
+
+// Close ends what is being answered.
+func (srv *server) Close() {
+	srv.cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	if srv.http.Shutdown(ctx) != nil {
+		srv.http.Close()
+	}
+}
+
+func answer(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func refuse(w http.ResponseWriter, code int, err error) {
+	answer(w, code, status.Problem{Error: err.Error()})
+}
+
+func (s *Supervisor) serveStatus(w http.ResponseWriter, r *http.Request) {
+	if after, err := strconv.ParseUint(r.FormValue("after"), 10, 64); err == nil {
+		s.await(r.Context(), after)
+	} else {
+		s.refresh(r.Context())
+	}
+	answer(w, http.StatusOK, s.Status())
+}
+
+// Who asks for the status wants to know how the card is now. A card that is
+// slow to say so is shown as it was.
+const (
+	freshFor     = 100 * time.Millisecond
+	refreshLimit = 500 * time.Millisecond
+)
+
+// refresh asks the agent once more, if it has answered before.
+func (s *Supervisor) refresh(ctx context.Context) {
+	s.mu.Lock()
+	running := s.phase == status.Healthy && s.instance != nil && time.Since(s.replied) > freshFor
+	s.mu.Unlock()
+	if !running {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, refreshLimit)
+	defer cancel()
+	_ = s.ask(ctx) // steady tells of an agent that does not answer
+}
+
+// await returns when the sequence is above after, or after a while anyway.
+func (s *Supervisor) await(ctx context.Context, after uint64) {
+	ctx, cancel := context.WithTimeout(ctx, statusWait)
+	defer cancel()
+	for {
+		s.mu.Lock()
+		now, changed := s.sequence, s.changed
+		s.mu.Unlock()
+		if now > after {
+			return
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Supervisor) serveDown(w http.ResponseWriter, _ *http.Request) {
+	select {
+	case s.down <- struct{}{}:
+	default:
+	}
+	answer(w, http.StatusAccepted, struct{}{})
+}
+
+func (s *Supervisor) serveReset(w http.ResponseWriter, _ *http.Request) {
+	select {
+	case s.restart <- struct{}{}:
+	default:
+	}
+	answer(w, http.StatusAccepted, struct{}{})
+}
+
+// client is the agent, once the card has been ready.
+func (s *Supervisor) client() (cardpb.CardClient, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.reply == nil {
+		return nil, fmt.Errorf("card %s is not ready (%s)", s.card.Name, cmp.Or(s.stage, string(s.phase)))
+	}
+	return s.agent, nil
+}
+
+func (s *Supervisor) serveLogs(w http.ResponseWriter, r *http.Request) {
+	agent, err := s.client()
+	if err != nil {
+		refuse(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	tail, _ := strconv.ParseUint(r.FormValue("tail"), 10, 32)
+	stream, err := agent.Logs(r.Context(), &cardpb.LogsRequest{Follow: r.FormValue("follow") == "1", Tail: uint32(tail)})
+	if err != nil {
+		refuse(w, http.StatusBadGateway, err)
+		return
+	}
+	defer stream.Close()
+	enc := json.NewEncoder(w)
+	for stream.Receive() {
+		m := stream.Msg()
+		line := status.LogLine{Time: time.Unix(0, m.TimeUnixNano), Source: m.Source, Text: m.Text, Missed: m.Missed}
+		if enc.Encode(line) != nil {
+			return
+		}
+		_ = http.NewResponseController(w).Flush()
+	}
+	if err := stream.Err(); err != nil && r.Context().Err() == nil {
+		_ = enc.Encode(status.LogLine{Time: time.Now(), Source: "toe", Text: "the log ended: " + err.Error()})
+	}
+}
+
+// serveDial turns the HTTP connection into one to the card.
+func (s *Supervisor) serveDial(w http.ResponseWriter, r *http.Request) {
+	port, err := strconv.ParseUint(r.FormValue("port"), 10, 16)
+	if err != nil || port == 0 {
+		refuse(w, http.StatusBadRequest, fmt.Errorf("port %q: 1 to 65535", r.FormValue("port")))
+		return
+	}
+	if _, err := s.client(); err != nil {
+		refuse(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
+	defer cancel()
+	card, err := s.dial(ctx, "tcp", net.JoinHostPort(s.address().String(), strconv.FormatUint(port, 10)))
+	if err != nil {
+		refuse(w, http.StatusBadGateway, err)
+		return
+	}
+	conn, buf, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		card.Close()
+		return
+	}
+	_, _ = buf.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+	_ = buf.Flush()
+	s.task(func() { s.splice(conn, card, buf) })
+}
+
+// splice copies both ways until either side has nothing more to say, or the
+// supervisor ends.
+func (s *Supervisor) splice(conn, card net.Conn, fromConn io.Reader) {
+	done := make(chan struct{}, 2)
+	go func() { _, _ = io.Copy(card, fromConn); closeWrite(card); done <- struct{}{} }()
+	go func() { _, _ = io.Copy(conn, card); closeWrite(conn); done <- struct{}{} }()
+	for range 2 {
+		select {
+		case <-done:
+		case <-s.downing():
+		}
+	}
+	conn.Close()
+	card.Close()
+}
+
+func closeWrite(c net.Conn) {
+	if h, ok := c.(interface{ CloseWrite() error }); ok {
+		_ = h.CloseWrite()
+	}
+}
+
+func (s *Supervisor) serveExec(w http.ResponseWriter, _ *http.Request) {
+	if _, err := s.client(); err != nil {
+		refuse(w, http.StatusServiceUnavailable, err)
+		return
+	}
+	for _, d := range s.links {
+		if d.Name != store.ExecDevice || d.Att.Namespace == nil {
+			continue
+		}
+		s.mu.Lock()
+		search, dead := s.card.Spec.DNS.Search, d.dead
+		s.mu.Unlock()
+		if dead { // its process id may be another's by now
+			refuse(w, http.StatusConflict, fmt.Errorf("the process that kept the namespace for toe exec has ended; `toe down %s` and `toe up %s` make it anew", s.card.Name, s.card.Name))
+			return
+		}
+		file := filepath.Join(s.card.Paths.Runtime, "exec-resolv.conf")
+		// Replaced, not written: it lies over /etc/resolv.conf of whoever is in there.
+		if err := atomicfile.Write(file, hostnet.ResolvConf(d.addrs.CardAddrs(), search), 0o644); err != nil {
+			refuse(w, http.StatusInternalServerError, err)
+			return
+		}
+		answer(w, http.StatusOK, status.Exec{PID: d.Att.Namespace.PID, User: d.Att.Namespace.User, ResolvConf: file})
+		return
+	}
+	refuse(w, http.StatusConflict, errors.New("the card keeps no namespace for toe exec: link.exec is false in its card.yaml"))
+}

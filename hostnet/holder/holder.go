@@ -1,0 +1,374 @@
+// Package holder is the process that keeps the network namespace of toe exec.
+package holder
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/hostnet/netdev"
+	"github.com/toe-project/toe/internal/child"
+	"github.com/toe-project/toe/internal/fds"
+	"github.com/toe-project/toe/internal/sandbox"
+	"github.com/toe-project/toe/link/tun"
+)
+
+// Verb is the hidden verb of the program that becomes a namespace
+// holder: a process in a network namespace of its own, and a user namespace
+// of its own where the caller is not root. It makes the TUN there, hands its
+// descriptors out, and opens connections for the supervisor, which stays
+// where it is. Orders come on descriptor 3 as packets of JSON.
+const Verb = "netns-holder"
+
+// patience is how long a holder may take to be ready.
+const patience = 10 * time.Second
+
+// Interface is the link's name in the namespace of toe exec.
+const Interface = "toe0"
+
+// maxPacket bounds an order and an answer, in bytes.
+const maxPacket = 4096
+
+type order struct {
+	Op      string          `json:"op"` // link, dial, ping, lock, abort
+	On      bool            `json:"on,omitempty"`
+	Queues  int             `json:"queues,omitempty"`
+	Addrs   store.LinkAddrs `json:"addrs"`
+	Network string          `json:"network,omitempty"`
+	Address string          `json:"address,omitempty"`
+	Limit   time.Duration   `json:"limit,omitempty"`
+}
+
+type answer struct {
+	Error   string `json:"error,omitempty"`
+	Timeout bool   `json:"timeout,omitempty"`
+}
+
+// Holder is the supervisor's end of a holder.
+type Holder struct {
+	addrs  store.LinkAddrs
+	cmd    *exec.Cmd
+	orders *os.File
+	Died   chan error // says how the process ended, then is closed
+}
+
+// Start starts a holder and returns the TUN that it made, one file a queue.
+func Start(ctx context.Context, queues int, a store.LinkAddrs) (*Holder, []*os.File, error) {
+	n, err := start()
+	if err != nil {
+		return nil, nil, err
+	}
+	n.addrs = a
+	files, err := n.ask(ctx, order{Op: "link", Queues: queues, Addrs: a, Limit: patience})
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("namespace for toe exec: %w", err), n.Close())
+	}
+	return n, files, nil
+}
+
+// PID is the holder's process id.
+func (n *Holder) PID() int { return n.cmd.Process.Pid }
+
+// Ping sends a packet of full size to the card and waits for its answer.
+func (n *Holder) Ping(ctx context.Context, card netip.Addr) error {
+	_, err := n.ask(ctx, order{Op: "ping", Address: card.String()})
+	return err
+}
+
+// Lock locks the path MTU of the link's routes, or unlocks it.
+func (n *Holder) Lock(ctx context.Context, on bool) error {
+	_, err := n.ask(ctx, order{Op: "lock", On: on, Addrs: n.addrs})
+	return err
+}
+
+// Abort aborts the TCP connections over the link.
+func (n *Holder) Abort(ctx context.Context) error {
+	_, err := n.ask(ctx, order{Op: "abort", Addrs: n.addrs})
+	return err
+}
+
+// start starts the process in namespaces of its own.
+func start() (*Holder, error) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("socketpair for the namespace holder: %w", err)
+	}
+	n := &Holder{orders: os.NewFile(uintptr(pair[0]), "holder"), Died: make(chan error, 1)}
+	theirs := os.NewFile(uintptr(pair[1]), "orders")
+	defer theirs.Close()
+	n.cmd = exec.Command("/proc/self/exe", Verb)
+	n.cmd.Args[0] = "toe"
+	n.cmd.ExtraFiles = []*os.File{theirs}
+	n.cmd.Stderr = os.Stderr
+	n.cmd.SysProcAttr = processAttr()
+	if err := child.Start(n.cmd); err != nil {
+		n.orders.Close()
+		return nil, namespaceProblem(err)
+	}
+	go func() {
+		_ = n.cmd.Wait()
+		n.Died <- fmt.Errorf("the process that keeps the namespace ended (%s)", n.cmd.ProcessState)
+		close(n.Died)
+	}()
+	return n, nil
+}
+
+// processAttr puts a process into namespaces of its own. Without root it is
+// itself there, not root, so that whoever joins it is, too; what it needs to
+// set up the network it keeps as ambient capabilities.
+func processAttr() *syscall.SysProcAttr {
+	if store.Privileged() {
+		return &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
+	}
+	uid, gid := os.Geteuid(), os.Getegid()
+	return &syscall.SysProcAttr{
+		Cloneflags:  unix.CLONE_NEWNET | unix.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}},
+		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_SYS_ADMIN},
+	}
+}
+
+func namespaceProblem(err error) error {
+	if !store.Privileged() && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EACCES)) {
+		return fmt.Errorf("user namespaces are not allowed here: %w; `toe doctor` says how to allow them", err)
+	}
+	return fmt.Errorf("namespace for toe exec: %w", err)
+}
+
+// ask sends an order with a socket for its answer, so that several can be
+// under way. It returns the descriptors that came with the answer.
+func (n *Holder) ask(ctx context.Context, o order) ([]*os.File, error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		o.Limit = time.Until(deadline)
+	}
+	if o.Limit <= 0 {
+		o.Limit = patience
+	}
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	theirs := os.NewFile(uintptr(pair[1]), "answer")
+	defer theirs.Close()
+	conn, err := packetConn(pair[0])
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	err = fds.Socket(n.orders.Fd()).Send(o, theirs)
+	theirs.Close() // the holder's copy is the only one: its end is an end of file
+	if err != nil {
+		return nil, fmt.Errorf("the process that keeps the namespace is gone: %w", err)
+	}
+	_ = conn.SetDeadline(time.Now().Add(o.Limit + time.Second))
+	return readAnswer(conn)
+}
+
+func packetConn(fd int) (*net.UnixConn, error) {
+	f := os.NewFile(uintptr(fd), "packets")
+	defer f.Close()
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UnixConn), nil
+}
+
+func readAnswer(conn *net.UnixConn) ([]*os.File, error) {
+	var a answer
+	passed, err := fds.Receive(conn, &a, maxPacket, tun.MaxQueues)
+	if err != nil {
+		return nil, fmt.Errorf("no answer from the process that keeps the namespace: %w", err)
+	}
+	files := passedFiles(passed)
+	switch {
+	case a.Timeout:
+		fds.CloseAll(files)
+		return nil, fmt.Errorf("%s: %w", a.Error, os.ErrDeadlineExceeded)
+	case a.Error != "":
+		fds.CloseAll(files)
+		return nil, errors.New(a.Error)
+	}
+	return files, nil
+}
+
+func passedFiles(passed []int) (files []*os.File) {
+	for i, fd := range passed {
+		files = append(files, os.NewFile(uintptr(fd), "passed:"+strconv.Itoa(i)))
+	}
+	return files
+}
+
+func (n *Holder) Dial(ctx context.Context, network, address string) (net.Conn, error) {
+	files, err := n.ask(ctx, order{Op: "dial", Network: network, Address: address})
+	if err != nil {
+		return nil, err
+	}
+	defer fds.CloseAll(files)
+	if len(files) != 1 {
+		return nil, fmt.Errorf("dial %s: %d descriptors, want 1", address, len(files))
+	}
+	return net.FileConn(files[0])
+}
+
+// Close ends the holder, and with it the namespace once nobody else is in it.
+func (n *Holder) Close() error {
+	n.orders.Close()
+	select {
+	case <-n.Died:
+	case <-time.After(2 * time.Second):
+		_ = n.cmd.Process.Kill()
+		<-n.Died
+	}
+	return nil
+}
+
+// ordersFD is the descriptor that a holder is told by what to do.
+const ordersFD = 3
+
+// Main is the holder. It ends when its supervisor hangs up; connections
+// through an endpoint then end with it, for the namespace may live on in the
+// programs that are in it.
+func Main() error {
+	orders := os.NewFile(ordersFD, "orders")
+	if orders == nil {
+		return errors.New("no orders on descriptor 3; only toe itself starts this")
+	}
+	sandbox.SetName("toe: exec")
+	if err := sandbox.CloseInherited(ordersFD); err != nil {
+		return err
+	}
+	var endpoint atomic.Pointer[store.LinkAddrs] // of the link, while it leads to one
+	defer func() {
+		if a := endpoint.Load(); a != nil {
+			_ = netdev.Abort(*a)
+		}
+	}()
+	for {
+		var o order
+		passed, err := fds.Receive(fds.Socket(orders.Fd()), &o, maxPacket, 1)
+		if errors.Is(err, fds.ErrPacket) {
+			continue
+		}
+		if err != nil {
+			return nil
+		}
+		files := passedFiles(passed)
+		if len(files) != 1 {
+			fds.CloseAll(files)
+			continue
+		}
+		if o.Op == "lock" {
+			endpoint.Store(nil)
+			if o.On {
+				endpoint.Store(&o.Addrs)
+			}
+		}
+		go func() {
+			defer files[0].Close()
+			out, err := o.obey()
+			reply(files[0], out, err)
+		}()
+	}
+}
+
+func reply(to *os.File, out []*os.File, err error) {
+	defer fds.CloseAll(out)
+	var a answer
+	if err != nil {
+		a = answer{Error: err.Error(), Timeout: errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)}
+	}
+	_ = fds.Socket(to.Fd()).Send(a, out...)
+}
+
+func (o order) obey() ([]*os.File, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), o.Limit)
+	defer cancel()
+	switch o.Op {
+	case "link":
+		return makeExecLink(o)
+	case "dial":
+		return dialFile(ctx, o.Network, o.Address)
+	case "lock":
+		return nil, netdev.LockMTU(Interface, o.Addrs, o.On)
+	case "abort":
+		return nil, netdev.Abort(o.Addrs)
+	case "ping":
+		card, err := netip.ParseAddr(o.Address)
+		if err != nil {
+			return nil, err
+		}
+		return nil, netdev.Ping(ctx, card)
+	}
+	return nil, fmt.Errorf("order %q: unknown", o.Op)
+}
+
+func dialFile(ctx context.Context, network, address string) ([]*os.File, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, network, address)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	f, err := c.(interface{ File() (*os.File, error) }).File()
+	if err != nil {
+		return nil, err
+	}
+	return []*os.File{f}, nil
+}
+
+// makeExecLink makes the namespace's network: loopback, the link, and the
+// card as the way to everywhere.
+func makeExecLink(o order) ([]*os.File, error) {
+	lo, err := netlink.LinkByName("lo")
+	if err == nil {
+		err = netlink.LinkSetUp(lo)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("loopback: %w", err)
+	}
+	// ping(8) without privilege, for the groups that exist here.
+	group := "0 2147483647"
+	if !store.Privileged() {
+		group = fmt.Sprintf("%d %d", os.Getegid(), os.Getegid())
+	}
+	_ = os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte(group), 0)
+	files, err := tun.Open(tun.Options{Name: Interface, Queues: o.Queues})
+	if err != nil {
+		return nil, netdev.TUNProblem(err)
+	}
+	if err := netdev.Configure(Interface, o.Addrs); err != nil {
+		fds.CloseAll(files)
+		return nil, err
+	}
+	l, err := netlink.LinkByName(Interface)
+	for _, card := range o.Addrs.CardAddrs() {
+		if err != nil {
+			break
+		}
+		way := netdev.DefaultVia(l.Attrs().Index, card, unix.RT_TABLE_MAIN)
+		err = netlink.RouteAdd(&way)
+		if card.Is6() && !netdev.HasIPv6() {
+			err = nil
+		}
+	}
+	if err != nil {
+		fds.CloseAll(files)
+		return nil, fmt.Errorf("default route: %w", err)
+	}
+	return files, nil
+}

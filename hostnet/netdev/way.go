@@ -1,0 +1,81 @@
+package netdev
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/toe-project/toe/card/store"
+)
+
+// linkWay tells which connections of this network namespace go over a link.
+//
+// Their socket has one of the host's addresses of the link, or goes to one of
+// the card's, and the kernel routes what it sends to the link. So a container
+// that talks to the link's address, and the host with itself, are not among
+// them. It is the route of now that is asked for, by source and destination
+// alone. What cannot be told:
+//
+//   - a socket with a packet mark that a rule of the host's looks at (the
+//     route without the mark decides), and one whose route was another when it
+//     was opened;
+//   - after the interface has gone, what a machine behind another gateway had
+//     with the link's address. It ends too: an address that is gone carries
+//     nothing any more. What is attached to the host directly is left alone.
+//
+// What the host forwards for others, containers say, has no socket here.
+type linkWay struct {
+	addrs store.LinkAddrs
+	index int // of the interface; 0: it is gone
+}
+
+func wayOf(a store.LinkAddrs) linkWay {
+	w := linkWay{addrs: a}
+	all, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil {
+		return w
+	}
+	for _, here := range all {
+		if ip, ok := netip.AddrFromSlice(here.IP); ok && slices.Contains(a.HostAddrs(), ip.Unmap()) {
+			w.index = here.LinkIndex
+		}
+	}
+	return w
+}
+
+func (w linkWay) carries(s *netlink.Socket) bool {
+	from, ok1 := netip.AddrFromSlice(s.ID.Source)
+	to, ok2 := netip.AddrFromSlice(s.ID.Destination)
+	if !ok1 || !ok2 {
+		return false
+	}
+	from, to = from.Unmap(), to.Unmap()
+	if s.ID.Interface != 0 { // it is bound to a device
+		return w.index != 0 && int(s.ID.Interface) == w.index
+	}
+	ours := slices.Contains(w.addrs.HostAddrs(), from)
+	switch {
+	case slices.Contains(w.addrs.HostAddrs(), to):
+		return false // the host with itself
+	case w.index == 0:
+		return ours && !attached(to)
+	case ours || slices.Contains(w.addrs.CardAddrs(), to):
+		return w.routes(from, to)
+	}
+	return false
+}
+
+// routes says whether what goes from one address to the other goes by the link.
+func (w linkWay) routes(from, to netip.Addr) bool {
+	found, err := netlink.RouteGetWithOptions(to.AsSlice(), &netlink.RouteGetOptions{SrcAddr: from.AsSlice()})
+	return err == nil && len(found) > 0 && found[0].LinkIndex == w.index
+}
+
+// attached says whether an address is the host's own, or on a network that a
+// device of the host is on.
+func attached(to netip.Addr) bool {
+	found, err := netlink.RouteGet(net.IP(to.AsSlice()))
+	return err == nil && len(found) > 0 && found[0].Gw == nil && found[0].Via == nil
+}

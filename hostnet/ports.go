@@ -1,0 +1,306 @@
+package hostnet
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/card/spec"
+	"github.com/toe-project/toe/hostnet/netdev"
+	"github.com/toe-project/toe/hostnet/passt"
+	"github.com/toe-project/toe/internal/fds"
+	"github.com/toe-project/toe/link/tun"
+	"github.com/toe-project/toe/machine"
+)
+
+// netnsDir is where ip-netns(8) keeps named network namespaces.
+const netnsDir = "/run/netns"
+
+// CheckPort says what is wrong with where a port shall lead.
+func (h *Host) CheckPort(p spec.Port) error {
+	a := p.Attach
+	switch a.Kind {
+	case spec.AttachUser:
+		return nil
+	case spec.AttachTAP:
+		if err := checkTAP(a.Name); err != nil {
+			return fmt.Errorf("attach %s: %w", a, err)
+		}
+		return nil
+	}
+	if !netAdmin() {
+		return fmt.Errorf("attach %s: needs root (CAP_NET_ADMIN); without it there are attach: user, and tap:NAME with a tap that is yours (%s)", a, makeTAP("NAME"))
+	}
+	switch a.Kind {
+	case spec.AttachBridge:
+		return h.checkLower(a, "bridge", "a bridge")
+	case spec.AttachMacvtap:
+		return h.checkLower(a, "", "an interface")
+	case spec.AttachNetns:
+		if _, err := os.Stat(filepath.Join(netnsDir, a.Name)); err != nil {
+			return fmt.Errorf("attach %s: there is no network namespace %s; `ip netns add %s` makes it%s", a, a.Name, a.Name, spec.DidYouMean(a.Name, entries(netnsDir)...))
+		}
+		return inNetns(a.Name, func() error { return checkTAP(a.Device) })
+	}
+	return fmt.Errorf("attach %s: unknown", a)
+}
+
+// checkLower wants an existing interface, of a kind unless that is empty.
+func (h *Host) checkLower(a spec.Attach, kind, what string) error {
+	l, err := netlink.LinkByName(a.Name)
+	if err != nil {
+		return fmt.Errorf("attach %s: there is no interface %s%s", a, a.Name, spec.DidYouMean(a.Name, interfaces()...))
+	}
+	if kind != "" && l.Type() != kind {
+		return fmt.Errorf("attach %s: %s is not %s but a %s", a, a.Name, what, l.Type())
+	}
+	return nil
+}
+
+func entries(dir string) []string {
+	list, _ := os.ReadDir(dir)
+	var names []string
+	for _, e := range list {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+func interfaces() []string {
+	list, _ := net.Interfaces()
+	var names []string
+	for _, i := range list {
+		names = append(names, i.Name)
+	}
+	return names
+}
+
+// checkTAP wants a TAP that nobody uses and that the caller may use, or no
+// interface of that name and the right to make one.
+func checkTAP(name string) error {
+	l, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		if !netAdmin() {
+			return fmt.Errorf("there is no interface %s, and to make one needs root; %s makes one for you%s", name, makeTAP(name), spec.DidYouMean(name, interfaces()...))
+		}
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", name, err)
+	}
+	t, ok := l.(*netlink.Tuntap)
+	if !ok || t.Mode != unix.IFF_TAP {
+		return fmt.Errorf("interface %s exists and is a %s, not a tap; give a tap, or a name that is free", name, l.Type())
+	}
+	if l.Attrs().RawFlags&unix.IFF_LOWER_UP != 0 && l.Attrs().OperState == netlink.OperUp {
+		return fmt.Errorf("interface %s is in use by another process", name)
+	}
+	if netAdmin() {
+		return nil
+	}
+	if l.Attrs().Flags&net.FlagUp == 0 {
+		return fmt.Errorf("interface %s is down; `sudo ip link set %s up` mends that", name, name)
+	}
+	return tryTAP(name)
+}
+
+// tryTAP finds out whether a TAP is the caller's, by opening it.
+func tryTAP(name string) error {
+	files, err := tun.Open(tun.Options{Name: name, Queues: 1, TAP: true})
+	if errors.Is(err, tun.ErrNotPermitted) {
+		return fmt.Errorf("interface %s is not yours (user %d); `sudo ip tuntap del mode tap name %s` and %s make it so", name, os.Geteuid(), name, makeTAP(name))
+	}
+	if err != nil {
+		return netdev.TUNProblem(err)
+	}
+	fds.CloseAll(files)
+	return nil
+}
+
+// makeTAP is the line by which root makes a TAP for the caller.
+func makeTAP(name string) string {
+	return fmt.Sprintf("`sudo ip tuntap add mode tap user %d name %s && sudo ip link set %s up`", os.Geteuid(), name, name)
+}
+
+// netAdmin says whether this process has CAP_NET_ADMIN: as root, or as an
+// ordinary user who is in a user namespace of their own. Whether it is good for
+// the network namespace at hand shows when it is used.
+func netAdmin() bool {
+	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	return unix.Capget(&hdr, &sets[0]) == nil && sets[0].Effective&(1<<unix.CAP_NET_ADMIN) != 0
+}
+
+// Port opens where a port leads.
+func (h *Host) Port(ctx context.Context, p spec.Port, mac net.HardwareAddr, kind machine.Kind) (*Attachment, error) {
+	switch p.Attach.Kind {
+	case spec.AttachUser:
+		att, err := h.userPort(p)
+		if errors.Is(err, passt.ErrMissing) && kind != machine.UML && !h.card.Spec.Link.DefaultRoute {
+			return nil, nil // QEMU has something of its own
+		}
+		return att, err
+	case spec.AttachTAP:
+		return openTAP(p.Attach.Name, p.MTU, "")
+	case spec.AttachBridge:
+		return openTAP(h.portInterface(p), p.MTU, p.Attach.Name)
+	case spec.AttachMacvtap:
+		return h.macvtap(p, mac)
+	case spec.AttachNetns:
+		var att *Attachment
+		err := inNetns(p.Attach.Name, func() (err error) {
+			att, err = openTAP(p.Attach.Device, p.MTU, "")
+			return err
+		})
+		return att, err
+	}
+	return nil, fmt.Errorf("attach %s: unknown", p.Attach)
+}
+
+// portInterface is the name of an interface that we make for a port: the
+// same at each start, of at most 15 bytes.
+func (h *Host) portInterface(p spec.Port) string {
+	sum := sha256.Sum256([]byte(h.card.Name + "\x00" + p.Name))
+	return "toe-" + hex.EncodeToString(sum[:4])
+}
+
+// openTAP opens a TAP, made if need be, and puts it on a bridge if one is given.
+func openTAP(name string, mtu int, bridge string) (*Attachment, error) {
+	existed := netdev.Exists(name)
+	files, err := tun.Open(tun.Options{Name: name, Queues: 1, TAP: true})
+	if err != nil {
+		return nil, err
+	}
+	if err := configureTAP(name, mtu, bridge, existed); err != nil {
+		fds.CloseAll(files)
+		return nil, err
+	}
+	return &Attachment{Interface: name, Files: files}, nil
+}
+
+func configureTAP(name string, mtu int, bridge string, existed bool) error {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return fmt.Errorf("interface %s: %w", name, err)
+	}
+	if !existed {
+		if err := netlink.LinkSetMTU(l, mtu); err != nil {
+			return fmt.Errorf("interface %s: MTU %d: %w", name, mtu, err)
+		}
+	}
+	if bridge != "" {
+		netdev.Quiet(name)
+		b, err := netlink.LinkByName(bridge)
+		if err != nil {
+			return fmt.Errorf("bridge %s: %w", bridge, err)
+		}
+		if err := netlink.LinkSetHardwareAddr(l, bridgedMAC(name)); err != nil {
+			return fmt.Errorf("interface %s: address: %w", name, err)
+		}
+		if err := netlink.LinkSetMaster(l, b); err != nil {
+			return fmt.Errorf("put %s on bridge %s: %w", name, bridge, err)
+		}
+	}
+	if l.Attrs().Flags&net.FlagUp != 0 {
+		return nil // and no privilege is needed
+	}
+	if err := netlink.LinkSetUp(l); err != nil {
+		return fmt.Errorf("interface %s: up: %w", name, err)
+	}
+	return nil
+}
+
+// bridgedMAC is for our end of a TAP on a bridge. A bridge takes the lowest
+// address of its ports for its own, so that a random one would change the
+// host's there; this one is higher than any device's.
+func bridgedMAC(name string) net.HardwareAddr {
+	sum := sha256.Sum256([]byte(name))
+	return net.HardwareAddr{0xfe, sum[0], sum[1], sum[2], sum[3], sum[4]}
+}
+
+// macvtap makes a macvtap on a lower device, with the card's own address.
+func (h *Host) macvtap(p spec.Port, mac net.HardwareAddr) (*Attachment, error) {
+	lower, err := netlink.LinkByName(p.Attach.Name)
+	if err != nil {
+		return nil, fmt.Errorf("interface %s: %w", p.Attach.Name, err)
+	}
+	name := h.portInterface(p)
+	// A macvtap outlives this process, so it is in the journal before it is there.
+	if err := note(h.card, func(j *Journal) { j.addInterface(name) }); err != nil {
+		return nil, err
+	}
+	remove := func() error { return removeInterfaces([]string{name}) }
+	if err := remove(); err != nil {
+		return nil, err
+	}
+	attrs := netlink.NewLinkAttrs() // not a literal: that would ask for a queue of no packets
+	attrs.Name, attrs.ParentIndex, attrs.HardwareAddr = name, lower.Attrs().Index, mac
+	attrs.MTU = min(p.MTU, lower.Attrs().MTU)
+	m := &netlink.Macvtap{Macvlan: netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}}
+	if err := netlink.LinkAdd(m); err != nil {
+		return nil, fmt.Errorf("macvtap %s on %s: %w", name, p.Attach.Name, err)
+	}
+	f, err := h.openMacvtap(name)
+	if err != nil {
+		return nil, errors.Join(err, remove())
+	}
+	return &Attachment{Interface: name, Files: []*os.File{f}, Close: remove}, nil
+}
+
+// openMacvtap opens the character device of a macvtap by its number, because
+// /dev may be one that nobody keeps up to date.
+func (h *Host) openMacvtap(name string) (*os.File, error) {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := netlink.LinkSetUp(l); err != nil {
+		return nil, fmt.Errorf("interface %s: up: %w", name, err)
+	}
+	number, err := os.ReadFile(fmt.Sprintf("/sys/class/net/%s/tap%d/dev", name, l.Attrs().Index))
+	if err != nil {
+		return nil, fmt.Errorf("macvtap %s has no character device: %w", name, err)
+	}
+	maj, min, _ := strings.Cut(strings.TrimSpace(string(number)), ":")
+	major, err1 := strconv.ParseUint(maj, 10, 32)
+	minor, err2 := strconv.ParseUint(min, 10, 32)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	node := filepath.Join(h.card.Paths.Runtime, name+".tap")
+	if err := unix.Mknod(node, unix.S_IFCHR|0o600, int(unix.Mkdev(uint32(major), uint32(minor)))); err != nil {
+		return nil, fmt.Errorf("mknod %s: %w", node, err)
+	}
+	defer os.Remove(node)
+	return setupMacvtap(node, name)
+}
+
+func setupMacvtap(node, name string) (*os.File, error) {
+	fd, err := unix.Open(node, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open macvtap %s: %w", name, err)
+	}
+	ifr, err := unix.NewIfreq(name)
+	if err == nil {
+		ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
+	}
+	if err == nil {
+		err = tun.Header(fd)
+	}
+	if err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("macvtap %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fd), "macvtap:"+name), nil
+}
