@@ -119,6 +119,7 @@ func (b *bare) ready(i int, base, ahead uint16, descs, heads []byte) {
 	*b.u16(at + 0x402) = base + ahead
 	b.tell(order{Op: opStart, Index: i, Ring: &ring{Size: fuzzSize, Base: int(base), Enabled: true,
 		Desc: fuzzUser + uint64(at), Avail: fuzzUser + uint64(at) + 0x400, Used: fuzzUser + uint64(at) + 0x800}}, b.kicks[i])
+	b.tell(order{Op: opRun, Index: i})
 }
 
 // head is what the avail ring holds at an index.

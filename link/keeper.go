@@ -32,6 +32,8 @@ type Options struct {
 	// Event is called for each event, one after the other and with nothing
 	// held: it may take its time. Close waits for the last one.
 	Event func(Event)
+
+	dieWithin time.Duration // for tests; dieWithin by default
 }
 
 // Keeper serves one device: it listens on the device's socket, speaks with one
@@ -100,6 +102,9 @@ func NewKeeper(dev Device, opts Options) (k *Keeper, err error) {
 	}
 	if k.opts.Launch == nil {
 		k.opts.Launch = LaunchProcess
+	}
+	if k.opts.dieWithin == 0 {
+		k.opts.dieWithin = dieWithin
 	}
 	if !dev.Stream {
 		if k.accepted, err = tun.Probe(int(dev.Files[0].Fd())); err != nil {
@@ -283,22 +288,48 @@ func (k *Keeper) launch() error {
 		if err != nil {
 			break
 		}
-		err = tellStart(r, i, ring.Ring, ring.base())
-		if ring.lost = isRefusal(err); ring.lost {
+		err = k.start(i, ring)
+		if ring = k.wish.rings[i]; isRefusal(err) {
 			// Its memory does not hold it: the others go on.
 			k.event("ring %d: %v", i, err)
-			err = nil
+			ring.lost, err = true, nil
+		} else {
+			ring.lost = false
 		}
-		ring.taken = ring.taken || !ring.lost
 		k.wish.rings[i] = ring
 	}
 	if err != nil {
-		k.setPump(nil)
-		r.hangUp()
-		r.process.Kill()
-		return fmt.Errorf("device %s: pump: %w", k.dev.Name, err)
+		err = fmt.Errorf("device %s: pump: %w", k.dev.Name, err)
+		return errors.Join(err, k.bury())
 	}
 	return nil
+}
+
+// bury kills the pump and waits until it is dead: only then may there be another. The error says
+// that it is not; it stays the pump then, and watch replaces it when it has died. k.mu is held.
+func (k *Keeper) bury() error {
+	r := k.pump
+	if err := r.kill(k.opts.dieWithin); err != nil {
+		return fmt.Errorf("device %s: %w", k.dev.Name, err)
+	}
+	k.hear(r)
+	k.setPump(nil)
+	return nil
+}
+
+// start has the pump take over a ring and run it, as two orders. The first alone says where the
+// ring goes on, and nothing moves before its answer has come: so it is certain at each moment
+// whether the next pump must go on from the front end's base or from the card's memory. k.mu is
+// held.
+func (k *Keeper) start(i int, ring wishedRing) error {
+	err := tellStart(k.pump, i, ring.Ring, ring.base())
+	if err != nil {
+		return err
+	}
+	ring.taken = true
+	k.wish.rings[i] = ring
+	_, err = k.pump.tell(order{Op: opRun, Index: i})
+	return err
 }
 
 // confined tells what the pump's confinement lacks, once and not for each pump.
@@ -323,9 +354,7 @@ func (k *Keeper) giveUp() {
 func (k *Keeper) watch(r *running) {
 	defer k.done.Done()
 	for news := range r.news {
-		if n := int(r.pairs.Swap(0)); n > 0 {
-			k.usePairs(r, n)
-		}
+		k.usePairs(r)
 		if news != "" {
 			k.event("%s", news)
 		}

@@ -17,7 +17,8 @@ const (
 	opInit   op = "init"   // files: counters, then the host's end of each queue pair
 	opMemory op = "memory" // files: one per region
 	opOffer  op = "offer"  // negotiated features
-	opStart  op = "start"  // files: kick, then call and err where Has says so
+	opStart  op = "start"  // files: kick, then call and err where Has says so. Nothing moves before opRun
+	opRun    op = "run"    // a ring that was started moves packets from now on
 	opStop   op = "stop"
 	opEnable op = "enable"
 )

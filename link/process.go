@@ -27,17 +27,25 @@ type Process interface {
 // come on descriptor 3.
 const PumpVerb = "pump-worker"
 
-// answerWithin is how long a pump may take over an order. Mapping a card's
-// memory is the longest, and takes milliseconds.
-const answerWithin = 5 * time.Second
+// Limits of what a pump takes in the worst case.
+const (
+	// answerWithin is for an order. Mapping a card's memory is the longest, and takes milliseconds.
+	answerWithin = 5 * time.Second
+	// endWithin is for a pump to end by itself once the keeper has hung up.
+	endWithin = 2 * time.Second
+	// dieWithin is for a killed pump to be dead. The kernel unmaps the card's memory first:
+	// milliseconds.
+	dieWithin = 5 * time.Second
+)
 
 // running is a pump and the keeper's end of its socket.
 type running struct {
 	process Process
 	seq     uint64
 	answers chan answer
-	news    chan string  // closed when the pump has hung up
-	pairs   atomic.Int64 // news: queue pairs that the driver wants to use; 0 when read
+	news    chan string   // closed when the pump has hung up
+	pairs   atomic.Int64  // news: queue pairs that the driver wants to use, as told last; 0 if never
+	gone    chan struct{} // closed when the process is dead
 
 	mu     sync.Mutex // guards the descriptor's end
 	orders int        // -1 when closed
@@ -77,7 +85,11 @@ func start(launch func(*os.File) (Process, error)) (*running, error) {
 		unix.Close(pair[0])
 		return nil, fmt.Errorf("start pump: %w", err)
 	}
-	r := &running{process: p, orders: pair[0], answers: make(chan answer, 1), news: make(chan string, 16)}
+	r := &running{
+		process: p, orders: pair[0], answers: make(chan answer, 1), news: make(chan string, 16),
+		gone: make(chan struct{}),
+	}
+	go func() { p.Wait(); close(r.gone) }()
 	go r.listen(r.orders)
 	return r, nil
 }
@@ -149,14 +161,30 @@ func (r *running) tell(o order, files ...*os.File) (answer, error) {
 // end hangs up, so that the pump ends, and makes sure that it did.
 func (r *running) end() {
 	r.hangUp()
-	gone := make(chan struct{})
-	go func() { r.process.Wait(); close(gone) }()
 	select {
-	case <-gone:
-	case <-time.After(2 * time.Second):
+	case <-r.gone:
+	case <-time.After(endWithin):
 		r.process.Kill()
-		<-gone
+		<-r.gone
 	}
+}
+
+// kill ends the pump by force and waits for its death. Until then it may work on the rings, the
+// card's memory and the host's end, so none of them may be handed on. The error says that the pump
+// is not dead within the limit.
+func (r *running) kill(within time.Duration) error {
+	r.process.Kill()
+	timer := time.NewTimer(within)
+	defer timer.Stop()
+	select {
+	case <-r.gone:
+	case <-timer.C:
+		return fmt.Errorf("pump %d is not dead %s after it was killed", r.process.PID(), within)
+	}
+	r.hangUp()
+	for range r.answers { // until all that it said has been heard
+	}
+	return nil
 }
 
 // LaunchProcess starts this program anew as a pump.

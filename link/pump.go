@@ -111,6 +111,8 @@ func (p *pump) obey(o *order, fds []int) (uint16, error) {
 	switch o.Op {
 	case opStart:
 		return 0, p.start(o.Index, o.Ring, fds)
+	case opRun:
+		return 0, p.run(o.Index)
 	case opStop:
 		return p.stop(o.Index), nil
 	case opEnable:
@@ -308,11 +310,7 @@ func (p *pump) startNow(q *queue, e *end, r *ring, fds []int) error {
 		if err != nil {
 			return err
 		}
-		e.ring, e.broken, e.bad = ring, false, 0
-		if e == &q.rx {
-			q.win.reset()
-		}
-		q.control.used = 0 // another driver, or the same from its beginning
+		e.placed, e.broken, e.bad = ring, false, 0
 	}
 	e.enabled = r.Enabled
 	q.unwatch(e.kick)
@@ -337,19 +335,41 @@ func (p *pump) startNow(q *queue, e *end, r *ring, fds []int) error {
 		q.drop(e)
 		return err
 	}
-	if fresh {
-		// The pump before this one may have ended between showing what it
-		// had done and calling: a driver whose ring is full of that waits
-		// for ever.
-		e.ring.Called()
-		e.signal()
-	}
 	return nil
+}
+
+// run lets a ring that was started move packets. To a ring that moves them already it does nothing.
+func (p *pump) run(i int) (err error) {
+	q, e := p.end(i)
+	q.do(func() {
+		switch {
+		case e.ring != nil:
+		case e.placed == nil:
+			err = fmt.Errorf("ring %d is run before it is started", i)
+		default:
+			q.begin(e)
+		}
+	})
+	return err
+}
+
+// begin runs on the queue's goroutine.
+func (q *queue) begin(e *end) {
+	e.ring, e.placed = e.placed, nil
+	if e == &q.rx {
+		q.win.reset()
+	}
+	q.control.used = 0 // another driver, or the same from its beginning
+	// The pump before this one may have ended between showing what it
+	// had done and calling: a driver whose ring is full of that waits
+	// for ever.
+	e.ring.Called()
+	e.signal()
 }
 
 // drop takes a ring away from its queue, on the queue's goroutine.
 func (q *queue) drop(e *end) {
-	e.ring = nil
+	e.ring, e.placed = nil, nil
 	q.unwatch(e.kick)
 	replaceFD(&e.kick, -1)
 	replaceFD(&e.call, -1)
@@ -363,6 +383,9 @@ func (q *queue) drop(e *end) {
 func (p *pump) stop(i int) (base uint16) {
 	q, e := p.end(i)
 	q.do(func() {
+		if e.ring == nil {
+			e.ring = e.placed
+		}
 		if e.ring == nil {
 			return
 		}

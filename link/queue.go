@@ -36,7 +36,8 @@ const maxIov = 1024
 // end is one ring of a pair as the pump runs it.
 type end struct {
 	ring    *vring.Ring
-	kick    int // descriptors, -1 for none
+	placed  *vring.Ring // started and not yet run: nothing looks at it
+	kick    int         // descriptors, -1 for none
 	call    int
 	err     int
 	enabled bool

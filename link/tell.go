@@ -29,16 +29,30 @@ func (d *device) SetFeatures(f uint64) error {
 	k := (*Keeper)(d)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.wish.features, k.wish.pairs = f, 0
-	if !k.dev.Stream {
-		for _, file := range k.dev.Files {
-			if err := tun.SetOffload(int(file.Fd()), offload(f)&k.accepted); err != nil {
-				return fmt.Errorf("device %s: %w", k.dev.Name, err)
-			}
+	old := k.wish.features
+	k.wish.features = f
+	k.forgetPairs()
+	err := k.setOffload(f)
+	if err == nil {
+		_, err = k.tell(order{Op: opOffer, Features: f})
+	}
+	if err != nil {
+		k.wish.features = old
+	}
+	return err
+}
+
+// setOffload lets the host's kernel hand out what the driver takes. k.mu is held.
+func (k *Keeper) setOffload(features uint64) error {
+	if k.dev.Stream {
+		return nil
+	}
+	for _, file := range k.dev.Files {
+		if err := tun.SetOffload(int(file.Fd()), offload(features)&k.accepted); err != nil {
+			return fmt.Errorf("device %s: %w", k.dev.Name, err)
 		}
 	}
-	_, err := k.tell(order{Op: opOffer, Features: f})
-	return err
+	return nil
 }
 
 func (d *device) SetMemory(table []vhostuser.Region) error {
@@ -50,11 +64,11 @@ func (d *device) SetMemory(table []vhostuser.Region) error {
 	if k.pump == nil {
 		return nil
 	}
-	if err := tellMemory(k.pump, table); k.refused(err) {
+	err := k.settle(tellMemory(k.pump, table))
+	if err != nil {
 		k.wish.table = old
-		return err
 	}
-	return nil
+	return err
 }
 
 func (d *device) StartRing(i int, r vhostuser.Ring) error {
@@ -68,14 +82,11 @@ func (d *device) StartRing(i int, r vhostuser.Ring) error {
 	if k.pump == nil {
 		return nil
 	}
-	err := tellStart(k.pump, i, r, now.base())
-	if k.refused(err) {
+	err := k.settle(k.start(i, now))
+	if err != nil {
 		delete(k.wish.rings, i)
-		return err
 	}
-	now.taken = now.taken || err == nil
-	k.wish.rings[i] = now
-	return nil
+	return err
 }
 
 // StopRing must know where the ring was. A pump that dies meanwhile leaves that
@@ -86,11 +97,14 @@ func (d *device) StopRing(i int) (uint16, error) {
 	defer k.mu.Unlock()
 	defer k.steer()
 	var err error
-	for range 3 {
+	for try := range 3 {
 		if k.pump == nil {
 			if err = k.relaunch(); err != nil {
 				break
 			}
+		}
+		if try > 0 {
+			k.event("a pump did not stop ring %d, replaced by %d", i, k.pump.process.PID())
 		}
 		if r, ok := k.wish.rings[i]; !ok || r.lost {
 			// Any number would be a lie; the front end finds the truth
@@ -103,8 +117,10 @@ func (d *device) StopRing(i int) (uint16, error) {
 			delete(k.wish.rings, i)
 			return a.Base, nil
 		}
-		k.pump.process.Kill()
-		k.setPump(nil)
+		if dead := k.bury(); dead != nil {
+			err = dead
+			break
+		}
 	}
 	delete(k.wish.rings, i)
 	k.reviveLater()
@@ -134,10 +150,14 @@ func (d *device) EnableRing(i int, on bool) error {
 	if !ok {
 		return nil
 	}
+	defer k.steer()
+	was := r
 	r.Enabled = on
 	k.wish.rings[i] = r
-	k.steer()
 	_, err := k.tell(order{Op: opEnable, Index: i, On: on})
+	if err != nil {
+		k.wish.rings[i] = was
+	}
 	return err
 }
 
@@ -146,12 +166,22 @@ func (d *device) Reset() {
 	k := (*Keeper)(d)
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	var err error
 	for i := range k.wish.rings {
-		k.tell(order{Op: opStop, Index: i})
+		if err == nil && k.pump != nil {
+			_, err = k.pump.tell(order{Op: opStop, Index: i})
+		}
 	}
 	k.wish = wish{rings: map[int]wishedRing{}}
-	if k.pump != nil {
-		tellMemory(k.pump, nil)
+	k.forgetPairs()
+	if err == nil && k.pump != nil {
+		err = tellMemory(k.pump, nil)
+	}
+	if err != nil {
+		// Whatever it keeps of this front end dies with it, before the next one is served.
+		if err := k.pump.kill(k.opts.dieWithin); err != nil {
+			k.event("%v", err)
+		}
 	}
 	k.steer()
 }
@@ -192,13 +222,30 @@ func (k *Keeper) serves(pair int) bool {
 	return ok && r.Enabled
 }
 
-// usePairs has packets go to the first n queue pairs, as the driver told the pump.
-func (k *Keeper) usePairs(r *running, n int) {
+// usePairs has packets go to as many queue pairs as the driver told the pump that it uses.
+func (k *Keeper) usePairs(r *running) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.pump == r && n <= len(k.dev.Files) {
+	if k.pump == r {
+		k.hear(r)
+	}
+}
+
+// hear takes in what the pump has told of the driver, which does not say it again to the next one.
+// k.mu is held.
+func (k *Keeper) hear(r *running) {
+	if n := int(r.pairs.Load()); n > 0 && n <= len(k.dev.Files) {
 		k.wish.pairs = n
 		k.steer()
+	}
+}
+
+// forgetPairs is for a driver that begins anew. Its rings are stopped, so no news of the one before
+// is on its way. k.mu is held.
+func (k *Keeper) forgetPairs() {
+	k.wish.pairs = 0
+	if k.pump != nil {
+		k.pump.pairs.Store(0)
 	}
 }
 
@@ -208,23 +255,17 @@ func (k *Keeper) tell(o order, files ...*os.File) (answer, error) {
 		return answer{}, nil
 	}
 	a, err := k.pump.tell(o, files...)
-	if !k.refused(err) {
-		err = nil
-	}
-	return a, err
+	return a, k.settle(err)
 }
 
-// refused says whether the pump said no. A pump that is gone or does not answer
-// is ended instead, and its successor will be told.
-func (k *Keeper) refused(err error) bool {
-	if err == nil {
-		return false
+// settle is what an order came to. A refusal is an answer. A pump that is gone or does not answer is
+// killed, and the order is as good as done once it is dead: its successor, which watch starts, is
+// told the whole wish. k.mu is held.
+func (k *Keeper) settle(err error) error {
+	if err == nil || isRefusal(err) {
+		return err
 	}
-	if isRefusal(err) {
-		return true
-	}
-	k.pump.process.Kill()
-	return false
+	return k.pump.kill(k.opts.dieWithin)
 }
 
 func tellMemory(r *running, table []vhostuser.Region) error {

@@ -201,6 +201,7 @@ type worldOptions struct {
 	device  func(*Device)
 	card    fakecard.Options
 	noCard  bool
+	launch  func(generation int32, orders *os.File) (Process, error) // pumps of the test's own making
 }
 
 func newWorld(t testing.TB, o worldOptions) *world {
@@ -218,6 +219,9 @@ func newWorldOn(t testing.TB, h *host, o worldOptions) *world {
 	opts := Options{Launch: here, Event: w.event}
 	if o.process {
 		opts.Launch = nil
+	}
+	if o.launch != nil {
+		launcher(&opts, o.launch)
 	}
 	var err error
 	if w.k, err = NewKeeper(dev, opts); err != nil {

@@ -240,8 +240,11 @@ func (s *session) setFeatures(v uint64) error {
 			return err
 		}
 	}
+	if err := s.dev.SetFeatures(v); err != nil {
+		return err
+	}
 	s.features = v
-	return s.dev.SetFeatures(v)
+	return nil
 }
 
 // reset stops every ring and keeps the memory: the front end has not taken it

@@ -593,3 +593,29 @@ func FuzzSession(f *testing.F) {
 		k.end()
 	})
 }
+
+// What the device refuses has not been done: the front end may ask for it again, and what is asked
+// of the device later does not assume it.
+func TestRefusedIsNotDone(t *testing.T) {
+	k := newTalk(t, &device{})
+	k.acks()
+	k.dev.refusing("features")
+	if k.Do(vhostuser.SetFeatures, fakecard.U64(enabled)) == nil {
+		t.Fatal("features that the device refuses were taken")
+	}
+	k.dev.refusing("")
+	k.ok(k.Do(vhostuser.SetFeatures, fakecard.U64(enabled)))
+	k.want("features 0x160000028", "features 0x160000028")
+	k.ok(k.Do(vhostuser.SetMemTable, regions(0, 1<<20), k.mem))
+	k.ring(1)
+	k.ok(k.Do(vhostuser.SetVringKick, fakecard.U64(1), k.event))
+	k.dev.refusing("enable")
+	if k.Do(vhostuser.SetVringEnable, fakecard.U32(1, 1)) == nil {
+		t.Fatal("a ring that the device refuses to enable was enabled")
+	}
+	k.dev.refusing("")
+	k.ok(k.Do(vhostuser.SetVringCall, fakecard.U64(1), k.event))
+	k.want("memory 0x0+0x100000", "start 1 size 256 base 7 on false call false", "enable 1 true",
+		"start 1 size 256 base 7 on false call true")
+	k.end()
+}

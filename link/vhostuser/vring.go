@@ -33,10 +33,12 @@ func (s *session) setVringState(m *message) error {
 	}
 	r := &s.rings[i]
 	if m.request == SetVringEnable {
-		r.Enabled = v != 0
 		if r.started {
-			return s.dev.EnableRing(i, r.Enabled)
+			if err := s.dev.EnableRing(i, v != 0); err != nil {
+				return err
+			}
 		}
+		r.Enabled = v != 0
 		return nil
 	}
 	if r.started {
