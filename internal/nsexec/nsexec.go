@@ -143,13 +143,15 @@ func (c Command) plan() (*plan, error) {
 func (p *Process) run(pl *plan, forked chan<- error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	var all, old unix.Sigset_t
+	var all, old, mask unix.Sigset_t
 	for i := range all.Val {
-		all.Val[i] = ^uint64(0)
+		all.Val[i] = ^all.Val[i]
 	}
 	syscall.ForkLock.Lock()
 	_ = unix.PthreadSigmask(unix.SIG_SETMASK, &all, &old)
-	pid, errno := fork(pl, &old)
+	mask = old
+	unblockInternal(&mask)
+	pid, errno := fork(pl, &mask)
 	_ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil)
 	syscall.ForkLock.Unlock()
 	runtime.KeepAlive(pl)
@@ -166,6 +168,19 @@ func (p *Process) run(pl *plan, forked chan<- error) {
 		}
 	}
 	close(p.done)
+}
+
+// unblockInternal takes the signals that C libraries keep to themselves out of a mask: 32 and 33 are
+// glibc's (cancel, setxid), 34 is musl's. A thread of a program with cgo may have one blocked for a
+// moment (32, seen once in a -race build on a busy machine), and a mask outlives execve: the command
+// could neither cancel a thread nor change its user.
+//
+//go:nosplit
+func unblockInternal(mask *unix.Sigset_t) {
+	const bits = 8 * int(unsafe.Sizeof(mask.Val[0]))
+	for sig := 32; sig <= 34; sig++ {
+		mask.Val[(sig-1)/bits] &^= 1 << ((sig - 1) % bits)
+	}
 }
 
 // readReport is nil when the child got as far as its program.

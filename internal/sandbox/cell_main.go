@@ -152,6 +152,10 @@ func (c Cell) execute(policy *Policy) error {
 	if _, err := os.Stat(c.Path); err != nil {
 		return errors.New(err.Error())
 	}
+	// A mask outlives execve, and what this thread has blocked means nothing to the program.
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, new(unix.Sigset_t), nil); err != nil {
+		return fmt.Errorf("sigprocmask: %w", err)
+	}
 	if policy != nil {
 		if err := install(*policy, 0); err != nil {
 			return err

@@ -3,31 +3,53 @@ package sandbox
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-const busybox = "/bin/busybox"
+// inside is the path of a static program for cells, which is built once for all tests.
+var inside = sync.OnceValues(func() (string, error) {
+	path := filepath.Join(programs, "inside")
+	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "github.com/toe-project/toe/internal/sandbox/internal/inside")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		err = os.Chmod(path, 0o755)
+	}
+	if err != nil {
+		err = fmt.Errorf("%w: %s", err, out)
+	}
+	return path, err
+})
 
-// runCell runs a script of busybox's shell in a cell and returns what it
-// printed on both outputs.
-func runCell(t *testing.T, c Cell, script string) string {
+// programCell is a cell whose program tries what args say.
+func programCell(t *testing.T, c Cell, args ...string) Cell {
 	t.Helper()
-	if _, err := os.Stat(busybox); err != nil {
-		t.Skip("busybox-static is not installed")
+	program, err := inside()
+	if err != nil {
+		t.Fatalf("building the program for a cell: %v", err)
 	}
+	c.Path, c.Argv = "/inside", append([]string{"/inside"}, args...)
+	c.Binds = append(c.Binds, Bind{Source: program, Target: "/inside"})
+	// A thread that is not needed is one too many where processes are counted.
+	c.Env = append(c.Env, "GOMAXPROCS=1", "GOGC=off")
+	return c
+}
+
+// runCell runs the program in a cell and returns what it printed on both outputs.
+func runCell(t *testing.T, c Cell, args ...string) string {
+	t.Helper()
 	skipWithoutNamespaces(t)
-	c.Path, c.Argv = "/sh", []string{"/sh", "-c", script}
-	c.Binds = append(c.Binds, Bind{Source: busybox, Target: "/sh"})
-	c.Links = map[string]string{}
-	for _, applet := range []string{"id", "mount", "unshare", "ifconfig", "wc", "env", "grep", "true", "sleep"} {
-		c.Links["/"+applet] = "/sh"
-	}
+	c = programCell(t, c, args...)
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -65,34 +87,26 @@ func TestCellSeesNothing(t *testing.T) {
 		Scratch: []Scratch{{Target: "/scratch", Bytes: 1 << 20}},
 		Files:   map[string][]byte{"/etc/hello": []byte("hi\n")},
 		Env:     []string{"PATH=/"},
-	}, `echo root: *; echo /etc/*; echo pid $$; id -u
-echo x >/new && echo WROTE-ROOT
-echo x >/etc/hello && echo WROTE-FILE
-echo x >/scratch/f && echo wrote scratch
-mount -t tmpfs none /scratch && echo MOUNTED
-unshare -U true && echo NEW-USERNS
-ifconfig -a | grep -c HWaddr
-env`)
+	}, "ls=/", "ls=/etc", "id", "write=/new:1", "write=/etc/hello:1", "write=/scratch/f:1", "mount=/scratch", "env")
 	t.Log(out)
-	for _, want := range []string{"scratch sh", "/etc/hello", "pid 1\n", "wrote scratch", "PATH=/"} {
+	for _, want := range []string{"/ has etc inside scratch", "/etc has hello <nil>", "pid 1 ", "write /scratch/f DONE", "PATH=/"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("output lacks %q", want)
 		}
 	}
-	for _, bad := range []string{"WROTE-ROOT", "WROTE-FILE", "MOUNTED"} {
+	for _, bad := range []string{"write /new DONE", "write /etc/hello DONE", "mount DONE"} {
 		if strings.Contains(out, bad) {
 			t.Errorf("output has %q", bad)
 		}
 	}
-	if os.Geteuid() == 0 && !strings.Contains(out, "65534") {
+	if os.Geteuid() == 0 && !strings.Contains(out, "uid 65534") {
 		t.Error("the program does not run as user 65534")
 	}
 }
 
 func TestCellScratchIsBounded(t *testing.T) {
-	out := runCell(t, Cell{Env: []string{"PATH=/"}, Scratch: []Scratch{{Target: "/scratch", Bytes: 1 << 20}}},
-		`i=0; while [ $i -lt 300 ]; do echo "$(printf '%8000s' x)"; i=$((i+1)); done >/scratch/f || echo FULL; wc -c </scratch/f`)
-	if !strings.Contains(out, "FULL") && !strings.Contains(out, "No space left") {
+	out := runCell(t, Cell{Scratch: []Scratch{{Target: "/scratch", Bytes: 1 << 20}}}, "write=/scratch/f:2400000")
+	if !strings.Contains(out, "no space left") {
 		t.Errorf("2.4 MB fit into a scratch of 1 MiB: %s", out)
 	}
 }
@@ -100,9 +114,8 @@ func TestCellScratchIsBounded(t *testing.T) {
 // TestCellFilter: what User-Mode Linux does not need is refused, by an error
 // (see umlPolicy for why not by death).
 func TestCellFilter(t *testing.T) {
-	out := runCell(t, Cell{Filter: UMLFilter, Env: []string{"PATH=/"}},
-		`echo alive; unshare -U true 2>&1; ifconfig 2>&1; echo still alive`)
-	for _, want := range []string{"alive", "still alive", "Operation not permitted", "Address family not supported"} {
+	out := runCell(t, Cell{Filter: UMLFilter}, "say=alive", "unshare", "socket", "say=still alive")
+	for _, want := range []string{"alive\n", "still alive", "unshare: operation not permitted", "socket: address family not supported"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("output lacks %q: %s", want, out)
 		}
@@ -158,28 +171,30 @@ func TestUMLPolicyNeverKills(t *testing.T) {
 // A program with a user of its own has its processes counted; one that shares
 // its user is left alone, since others would pay.
 func TestCellProcesses(t *testing.T) {
-	null := []Bind{{Source: "/dev/null", Target: "/dev/null", Device: true, Write: true}}
-	const script = `n=0; for i in 1 2 3 4 5 6 7 8 9 10; do (sleep 1; exit 7) & done; for j in 1 2 3 4 5 6 7 8 9 10; do wait %$j; [ $? = 7 ] && n=$((n+1)); done; echo ran $n`
+	const most = 20 // with the threads of a Go program
 	own := 0
 	if os.Geteuid() == 0 {
 		if own = OwnUser("test"); own == 0 {
 			t.Skip("there are no user ids for single cards here")
 		}
-		if out := runCell(t, Cell{Env: []string{"PATH=/"}, Binds: null, Processes: 4}, script); !strings.Contains(out, "ran 10") {
+		if out := runCell(t, Cell{Processes: most}, "fork=40"); !strings.Contains(out, "had 40 children") {
 			t.Errorf("a program that shares its user is limited: %s", out)
 		}
 	}
-	out := runCell(t, Cell{Env: []string{"PATH=/"}, Binds: null, Processes: 4, UID: own, GID: own}, script)
-	if !strings.Contains(out, "can't fork") || strings.Contains(out, "ran 10") {
-		t.Errorf("more processes than 4 were started: %s", out)
+	out := runCell(t, Cell{Processes: most, UID: own, GID: own}, "fork=40")
+	var had int
+	if _, err := fmt.Sscanf(out[strings.LastIndex(out, "had "):], "had %d children", &had); err != nil || had >= most || had < 5 {
+		t.Errorf("a program that may have %d processes: %s", most, out)
 	}
 }
 
 func TestCellData(t *testing.T) {
-	out := runCell(t, Cell{Env: []string{"PATH=/"}, Data: 160 << 20},
-		`ulimit -d; x=$(printf '%100000000s' x); x=$x$x && echo ALLOCATED`)
-	if !strings.Contains(out, "163840") || strings.Contains(out, "ALLOCATED") {
+	out := runCell(t, Cell{Data: 160 << 20}, "data=200000000")
+	if !strings.Contains(out, "limit 167772160\n") || !strings.Contains(out, "allocate: cannot allocate memory") {
 		t.Errorf("200 MB of memory where 160 MiB are allowed: %s", out)
+	}
+	if out := runCell(t, Cell{Data: 320 << 20}, "data=200000000"); !strings.Contains(out, "allocate DONE") {
+		t.Errorf("200 MB of memory where 320 MiB are allowed: %s", out)
 	}
 }
 

@@ -19,9 +19,7 @@ func TestOrphan(t *testing.T) {
 	if os.Getenv(orphanEnv) == "" {
 		t.Skip("only as a child of TestCellDiesWithParent")
 	}
-	p, err := Start(context.Background(), Cell{Path: "/sh", Argv: []string{"/sh", "-c", "/sh sleep 100 & sleep 100"},
-		Links: map[string]string{"/sleep": "/sh"}, Env: []string{"PATH=/"},
-		Binds: []Bind{{Source: busybox, Target: "/sh"}}}, Stdio{})
+	p, err := Start(context.Background(), programCell(t, Cell{}, "spawn=sleep", "sleep"), Stdio{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,12 +30,9 @@ func TestOrphan(t *testing.T) {
 // TestCellDiesWithParent: also by SIGKILL, also though the change of user
 // takes the death signal away, and whatever thread forked.
 func TestCellDiesWithParent(t *testing.T) {
-	if _, err := os.Stat(busybox); err != nil {
-		t.Skip("busybox-static is not installed")
-	}
 	skipWithoutNamespaces(t)
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestOrphan$", "-test.v")
-	cmd.Env = append(os.Environ(), orphanEnv+"=1")
+	cmd.Env = append(os.Environ(), orphanEnv+"=1", programsEnv+"="+programs)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -74,13 +69,8 @@ func TestCellDiesWithParent(t *testing.T) {
 
 // TestCellStops: Kill ends what the program started, too.
 func TestCellStops(t *testing.T) {
-	if _, err := os.Stat(busybox); err != nil {
-		t.Skip("busybox-static is not installed")
-	}
 	skipWithoutNamespaces(t)
-	p, err := Start(context.Background(), Cell{Path: "/sh", Argv: []string{"/sh", "-c", "sleep 100"},
-		Links: map[string]string{"/sleep": "/sh"}, Env: []string{"PATH=/"},
-		Binds: []Bind{{Source: busybox, Target: "/sh"}}}, Stdio{})
+	p, err := Start(context.Background(), programCell(t, Cell{}, "spawn=sleep", "sleep"), Stdio{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,26 @@ func TestMain(m *testing.M) {
 	if name := os.Getenv(childEnv); name != "" {
 		runChild(name)
 	}
-	os.Exit(m.Run())
+	os.Exit(withPrograms(m.Run))
+}
+
+// programs is a folder for the programs that tests build. A re-executed test binary has that of the
+// one that started it, which removes it.
+var programs = os.Getenv(programsEnv)
+
+const programsEnv = "TOE_SANDBOX_TEST_PROGRAMS"
+
+func withPrograms(run func() int) int {
+	if programs != "" {
+		return run()
+	}
+	var err error
+	if programs, err = os.MkdirTemp("", "toe-sandbox-test"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(programs)
+	return run()
 }
 
 func runChild(name string) {
