@@ -92,8 +92,9 @@ type Firmware struct {
 
 // Event is something that happened to the card.
 type Event struct {
-	Time time.Time `json:"time"`
-	Text string    `json:"text"`
+	Time   time.Time `json:"time"`
+	Device string    `json:"device,omitempty"` // the link or port it happened to; too much of it is counted only
+	Text   string    `json:"text"`
 }
 
 // Running is the State in last.json while there is a supervisor: when it is

@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -10,8 +11,12 @@ import (
 
 	"github.com/toe-project/toe/card/spec"
 	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
 )
+
+// applyLimit is how long the card may take to apply a configuration.
+const applyLimit = 30 * time.Second
 
 func (s *Supervisor) serveApply(w http.ResponseWriter, r *http.Request) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, spec.MaxSize))
@@ -24,7 +29,7 @@ func (s *Supervisor) serveApply(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(r.Context(), applyLimit)
 	defer cancel()
 	changes, err := s.apply(ctx, want)
 	if err != nil {
@@ -34,43 +39,92 @@ func (s *Supervisor) serveApply(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, status.Applied{Changes: changes})
 }
 
-// apply gives the running card a new specification. Disk is written after
-// the card has agreed, so a refusal leaves everything as it was.
+// apply gives the running card a new specification. It ends with the card, its
+// file and the supervisor in agreement: on the new one, or on the old one.
 func (s *Supervisor) apply(ctx context.Context, want spec.Spec) ([]string, error) {
 	s.applying.Lock()
 	defer s.applying.Unlock()
-	agent, err := s.client()
-	if err != nil {
+	if _, err := s.client(); err != nil {
 		return nil, err
 	}
-	want = s.card.Fill(want)
-	live, restart := spec.Diff(s.card.Spec, want)
+	next := s.world.cardNow()
+	want = next.Fill(want)
+	live, restart := spec.Diff(next.Spec, want)
 	if len(restart) > 0 {
 		return nil, fmt.Errorf("needs the card to be started again: %s", restart[0])
 	}
 	if len(live) == 0 {
 		return []string{}, nil
 	}
-	next := *s.card
 	next.Spec = want
-	cfg, err := configOf(&next, s.given, s.image)
+	cfg, err := configOf(next, s.world.given, s.world.image)
 	if err != nil {
 		return nil, err
 	}
-	data, err := cfg.Encode()
-	if err != nil {
+	if err := s.configure(ctx, cfg); err != nil {
 		return nil, err
-	}
-	if _, err := agent.Apply(ctx, &cardpb.ApplyRequest{Config: data}); err != nil {
-		return nil, fmt.Errorf("the card refuses: %w", err)
 	}
 	if err := next.SaveSpec(); err != nil {
-		return nil, err
+		// A card that cannot be told now is compared with the old configuration by
+		// the next poll.
+		return nil, errors.Join(err, s.configure(ctx, s.world.configNow()))
 	}
-	// What the agent said last is of before: who asks for the status next
-	// hears of the change.
-	s.change(func() { s.card.Spec, s.config, s.replied = want, cfg, time.Time{} })
-	s.steer(ctx)
-	s.event("configuration changed: %s", strings.Join(spec.ChangedKeys(live), ", "))
+	s.world.adopt(want, cfg)
+	// What the agent said last is of before: the next status asks again.
+	s.board.change(func() { s.board.replied = time.Time{} })
+	s.world.steer(ctx)
+	s.board.event("configuration changed: %s", strings.Join(spec.ChangedKeys(live), ", "))
 	return live, nil
+}
+
+// configure tells the card its configuration. A card whose answer was lost is
+// asked which one it has. Called with applying held.
+func (s *Supervisor) configure(ctx context.Context, cfg *control.Config) error {
+	data, err := cfg.Encode()
+	if err != nil {
+		return err
+	}
+	_, err = s.world.agent.Apply(ctx, &cardpb.ApplyRequest{Config: data})
+	if err == nil {
+		return nil
+	}
+	ask, cancel := context.WithTimeout(context.WithoutCancel(ctx), askLimit)
+	defer cancel()
+	if reply, aerr := s.world.ask(ask); aerr == nil && reply.GetConfiguration().GetDigest() == control.Digest(data) {
+		return nil
+	}
+	return fmt.Errorf("the card refuses: %w", err)
+}
+
+// compare looks whether the card has the configuration that it should have, and
+// gives it that where it has another. An older card does not tell.
+func (s *Supervisor) compare(ctx context.Context, reply *cardpb.StatusResponse) {
+	if !s.differs(reply) || !s.applying.TryLock() {
+		return // an apply that is under way changes it
+	}
+	defer s.applying.Unlock()
+	reply, err := s.world.ask(ctx) // of now: an apply may have come to its end meanwhile
+	if err != nil || !s.differs(reply) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, applyLimit)
+	defer cancel()
+	if err := s.configure(ctx, s.world.configNow()); err != nil {
+		s.board.trouble(configuration, fmt.Sprintf("the card has another than card.yaml: %v; `toe reset %s` starts it with the right one", err, s.card.Name))
+		return
+	}
+	s.board.event("the card had another configuration than card.yaml; it was applied again")
+}
+
+// configuration is the component of a card that has another one than it should.
+const configuration = "configuration"
+
+func (s *Supervisor) differs(reply *cardpb.StatusResponse) bool {
+	has := reply.GetConfiguration().GetDigest()
+	data, err := s.world.configNow().Encode()
+	differs := err == nil && has != "" && has != control.Digest(data)
+	if !differs {
+		s.board.trouble(configuration, "")
+	}
+	return differs
 }

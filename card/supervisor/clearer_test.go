@@ -12,9 +12,9 @@ import (
 func TestWhatTheHostKnowsIsTold(t *testing.T) {
 	const noRoute = "the host has no default route"
 	att := &hostnet.Attachment{Waits: func() string { return noRoute }}
-	s := &Supervisor{ports: []*device{{spec: spec.Port{Name: "wan"}, Device: Device{Att: att}}, {spec: spec.Port{Name: "lan"}}}}
+	w := &world{ports: []*device{{port: spec.Port{Name: "wan"}, Device: Device{Att: att}}, {port: spec.Port{Name: "lan"}}}}
 	for component, want := range map[string]string{"port wan": noRoute, "port lan": "no DHCP offer", "dns": "no DHCP offer"} {
-		if got := s.clearer(component, "no DHCP offer"); got != want {
+		if got := w.clearer(component, "no DHCP offer"); got != want {
 			t.Errorf("%s: %q, want %q", component, got, want)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-func (w *world) times(step string) int {
+func (w *scene) times(step string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	n := 0
@@ -27,19 +27,19 @@ func (w *world) times(step string) int {
 	return n
 }
 
-func (w *world) steps() []string {
+func (w *scene) steps() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Clone(w.seen)
 }
 
-func (w *world) isOpen(name string) int {
+func (w *scene) isOpen(name string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.open[name]
 }
 
-func (w *world) fails(step string, err error) {
+func (w *scene) fails(step string, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.fault[step] = err
@@ -49,7 +49,7 @@ func (w *world) fails(step string, err error) {
 // at down; a router's connections survive that, and nobody touches them.
 func TestEndOfAnEndpointEndsItsConnections(t *testing.T) {
 	for mode, want := range map[string]bool{"endpoint": true, "router": false} {
-		w := newWorld()
+		w := newScene()
 		r := startCard(t, w, storetest.Card(t, "offload: {mode: "+mode+"}\n"))
 		r.await("health", inState(status.Healthy))
 		if n := w.times("abort exec"); n != 0 {
@@ -75,7 +75,7 @@ func TestEndOfAnEndpointEndsItsConnections(t *testing.T) {
 // TestHostFitsTheMode: the path MTU follows the mode, and the way back is
 // there for as long as something on the host is published.
 func TestHostFitsTheMode(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	r := startCard(t, w, storetest.Card(t, "offload: {mode: router}\n"))
 	r.await("health", inState(status.Healthy))
 	if w.times("lock exec false") != 1 || w.times("lock exec true") != 0 {

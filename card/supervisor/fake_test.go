@@ -28,9 +28,9 @@ import (
 	"github.com/toe-project/toe/machine/fake"
 )
 
-// world is everything around a supervisor, in memory. A fault set on a step
+// scene is everything around a supervisor, in memory. A fault set on a step
 // makes that step fail; a hang makes it wait until the supervisor gives up.
-type world struct {
+type scene struct {
 	machine fake.Machine
 	agent   fakeAgent
 
@@ -42,15 +42,16 @@ type world struct {
 	route bool              // the default route leads through the card
 	event func(text string) // of the keeper that was made last
 	died  chan error        // says that the namespace's holder is dead
+	ends  chan error        // says that the other end of a port is dead
 	kept  map[string]Device // that keepers were made for, by name
 }
 
-func newWorld() *world {
-	return &world{fault: map[string]error{}, hang: map[string]bool{}, open: map[string]int{}, died: make(chan error, 1), kept: map[string]Device{}}
+func newScene() *scene {
+	return &scene{fault: map[string]error{}, hang: map[string]bool{}, open: map[string]int{}, died: make(chan error, 1), ends: make(chan error, 1), kept: map[string]Device{}}
 }
 
 // step is where a test makes something go wrong.
-func (w *world) step(ctx context.Context, name string) error {
+func (w *scene) step(ctx context.Context, name string) error {
 	w.mu.Lock()
 	w.seen = append(w.seen, name)
 	err, hang := w.fault[name], w.hang[name]
@@ -62,7 +63,7 @@ func (w *world) step(ctx context.Context, name string) error {
 	return err
 }
 
-func (w *world) opened(name string, n int) {
+func (w *scene) opened(name string, n int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.open[name] += n; w.open[name] == 0 {
@@ -70,13 +71,13 @@ func (w *world) opened(name string, n int) {
 	}
 }
 
-func (w *world) leaks() map[string]int {
+func (w *scene) leaks() map[string]int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.open
 }
 
-func (w *world) attach(ctx context.Context, name, iface string) (*hostnet.Attachment, error) {
+func (w *scene) attach(ctx context.Context, name, iface string) (*hostnet.Attachment, error) {
 	if err := w.step(ctx, name); err != nil {
 		return nil, err
 	}
@@ -93,11 +94,11 @@ func (w *world) attach(ctx context.Context, name, iface string) (*hostnet.Attach
 	}, nil
 }
 
-func (w *world) Link(ctx context.Context, want hostnet.LinkOptions) (*hostnet.Attachment, error) {
+func (w *scene) Link(ctx context.Context, want hostnet.LinkOptions) (*hostnet.Attachment, error) {
 	return w.attach(ctx, "link", cmp.Or(want.Interface, "toe7"))
 }
 
-func (w *world) Exec(ctx context.Context, _ hostnet.LinkOptions) (*hostnet.Attachment, error) {
+func (w *scene) Exec(ctx context.Context, _ hostnet.LinkOptions) (*hostnet.Attachment, error) {
 	a, err := w.attach(ctx, "exec", "toe0")
 	if a != nil {
 		a.Namespace, a.Died = &hostnet.Namespace{PID: os.Getpid()}, w.died
@@ -105,18 +106,22 @@ func (w *world) Exec(ctx context.Context, _ hostnet.LinkOptions) (*hostnet.Attac
 	return a, err
 }
 
-func (w *world) Prefixes() []store.Used { return nil }
+func (w *scene) Prefixes() []store.Used { return nil }
 
-func (w *world) CheckPort(spec.Port) error { return w.step(context.Background(), "check") }
+func (w *scene) CheckPort(spec.Port) error { return w.step(context.Background(), "check") }
 
-func (w *world) Port(ctx context.Context, p spec.Port, _ net.HardwareAddr, _ machine.Kind) (*hostnet.Attachment, error) {
+func (w *scene) Port(ctx context.Context, p spec.Port, _ net.HardwareAddr, _ machine.Kind) (*hostnet.Attachment, error) {
 	if p.Attach.Kind == spec.AttachUser {
 		return nil, w.step(ctx, "port")
 	}
-	return w.attach(ctx, "port", p.Attach.Name)
+	a, err := w.attach(ctx, "port", p.Attach.Name)
+	if a != nil {
+		a.Died = w.ends
+	}
+	return a, err
 }
 
-func (w *world) DefaultRoute(ctx context.Context, _ string, _ store.LinkAddrs) (func() error, error) {
+func (w *scene) DefaultRoute(ctx context.Context, _ string, _ store.LinkAddrs) (func() error, error) {
 	if err := w.step(ctx, "route"); err != nil {
 		return nil, err
 	}
@@ -124,7 +129,7 @@ func (w *world) DefaultRoute(ctx context.Context, _ string, _ store.LinkAddrs) (
 	return func() error { w.route = false; return nil }, nil
 }
 
-func (w *world) ReturnRoute(string, store.LinkAddrs) (func() error, error) {
+func (w *scene) ReturnRoute(string, store.LinkAddrs) (func() error, error) {
 	if err := w.step(context.Background(), "return"); err != nil {
 		return nil, err
 	}
@@ -134,13 +139,13 @@ func (w *world) ReturnRoute(string, store.LinkAddrs) (func() error, error) {
 
 // fakeKeeper has counters that stand still.
 type fakeKeeper struct {
-	w    *world
+	w    *scene
 	name string
 	quit chan struct{}
 	once sync.Once
 }
 
-func (w *world) keeper(d Device, event func(string)) (Keeper, error) {
+func (w *scene) keeper(d Device, event func(string)) (Keeper, error) {
 	if err := w.step(context.Background(), "keeper"); err != nil {
 		return nil, err
 	}
@@ -164,13 +169,14 @@ func (k *fakeKeeper) Close() error {
 
 // fakeAgent answers as a card's agent does.
 type fakeAgent struct {
-	w  *world
+	w  *scene
 	mu sync.Mutex
 	// guarded by mu
 	status  *cardpb.StatusResponse
 	silent  bool
 	configs [][]byte
 	off     func() // what PowerOff does
+	apply   func() // what Apply does before it answers, whatever its context says
 }
 
 func healthyReply() *cardpb.StatusResponse {
@@ -204,6 +210,12 @@ func (a *fakeAgent) Apply(_ context.Context, r *cardpb.ApplyRequest) (*cardpb.Ap
 		return nil, err
 	}
 	a.mu.Lock()
+	before := a.apply
+	a.mu.Unlock()
+	if before != nil {
+		before()
+	}
+	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.configs = append(a.configs, r.Config)
 	return &cardpb.ApplyResponse{}, nil
@@ -227,7 +239,7 @@ func (a *fakeAgent) PowerOff(context.Context, *cardpb.PowerOffRequest) (*cardpb.
 }
 
 // parts puts a supervisor together from the fakes.
-func (w *world) parts() Parts {
+func (w *scene) parts() Parts {
 	w.agent.w = w
 	if w.agent.status == nil {
 		w.agent.status = healthyReply()
@@ -256,7 +268,7 @@ func (w *world) parts() Parts {
 }
 
 // machineWithFaults lets a fault stop the machine's start.
-type machineWithFaults struct{ w *world }
+type machineWithFaults struct{ w *scene }
 
 func (m machineWithFaults) Kind() machine.Kind                        { return machine.Fake }
 func (m machineWithFaults) Probe(ctx context.Context) (string, error) { return m.w.machine.Probe(ctx) }
@@ -271,18 +283,18 @@ func (m machineWithFaults) Start(ctx context.Context, s machine.Spec) (machine.I
 // Running is a supervisor under test.
 type runningCard struct {
 	t     *testing.T
-	w     *world
+	w     *scene
 	c     *store.Card
 	s     *Supervisor
 	stop  context.CancelFunc
 	ended chan error
 }
 
-func startCard(t *testing.T, w *world, c *store.Card) *runningCard {
+func startCard(t *testing.T, w *scene, c *store.Card) *runningCard {
 	return startParts(t, w, c, w.parts())
 }
 
-func startParts(t *testing.T, w *world, c *store.Card, parts Parts) *runningCard {
+func startParts(t *testing.T, w *scene, c *store.Card, parts Parts) *runningCard {
 	ctx, cancel := context.WithCancel(context.Background())
 	r := &runningCard{t: t, w: w, c: c, stop: cancel, ended: make(chan error, 1)}
 	r.s = New(c, parts, log.New(io.Discard, "", 0))

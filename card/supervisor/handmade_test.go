@@ -24,7 +24,7 @@ func TestCardMadeByHand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := startCard(t, newWorld(), c)
+	r := startCard(t, newScene(), c)
 	r.await("health", inState(status.Healthy))
 	if _, err := c.LoginKey(); err != nil {
 		t.Errorf("no key to log in with: %v", err)
@@ -32,7 +32,7 @@ func TestCardMadeByHand(t *testing.T) {
 }
 
 func TestDialRefusesAPortThatIsNone(t *testing.T) {
-	r := startCard(t, newWorld(), storetest.Card(t, ""))
+	r := startCard(t, newScene(), storetest.Card(t, ""))
 	r.await("health", inState(status.Healthy))
 	for _, port := range []int{0, -1, 65536} {
 		if _, err := client.New(r.c).Dial(t.Context(), port); err == nil || !strings.Contains(err.Error(), "1 to 65535") {

@@ -12,7 +12,7 @@ import (
 )
 
 // reached says whether a step has been begun.
-func (w *world) reached(step string) bool {
+func (w *scene) reached(step string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.Contains(w.seen, step)
@@ -23,7 +23,7 @@ func (w *world) reached(step string) bool {
 func TestResetOfAStartThatHangs(t *testing.T) {
 	for _, step := range []string{"agent", "ping"} {
 		t.Run(step, func(t *testing.T) {
-			w := newWorld()
+			w := newScene()
 			w.hang[step] = true
 			parts := w.parts()
 			parts.Limits.Start[machine.Fake] = time.Minute
@@ -46,7 +46,7 @@ func TestResetOfAStartThatHangs(t *testing.T) {
 // After a reset the card has still never been ready: a start that then fails
 // is a failed start.
 func TestStartThatFailsAfterAReset(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	w.hang["agent"] = true
 	parts := w.parts()
 	parts.Limits.Start[machine.Fake] = time.Minute
@@ -66,7 +66,7 @@ func TestStartThatFailsAfterAReset(t *testing.T) {
 
 // A reset does not wait for the pause before the next try.
 func TestResetShortensAPause(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	parts := w.parts()
 	parts.Limits.Backoff = []time.Duration{time.Hour}
 	r := startParts(t, w, storetest.Card(t, ""), parts)

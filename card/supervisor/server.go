@@ -1,7 +1,6 @@
 package supervisor
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +11,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/toe-project/toe/card/status"
@@ -32,9 +32,25 @@ import (
 //	GET  /dial?port=N       becomes a TCP connection to the card (upgrade "tcp")
 //	GET  /exec              how to get into the namespace of toe exec
 type server struct {
-	http   *http.Server
-	cancel func()
+	http     *http.Server
+	cancel   func()
+	handlers sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool // no handler begins any more; guarded by mu
 }
+
+// enter says whether a handler may begin. One that does must leave.
+func (srv *server) enter() bool {
+	srv.mu.Lock()
+	defer srv.mu.Unlock()
+	if !srv.closed {
+		srv.handlers.Add(1)
+	}
+	return !srv.closed
+}
+
+var errDown = errors.New("the card is being taken down")
 
 // statusWait bounds how long /status waits for a change.
 const statusWait = 20 * time.Second
@@ -53,22 +69,36 @@ func (s *Supervisor) listen() (*server, error) {
 	mux.HandleFunc("GET /dial", s.serveDial)
 	mux.HandleFunc("GET /exec", s.serveExec)
 	ctx, cancel := context.WithCancel(context.Background())
-	srv := &server{cancel: cancel, http: &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ErrorLog: log.New(io.Discard, "", 0),
+	srv := &server{cancel: cancel}
+	srv.http = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !srv.enter() {
+				refuse(w, http.StatusServiceUnavailable, errDown)
+				return
+			}
+			defer srv.handlers.Done()
+			mux.ServeHTTP(w, r)
+		}),
+		ReadHeaderTimeout: 5 * time.Second, ErrorLog: log.New(io.Discard, "", 0),
 		BaseContext: func(net.Listener) context.Context { return ctx },
-	}}
-	s.task(func() { _ = srv.http.Serve(l) })
+	}
+	s.world.task(func() { _ = srv.http.Serve(l) })
 	return srv, nil
 }
 
-// Close ends what is being answered.
+// Close takes no more requests, ends what is being answered, and waits for the
+// handlers: none of them changes anything after it.
 func (srv *server) Close() {
+	srv.mu.Lock()
+	srv.closed = true
+	srv.mu.Unlock()
 	srv.cancel()
 	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
 	defer cancel()
 	if srv.http.Shutdown(ctx) != nil {
 		srv.http.Close()
 	}
+	srv.handlers.Wait()
 }
 
 func answer(w http.ResponseWriter, code int, v any) {
@@ -83,7 +113,9 @@ func refuse(w http.ResponseWriter, code int, err error) {
 
 func (s *Supervisor) serveStatus(w http.ResponseWriter, r *http.Request) {
 	if after, err := strconv.ParseUint(r.FormValue("after"), 10, 64); err == nil {
-		s.await(r.Context(), after)
+		ctx, cancel := context.WithTimeout(r.Context(), statusWait)
+		s.board.await(ctx, after)
+		cancel()
 	} else {
 		s.refresh(r.Context())
 	}
@@ -99,34 +131,15 @@ const (
 
 // refresh asks the agent once more, if it has answered before.
 func (s *Supervisor) refresh(ctx context.Context) {
-	s.mu.Lock()
-	running := s.phase == status.Healthy && s.instance != nil && time.Since(s.replied) > freshFor
-	s.mu.Unlock()
-	if !running {
+	s.board.mu.Lock()
+	runs := s.board.phase == status.Healthy && s.board.pid != 0 && time.Since(s.board.replied) > freshFor
+	s.board.mu.Unlock()
+	if !runs {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, refreshLimit)
 	defer cancel()
-	_ = s.ask(ctx) // steady tells of an agent that does not answer
-}
-
-// await returns when the sequence is above after, or after a while anyway.
-func (s *Supervisor) await(ctx context.Context, after uint64) {
-	ctx, cancel := context.WithTimeout(ctx, statusWait)
-	defer cancel()
-	for {
-		s.mu.Lock()
-		now, changed := s.sequence, s.changed
-		s.mu.Unlock()
-		if now > after {
-			return
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return
-		}
-	}
+	_, _ = s.world.ask(ctx) // steady tells of an agent that does not answer
 }
 
 func (s *Supervisor) serveDown(w http.ResponseWriter, _ *http.Request) {
@@ -147,12 +160,10 @@ func (s *Supervisor) serveReset(w http.ResponseWriter, _ *http.Request) {
 
 // client is the agent, once the card has been ready.
 func (s *Supervisor) client() (cardpb.CardClient, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.reply == nil {
-		return nil, fmt.Errorf("card %s is not ready (%s)", s.card.Name, cmp.Or(s.stage, string(s.phase)))
+	if err := s.board.heard(); err != nil {
+		return nil, fmt.Errorf("card %s %w", s.card.Name, err)
 	}
-	return s.agent, nil
+	return s.world.agent, nil
 }
 
 func (s *Supervisor) serveLogs(w http.ResponseWriter, r *http.Request) {
@@ -195,7 +206,7 @@ func (s *Supervisor) serveDial(w http.ResponseWriter, r *http.Request) {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), 10*time.Second)
 	defer cancel()
-	card, err := s.dial(ctx, "tcp", net.JoinHostPort(s.address().String(), strconv.FormatUint(port, 10)))
+	card, err := s.world.dial(ctx, "tcp", net.JoinHostPort(s.world.address().String(), strconv.FormatUint(port, 10)))
 	if err != nil {
 		refuse(w, http.StatusBadGateway, err)
 		return
@@ -207,7 +218,7 @@ func (s *Supervisor) serveDial(w http.ResponseWriter, r *http.Request) {
 	}
 	_, _ = buf.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
 	_ = buf.Flush()
-	s.task(func() { s.splice(conn, card, buf) })
+	s.world.task(func() { s.splice(conn, card, buf) })
 }
 
 // splice copies both ways until either side has nothing more to say, or the
@@ -219,7 +230,7 @@ func (s *Supervisor) splice(conn, card net.Conn, fromConn io.Reader) {
 	for range 2 {
 		select {
 		case <-done:
-		case <-s.downing():
+		case <-s.world.quit:
 		}
 	}
 	conn.Close()
@@ -237,24 +248,24 @@ func (s *Supervisor) serveExec(w http.ResponseWriter, _ *http.Request) {
 		refuse(w, http.StatusServiceUnavailable, err)
 		return
 	}
-	for _, d := range s.links {
-		if d.Name != store.ExecDevice || d.Att.Namespace == nil {
+	for _, d := range s.world.links {
+		s.world.mu.Lock()
+		att, dead := d.Att, d.dead
+		s.world.mu.Unlock()
+		if d.Name != store.ExecDevice || att == nil || att.Namespace == nil {
 			continue
 		}
-		s.mu.Lock()
-		search, dead := s.card.Spec.DNS.Search, d.dead
-		s.mu.Unlock()
 		if dead { // its process id may be another's by now
-			refuse(w, http.StatusConflict, fmt.Errorf("the process that kept the namespace for toe exec has ended; `toe down %s` and `toe up %s` make it anew", s.card.Name, s.card.Name))
+			refuse(w, http.StatusConflict, fmt.Errorf("the process that kept the namespace for toe exec has ended; fix: `toe down %s` and `toe up %s`", s.card.Name, s.card.Name))
 			return
 		}
 		file := filepath.Join(s.card.Paths.Runtime, "exec-resolv.conf")
-		// Replaced, not written: it lies over /etc/resolv.conf of whoever is in there.
-		if err := atomicfile.Write(file, hostnet.ResolvConf(d.addrs.CardAddrs(), search), 0o644); err != nil {
+		// Replaced, not written: it lies over /etc/resolv.conf of what runs in there.
+		if err := atomicfile.Write(file, hostnet.ResolvConf(d.addrs.CardAddrs(), s.world.specNow().DNS.Search), 0o644); err != nil {
 			refuse(w, http.StatusInternalServerError, err)
 			return
 		}
-		answer(w, http.StatusOK, status.Exec{PID: d.Att.Namespace.PID, User: d.Att.Namespace.User, ResolvConf: file})
+		answer(w, http.StatusOK, status.Exec{PID: att.Namespace.PID, User: att.Namespace.User, ResolvConf: file})
 		return
 	}
 	refuse(w, http.StatusConflict, errors.New("the card keeps no namespace for toe exec: link.exec is false in its card.yaml"))

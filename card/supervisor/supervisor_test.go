@@ -53,7 +53,7 @@ func TestErrorInEveryState(t *testing.T) {
 			continue
 		}
 		t.Run(c.step, func(t *testing.T) {
-			w := newWorld()
+			w := newScene()
 			w.fault[c.step] = errFault
 			w.machine.Steps = []fake.Step{{Console: "the last words\r\n"}}
 			r := startCard(t, w, storetest.Card(t, ""))
@@ -77,7 +77,7 @@ func TestInterruptInEveryState(t *testing.T) {
 			continue // these do not wait for anything
 		}
 		t.Run("at "+c.step, func(t *testing.T) {
-			w := newWorld()
+			w := newScene()
 			w.hang[c.step] = true
 			r := startCard(t, w, storetest.Card(t, ""))
 			r.await("stage "+c.stage, func(st status.Status) bool {
@@ -134,10 +134,10 @@ func TestKilledInEveryState(t *testing.T) {
 			if err != nil || st.State != status.Failed || !st.Killed || !strings.Contains(strings.Join(st.Reasons, ""), "was killed") {
 				t.Fatalf("status after SIGKILL: %s %q, %v", st.State, st.Reasons, err)
 			}
-			r := startCard(t, newWorld(), card)
+			r := startCard(t, newScene(), card)
 			st = r.await("health", inState(status.Healthy))
-			if len(st.History) == 0 || !strings.Contains(history(st), "was killed; cleaned up after it") {
-				t.Errorf("history does not tell of supervisor %d: %s", pid, history(st))
+			if len(st.History) == 0 || !strings.Contains(told(st), "was killed; cleaned up after it") {
+				t.Errorf("history does not tell of supervisor %d: %s", pid, told(st))
 			}
 			r.stop()
 			_ = r.wait()
@@ -146,7 +146,7 @@ func TestKilledInEveryState(t *testing.T) {
 	}
 }
 
-func history(st status.Status) string {
+func told(st status.Status) string {
 	var all []string
 	for _, e := range st.History {
 		all = append(all, e.Text)
@@ -176,7 +176,7 @@ func killedChild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := newWorld()
+	w := newScene()
 	w.hang[step] = true
 	parts := w.parts()
 	parts.Limits.Start[machine.Fake] = time.Minute
@@ -184,7 +184,7 @@ func killedChild(t *testing.T) {
 }
 
 func TestStatusHasEveryField(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	r := startCard(t, w, storetest.Card(t, "name: edge\nports: [{name: wan, attach: 'tap:t0'}]\n"))
 	r.await("health", inState(status.Healthy))
 	data, err := json.Marshal(r.s.Status())
@@ -267,13 +267,13 @@ func TestMachineEnds(t *testing.T) {
 		{machine.Exit{Cause: machine.Rebooted}, "the card rebooted"},
 	} {
 		t.Run(string(c.exit.Cause), func(t *testing.T) {
-			w := newWorld()
+			w := newScene()
 			r := startCard(t, w, storetest.Card(t, ""))
 			r.await("health", inState(status.Healthy))
 			w.machine.Instances()[0].End(c.exit)
 			st := r.await("a restart", func(st status.Status) bool { return st.Restarts == 1 && st.State == status.Healthy })
-			if !strings.Contains(history(st), c.want) {
-				t.Errorf("history %q, want %q", history(st), c.want)
+			if !strings.Contains(told(st), c.want) {
+				t.Errorf("history %q, want %q", told(st), c.want)
 			}
 			if len(st.Reasons) > 0 {
 				t.Errorf("healthy again, because %q", st.Reasons)
@@ -283,7 +283,7 @@ func TestMachineEnds(t *testing.T) {
 }
 
 func TestPowerOffFromInsideEndsTheSupervisor(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	r := startCard(t, w, storetest.Card(t, ""))
 	r.await("health", inState(status.Healthy))
 	w.machine.Instances()[0].End(machine.Exit{Cause: machine.PoweredOff})
@@ -302,7 +302,7 @@ func TestRestartsInARowAreHeldBack(t *testing.T) {
 		want   int
 	}{{"short lives", time.Hour, 1}, {"long lives", 0, 3}} {
 		t.Run(c.name, func(t *testing.T) {
-			w := newWorld()
+			w := newScene()
 			parts := w.parts()
 			parts.Limits.Backoff, parts.Limits.Stable = []time.Duration{0, time.Hour}, c.stable
 			r := startParts(t, w, storetest.Card(t, ""), parts)
@@ -312,7 +312,7 @@ func TestRestartsInARowAreHeldBack(t *testing.T) {
 			}
 			r.await("another restart", func(st status.Status) bool { return st.State == status.Healthy && st.Restarts == c.want })
 			w.machine.Instances()[c.want].End(machine.Exit{Cause: machine.Crashed})
-			r.await("word of that", func(st status.Status) bool { return strings.Count(history(st), "starting it again") == c.want+1 })
+			r.await("word of that", func(st status.Status) bool { return strings.Count(told(st), "starting it again") == c.want+1 })
 			time.Sleep(50 * time.Millisecond)
 			if got := len(w.machine.Instances()); (got == c.want+1) != (c.stable > 0) {
 				t.Errorf("%d machines were started after %d ends", got, c.want+1)
@@ -323,7 +323,7 @@ func TestRestartsInARowAreHeldBack(t *testing.T) {
 
 // A restart that fails is tried again, for as long as it takes.
 func TestRestartThatFailsIsTriedAgain(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	r := startCard(t, w, storetest.Card(t, ""))
 	r.await("health", inState(status.Healthy))
 	w.mu.Lock()
@@ -341,7 +341,7 @@ func TestRestartThatFailsIsTriedAgain(t *testing.T) {
 }
 
 func TestDegradedHasReasons(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	r := startCard(t, w, storetest.Card(t, ""))
 	r.await("health", inState(status.Healthy))
 	sick := healthyReply()
@@ -362,20 +362,20 @@ func TestDegradedHasReasons(t *testing.T) {
 }
 
 func TestPumpEventsStandInTheHistory(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	r := startCard(t, w, storetest.Card(t, ""))
 	r.await("health", inState(status.Healthy))
 	w.mu.Lock()
 	tell := w.event
 	w.mu.Unlock()
 	tell("pump 12 ended (signal: killed), replaced by 13 in 40ms")
-	r.await("the event", func(st status.Status) bool { return strings.Contains(history(st), "replaced by 13 in 40ms") })
+	r.await("the event", func(st status.Status) bool { return strings.Contains(told(st), "replaced by 13 in 40ms") })
 }
 
 // The links' pumps are told how long to look for packets before they sleep; the
 // ports' are not.
 func TestSpinIsTheLinks(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	startCard(t, w, storetest.Card(t, "link: {spin: 50}\nports: [{name: wan, attach: 'tap:t0'}]\n")).await("health", inState(status.Healthy))
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -389,7 +389,7 @@ func TestSpinIsTheLinks(t *testing.T) {
 // A namespace whose holder is dead is not given out: its process id may be
 // another's, and a command would run in the host's own network.
 func TestDeadNamespaceIsNotEntered(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	r := startCard(t, w, storetest.Card(t, ""))
 	r.await("health", inState(status.Healthy))
 	info, err := client.New(r.c).Exec(t.Context())
@@ -412,7 +412,7 @@ func TestDeadNamespaceIsNotEntered(t *testing.T) {
 
 // Resets that were asked for while the machine is off are one start, not another after it.
 func TestResetWhileTheMachineIsOff(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	parts := w.parts()
 	parts.Limits.Backoff = []time.Duration{0, 100 * time.Millisecond}
 	r := startParts(t, w, storetest.Card(t, ""), parts)
@@ -436,19 +436,19 @@ func TestResetWhileTheMachineIsOff(t *testing.T) {
 }
 
 func TestLateEventDoesNotReviveASupervisor(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	r := startCard(t, w, storetest.Card(t, ""))
 	r.await("health", inState(status.Healthy))
 	r.stop()
 	_ = r.wait()
-	r.s.event("pump ended")
+	r.s.board.event("pump ended")
 	if st, err := client.Status(t.Context(), r.c); err != nil || st.State != status.Stopped || st.Killed {
 		t.Errorf("%s, killed %t, %v", st.State, st.Killed, err)
 	}
 }
 
 func TestDownThenNothingIsLeft(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	r := startCard(t, w, storetest.Card(t, ""))
 	r.await("health", inState(status.Healthy))
 	w.agent.mu.Lock()
@@ -464,9 +464,9 @@ func TestDownThenNothingIsLeft(t *testing.T) {
 }
 
 func TestSecondSupervisorIsRefused(t *testing.T) {
-	r := startCard(t, newWorld(), storetest.Card(t, ""))
+	r := startCard(t, newScene(), storetest.Card(t, ""))
 	r.await("health", inState(status.Healthy))
-	err := New(r.c, newWorld().parts(), discard()).Run(context.Background(), nil)
+	err := New(r.c, newScene().parts(), discard()).Run(context.Background(), nil)
 	if !errors.Is(err, store.ErrRunning) {
 		t.Errorf("a second supervisor ended with %v", err)
 	}
@@ -482,7 +482,7 @@ func TestDefaultRouteIsPutBack(t *testing.T) {
 	if !store.Privileged() {
 		t.Skip("a card without root has no link in the host's namespace")
 	}
-	w := newWorld()
+	w := newScene()
 	r := startCard(t, w, storetest.Card(t, "link: {default_route: true}\n"))
 	r.await("health", inState(status.Healthy))
 	if !w.route {
@@ -499,7 +499,7 @@ func TestDefaultRouteIsPutBack(t *testing.T) {
 }
 
 func TestApplyChangesTheCardAndItsFile(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	r := startCard(t, w, storetest.Card(t, ""))
 	r.await("health", inState(status.Healthy))
 	spec, _ := spec.Parse("f", []byte("dns: {servers: [192.0.2.53]}\n"))
@@ -530,7 +530,7 @@ func TestApplyChangesTheCardAndItsFile(t *testing.T) {
 }
 
 func TestConsoleServesSeveral(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	w.machine.Steps = []fake.Step{{Console: "hello\r\n", Run: func(_ machine.Spec, rw io.ReadWriter) { _, _ = io.Copy(rw, rw) }}}
 	r := startCard(t, w, storetest.Card(t, ""))
 	r.await("health", inState(status.Healthy))
@@ -565,7 +565,7 @@ func expect(t *testing.T, c net.Conn, want string) {
 }
 
 func TestWatchdogNamesTheStage(t *testing.T) {
-	w := newWorld()
+	w := newScene()
 	w.agent.silent = true
 	r := startCard(t, w, storetest.Card(t, ""))
 	err := r.wait()
@@ -577,7 +577,7 @@ func TestWatchdogNamesTheStage(t *testing.T) {
 
 func TestRunLeaksNothing(t *testing.T) {
 	run := func() {
-		w := newWorld()
+		w := newScene()
 		r := startCard(t, w, storetest.Card(t, ""))
 		r.await("health", inState(status.Healthy))
 		r.stop()

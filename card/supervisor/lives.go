@@ -1,0 +1,97 @@
+package supervisor
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/toe-project/toe/machine"
+)
+
+// lives runs the machine again and again. It returns nil when ctx ended or the
+// card powered itself off, and an error when it did not even start once.
+func (s *Supervisor) lives(ctx context.Context) error {
+	row := 0 // restarts for lives that ended soon
+	for ever := false; ; {
+		began := time.Now()
+		l := &life{limits: &s.parts.Limits, board: s.board, world: s.world, console: s.console, restart: s.restart, poll: s.poll}
+		reached, err := l.run(ctx)
+		ever = ever || reached
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case !ever && err != nil:
+			return startError(s.board, s.console, err)
+		case err == nil && l.exit.Cause == machine.PoweredOff:
+			s.board.event("the card powered itself off")
+			return nil
+		}
+		if l.exit.Cause == machine.Stopped || reached && time.Since(began) > s.parts.Limits.Stable {
+			row = 0
+		}
+		if !reached && l.exit.Cause != machine.Stopped {
+			row = max(row, 1) // what did not even start does not get a try at once
+		}
+		s.note(l.exit, err)
+		if !s.pause(ctx, s.parts.Limits.Backoff[min(row, len(s.parts.Limits.Backoff)-1)]) {
+			return nil
+		}
+		row++
+		s.board.change(func() { s.board.restarts++ })
+	}
+}
+
+// note records why the machine has to be started again.
+func (s *Supervisor) note(exit machine.Exit, err error) {
+	switch {
+	case err != nil:
+		s.board.event("restart failed: %v", err)
+	case exit.Cause == machine.Rebooted:
+		s.board.event("the card rebooted")
+	case exit.Cause == machine.Stopped:
+		s.board.event("machine restarted on request")
+	default:
+		s.board.event("machine %s; starting it again", exit)
+	}
+	text := ""
+	switch {
+	case err != nil:
+		text = err.Error() + "; being started again"
+	case exit.Cause != machine.Rebooted && exit.Cause != machine.Stopped:
+		text = fmt.Sprintf("machine %s; being started again", exit)
+	}
+	s.board.trouble("machine", text)
+}
+
+func (s *Supervisor) pause(ctx context.Context, d time.Duration) bool {
+	if d == 0 {
+		return ctx.Err() == nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-s.restart: // a reset does not wait
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// poll asks the agent of a running card, and says on disk that this supervisor
+// is alive.
+func (s *Supervisor) poll(ctx context.Context) {
+	now := time.Now()
+	_ = os.Chtimes(s.card.Paths.Lock(), now, now)
+	reply, err := s.world.ask(ctx)
+	if err == nil {
+		s.board.trouble("agent", "")
+		s.compare(ctx, reply)
+		return
+	}
+	if silent := s.board.silence(); ctx.Err() == nil && silent > 2*s.parts.Limits.Poll {
+		s.board.trouble("agent", fmt.Sprintf("has not answered for %s; `toe reset %s` starts the card again", silent.Round(time.Second), s.card.Name))
+	}
+}
