@@ -40,13 +40,7 @@ func startOffload(o Options) func(offload.Config) (endpoint, error) {
 
 // offloadOf is what a configuration means for endpoint mode.
 func offloadOf(c *control.Config) offload.Config {
-	b := c.Offload.Bypass
-	out := offload.Config{Preserve: c.Offload.Preserve, MDNS: c.Offload.MDNS, Congestion: c.Offload.Congestion, Bypass: offload.Bypass{
-		TCP: portRanges(b.TCP), UDP: portRanges(b.UDP), Addresses: b.Addresses,
-	}}
-	for _, d := range b.DSCP {
-		out.Bypass.DSCP = append(out.Bypass.DSCP, uint8(d))
-	}
+	out := offload.Config{Preserve: c.Offload.Preserve, Offload: c.Offload.Offload}
 	for _, l := range c.Links {
 		out.Links = append(out.Links, l.Name)
 	}
@@ -63,14 +57,6 @@ func offloadOf(c *control.Config) offload.Config {
 			}
 		}
 		out.Publish = append(out.Publish, pub)
-	}
-	return out
-}
-
-func portRanges(list []control.PortRange) []offload.PortRange {
-	var out []offload.PortRange
-	for _, r := range list {
-		out = append(out, offload.PortRange(r))
 	}
 	return out
 }

@@ -21,6 +21,7 @@ import (
 
 	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
+	"github.com/toe-project/toe/feature"
 	"github.com/toe-project/toe/offload"
 )
 
@@ -175,7 +176,7 @@ func TestEndpointLife(t *testing.T) {
 	}
 
 	next := *c.conf
-	next.Offload = control.Offload{MDNS: true, Bypass: control.Bypass{TCP: []control.PortRange{{First: 22, Last: 23}}, DSCP: []int{8}}}
+	next.Offload = control.Offload{Offload: feature.Offload{MDNS: true, Bypass: feature.Bypass{TCP: []feature.PortRange{{First: 22, Last: 23}}, DSCP: []feature.DSCP{8}}}}
 	next.Publish = []control.Publish{{Protocol: control.TCP, Port: 8080, Link: "pci0",
 		To: []netip.AddrPort{netip.MustParseAddrPort(hostIP + ":80"), netip.MustParseAddrPort("[" + host6 + "]:80")}}}
 	if what, err := c.Apply(t.Context(), &next); err != nil || len(what) != 2 { // the firewall, too
@@ -183,8 +184,7 @@ func TestEndpointLife(t *testing.T) {
 	}
 	_, _, conf = f.told()
 	want := offload.Config{
-		Links: []string{"pci0"}, Ports: []string{"wan"}, MDNS: true,
-		Bypass:  offload.Bypass{TCP: []offload.PortRange{{First: 22, Last: 23}}, DSCP: []uint8{8}},
+		Links: []string{"pci0"}, Ports: []string{"wan"}, Offload: next.Offload.Offload,
 		Publish: []offload.Publish{{Protocol: "tcp", Port: 8080, To4: netip.MustParseAddrPort(hostIP + ":80"), To6: netip.MustParseAddrPort("[" + host6 + "]:80")}},
 	}
 	if !reflect.DeepEqual(conf, want) {
@@ -295,7 +295,7 @@ func TestPublishedPortsAreOpen(t *testing.T) {
 func TestMulticastDNSComesIn(t *testing.T) {
 	for _, relayed := range []bool{true, false} {
 		t.Run(fmt.Sprint(relayed), func(t *testing.T) {
-			c := &control.Config{Mode: control.ModeEndpoint, NAT: both.nat, Offload: control.Offload{MDNS: relayed}}
+			c := &control.Config{Mode: control.ModeEndpoint, NAT: both.nat, Offload: control.Offload{Offload: feature.Offload{MDNS: relayed}}}
 			for _, l := range both.links {
 				c.Links = append(c.Links, control.Link{Name: l})
 			}

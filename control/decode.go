@@ -3,7 +3,6 @@ package control
 import (
 	"bytes"
 	"crypto/sha256"
-	"encoding"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -12,6 +11,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/toe-project/toe/feature"
 )
 
 // ConfigVersion is the newest format of card.json that this program reads. It
@@ -139,7 +140,7 @@ func collectUnknown(tree any, t reflect.Type, path string, unknown map[string]bo
 			collectUnknown(e, t, path, unknown)
 		}
 	case map[string]any:
-		if t.Kind() != reflect.Struct {
+		if t.Kind() != reflect.Struct || feature.Opaque(t) {
 			return
 		}
 		for key, value := range tree {
@@ -154,39 +155,24 @@ func collectUnknown(tree any, t reflect.Type, path string, unknown map[string]bo
 
 // elemOf is the type behind pointers and lists.
 func elemOf(t reflect.Type) reflect.Type {
-	for (t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice) && !isText(t) {
+	for (t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice) && !feature.Opaque(t) {
 		t = t.Elem()
 	}
 	return t
 }
 
-// isText says whether a type reads its JSON by itself, as addresses do.
-func isText(t reflect.Type) bool {
-	p := reflect.PointerTo(t)
-	return p.Implements(reflect.TypeFor[encoding.TextUnmarshaler]()) || p.Implements(reflect.TypeFor[json.Unmarshaler]())
-}
-
 // fieldOf finds the field of a struct that encoding/json fills from a key. It
 // compares as encoding/json does, without regard to case.
 func fieldOf(t reflect.Type, key string) (reflect.StructField, bool) {
-	if t.Kind() != reflect.Struct || isText(t) {
+	if t.Kind() != reflect.Struct || feature.Opaque(t) {
 		return reflect.StructField{}, false
 	}
-	for i := range t.NumField() {
-		if name := keyOf(t.Field(i)); name != "" && strings.EqualFold(name, key) {
-			return t.Field(i), true
+	for f := range feature.Fields(t, "json") {
+		if strings.EqualFold(f.Key, key) {
+			return f.StructField, true
 		}
 	}
 	return reflect.StructField{}, false
-}
-
-// keyOf is the JSON key of a field, or nothing.
-func keyOf(f reflect.StructField) string {
-	name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
-	if name == "-" {
-		return ""
-	}
-	return name
 }
 
 // criticalKeys lists the paths of fields that are set and tagged critical.
@@ -210,16 +196,15 @@ func criticalKeys(v reflect.Value, path string) []string {
 
 func criticalFields(v reflect.Value, path string) []string {
 	var out []string
-	for i := range v.NumField() {
-		f := v.Type().Field(i)
-		key := keyOf(f)
-		if key == "" || v.Field(i).IsZero() {
+	for f := range feature.Fields(v.Type(), "json") {
+		field := v.FieldByIndex(f.Index)
+		if field.IsZero() {
 			continue
 		}
 		if f.Tag.Get("critical") == "true" {
-			out = append(out, path+key)
+			out = append(out, path+f.Key)
 		}
-		out = append(out, criticalKeys(v.Field(i), path+key+".")...)
+		out = append(out, criticalKeys(field, path+f.Key+".")...)
 	}
 	return out
 }

@@ -3,9 +3,8 @@ package control
 import (
 	"fmt"
 	"net/netip"
-	"slices"
-	"strconv"
-	"strings"
+
+	"github.com/toe-project/toe/feature"
 )
 
 // The modes of a card.
@@ -18,51 +17,16 @@ const (
 	ModeEndpoint = "endpoint"
 )
 
-// Bounds of what a card takes over, each far above use.
-const (
-	MaxBypass  = 64 // entries of each list
-	MaxPublish = 256
-	maxDSCP    = 63 // RFC 2474: six bits
-)
+// MaxPublish bounds Config.Publish, far above use.
+const MaxPublish = 256
 
-// Offload is how a card in endpoint mode speaks for the host.
+// Offload is how a card in endpoint mode acts for the host.
 type Offload struct {
-	// Preserve keeps the host's own address and port on the wire. It goes
-	// with NAT being off: what is routed must have the same source.
-	Preserve bool   `json:"preserve,omitempty"`
-	Bypass   Bypass `json:"bypass,omitzero"`
-	MDNS     bool   `json:"mdns,omitempty"` // relay multicast DNS (RFC 6762)
-	// Congestion controls what the card's own connections send on the wire:
-	// one of Congestions, or empty for the kernel's choice.
-	Congestion string `json:"congestion,omitempty"`
+	// Preserve keeps the host's own address and port on the wire. NAT must be off:
+	// what is routed must have the same source.
+	Preserve bool `json:"preserve,omitempty"`
+	feature.Offload
 }
-
-// Congestions are the ways of congestion control that every card's kernel has.
-var Congestions = []string{"cubic", "bbr", "reno"}
-
-// Bypass is what a card in endpoint mode only forwards.
-type Bypass struct {
-	TCP       []PortRange    `json:"tcp,omitempty"` // by destination port
-	UDP       []PortRange    `json:"udp,omitempty"`
-	Addresses []netip.Prefix `json:"addresses,omitempty"` // by destination
-	DSCP      []int          `json:"dscp,omitempty"`      // RFC 2474 code points
-}
-
-// PortRange is First to Last, both included.
-type PortRange struct {
-	First uint16 `json:"first"`
-	Last  uint16 `json:"last"`
-}
-
-func (r PortRange) String() string {
-	if r.First == r.Last {
-		return strconv.Itoa(int(r.First))
-	}
-	return fmt.Sprintf("%d-%d", r.First, r.Last)
-}
-
-// Has says whether the range contains a port.
-func (r PortRange) Has(port uint16) bool { return r.First <= port && port <= r.Last }
 
 // Publish is a service behind a link that the card faces the wire for.
 type Publish struct {
@@ -88,25 +52,9 @@ func (c *Config) Endpoint() bool { return c.Mode == ModeEndpoint }
 func (v *validator) offload(c *Config) {
 	o := c.Offload
 	if o.Preserve && c.NAT {
-		v.bad("offload.preserve", "true beside nat: true, one of them is right: NAT would hide the address that is to be kept")
+		v.bad("offload.preserve", "true beside nat: true; they are mutually exclusive: NAT would hide the address that preserve keeps")
 	}
-	if o.Congestion != "" && !slices.Contains(Congestions, o.Congestion) {
-		v.bad("offload.congestion", "%q: %s, or none, is right", o.Congestion, strings.Join(Congestions, ", "))
-	}
-	v.ranges("offload.bypass.tcp", o.Bypass.TCP)
-	v.ranges("offload.bypass.udp", o.Bypass.UDP)
-	v.count("offload.bypass.addresses", len(o.Bypass.Addresses), 0, MaxBypass)
-	for _, p := range o.Bypass.Addresses {
-		if !p.IsValid() || p.Masked() != p || p.Addr().Is4In6() {
-			v.bad("offload.bypass.addresses", "%s: a prefix without host bits, such as 10.0.0.0/8, is right", p)
-		}
-	}
-	v.count("offload.bypass.dscp", len(o.Bypass.DSCP), 0, maxDSCP+1)
-	for _, d := range o.Bypass.DSCP {
-		if d < 0 || d > maxDSCP {
-			v.bad("offload.bypass.dscp", "%d: 0 to %d are right", d, maxDSCP)
-		}
-	}
+	feature.Check("offload", o.Offload, v.bad)
 	v.count("publish", len(c.Publish), 0, MaxPublish)
 	if len(c.Publish) > 0 && !c.Endpoint() {
 		v.bad("publish", "%d given with mode %q, mode %q is right: only an endpoint answers for the host", len(c.Publish), c.Mode, ModeEndpoint)
@@ -115,15 +63,6 @@ func (v *validator) offload(c *Config) {
 	seen := map[string]int{}
 	for i := range c.Publish {
 		v.publish(fmt.Sprintf("publish[%d]", i), i, &c.Publish[i], c.Links, seen)
-	}
-}
-
-func (v *validator) ranges(field string, list []PortRange) {
-	v.count(field, len(list), 0, MaxBypass)
-	for _, r := range list {
-		if r.First == 0 || r.Last < r.First {
-			v.bad(field, "%s: 1 to 65535, the lower one first, is right", r)
-		}
 	}
 }
 

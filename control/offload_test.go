@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"reflect"
 	"testing"
+
+	"github.com/toe-project/toe/feature"
 )
 
 // endpoint is the sample as an endpoint with one service of each protocol.
@@ -11,11 +13,11 @@ func endpoint(t testing.TB) *Config {
 	t.Helper()
 	c := sample(t)
 	c.Mode = ModeEndpoint
-	c.Offload = Offload{MDNS: true, Congestion: "bbr", Bypass: Bypass{
-		TCP: []PortRange{{22, 22}, {8000, 8010}}, UDP: []PortRange{{123, 123}},
-		Addresses: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("2001:db8:9::/48")},
-		DSCP:      []int{8, 63},
-	}}
+	c.Offload = Offload{Offload: feature.Offload{MDNS: true, Congestion: "bbr", Bypass: feature.Bypass{
+		TCP: []feature.PortRange{{First: 22, Last: 22}, {First: 8000, Last: 8010}}, UDP: []feature.PortRange{{First: 123, Last: 123}},
+		Addresses: []feature.Range{{Prefix: netip.MustParsePrefix("10.0.0.0/8")}, {Prefix: netip.MustParsePrefix("2001:db8:9::/48")}},
+		DSCP:      []feature.DSCP{8, 63},
+	}}}
 	c.Publish = []Publish{
 		{Protocol: TCP, Port: 80, Link: "pci0", To: []netip.AddrPort{netip.MustParseAddrPort("10.116.0.0:8080"), netip.MustParseAddrPort("[fd74:6f65::]:8080")}},
 		{Protocol: UDP, Port: 80, Link: "pci0", To: []netip.AddrPort{netip.MustParseAddrPort("172.17.0.2:53")}, CardSource: true},
@@ -32,7 +34,7 @@ func TestEndpointRoundTrip(t *testing.T) {
 	if !got.Endpoint() {
 		t.Errorf("mode %q is not taken for endpoint", got.Mode)
 	}
-	if r := (PortRange{8000, 8010}); r.String() != "8000-8010" || !r.Has(8010) || r.Has(7999) || r.Has(8011) {
+	if r := (feature.PortRange{First: 8000, Last: 8010}); r.String() != "8000-8010" || !r.Has(8010) || r.Has(7999) || r.Has(8011) {
 		t.Errorf("range %s", r)
 	}
 }
@@ -40,10 +42,10 @@ func TestEndpointRoundTrip(t *testing.T) {
 // TestEndpointRefusals has one fault a row; the error names field and value.
 func TestEndpointRefusals(t *testing.T) {
 	to := func(s string) []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort(s)} }
-	many := func(n int) []PortRange {
-		out := make([]PortRange, n)
+	many := func(n int) []feature.PortRange {
+		out := make([]feature.PortRange, n)
 		for i := range out {
-			out[i] = PortRange{1, 1}
+			out[i] = feature.PortRange{First: 1, Last: 1}
 		}
 		return out
 	}
@@ -51,12 +53,12 @@ func TestEndpointRefusals(t *testing.T) {
 		"mode":                {func(c *Config) { c.Mode = "switch" }, []string{"mode", "switch", "endpoint"}},
 		"preserve with NAT":   {func(c *Config) { c.Offload.Preserve = true }, []string{"offload.preserve", "nat"}},
 		"congestion":          {func(c *Config) { c.Offload.Congestion = "vegas" }, []string{"offload.congestion", "vegas", "cubic, bbr, reno"}},
-		"range backwards":     {func(c *Config) { c.Offload.Bypass.TCP[0] = PortRange{9, 8} }, []string{"offload.bypass.tcp", "9-8"}},
-		"range from zero":     {func(c *Config) { c.Offload.Bypass.UDP[0] = PortRange{0, 8} }, []string{"offload.bypass.udp", "0-8"}},
-		"ranges without end":  {func(c *Config) { c.Offload.Bypass.TCP = many(MaxBypass + 1) }, []string{"offload.bypass.tcp", "65"}},
-		"host bits":           {func(c *Config) { c.Offload.Bypass.Addresses[0] = netip.MustParsePrefix("10.1.0.0/8") }, []string{"offload.bypass.addresses", "10.1.0.0/8"}},
-		"no prefix":           {func(c *Config) { c.Offload.Bypass.Addresses[0] = netip.Prefix{} }, []string{"offload.bypass.addresses"}},
-		"mapped prefix":       {func(c *Config) { c.Offload.Bypass.Addresses[0] = netip.MustParsePrefix("::ffff:10.0.0.0/120") }, []string{"offload.bypass.addresses"}},
+		"range backwards":     {func(c *Config) { c.Offload.Bypass.TCP[0] = feature.PortRange{First: 9, Last: 8} }, []string{"offload.bypass.tcp", "9-8"}},
+		"range from zero":     {func(c *Config) { c.Offload.Bypass.UDP[0] = feature.PortRange{Last: 8} }, []string{"offload.bypass.udp", "0-8"}},
+		"ranges without end":  {func(c *Config) { c.Offload.Bypass.TCP = many(65) }, []string{"offload.bypass.tcp", "65"}},
+		"host bits":           {func(c *Config) { c.Offload.Bypass.Addresses[0].Prefix = netip.MustParsePrefix("10.1.0.0/8") }, []string{"offload.bypass.addresses", "10.1.0.0/8"}},
+		"no prefix":           {func(c *Config) { c.Offload.Bypass.Addresses[0] = feature.Range{} }, []string{"offload.bypass.addresses"}},
+		"mapped prefix":       {func(c *Config) { c.Offload.Bypass.Addresses[0].Prefix = netip.MustParsePrefix("::ffff:10.0.0.0/120") }, []string{"offload.bypass.addresses"}},
 		"dscp high":           {func(c *Config) { c.Offload.Bypass.DSCP[0] = 64 }, []string{"offload.bypass.dscp", "64"}},
 		"dscp negative":       {func(c *Config) { c.Offload.Bypass.DSCP[0] = -1 }, []string{"offload.bypass.dscp", "-1"}},
 		"publish as a router": {func(c *Config) { c.Mode = ModeRouter }, []string{"publish", "router"}},

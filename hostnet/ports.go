@@ -19,6 +19,7 @@ import (
 	"github.com/toe-project/toe/hostnet/netdev"
 	"github.com/toe-project/toe/hostnet/passt"
 	"github.com/toe-project/toe/internal/fds"
+	"github.com/toe-project/toe/internal/suggest"
 	"github.com/toe-project/toe/link/tun"
 	"github.com/toe-project/toe/machine"
 )
@@ -48,7 +49,7 @@ func (h *Host) CheckPort(p spec.Port) error {
 		return h.checkLower(a, "", "an interface")
 	case spec.AttachNetns:
 		if _, err := os.Stat(filepath.Join(netnsDir, a.Name)); err != nil {
-			return fmt.Errorf("attach %s: there is no network namespace %s; `ip netns add %s` makes it%s", a, a.Name, a.Name, spec.DidYouMean(a.Name, entries(netnsDir)...))
+			return fmt.Errorf("attach %s: there is no network namespace %s; `ip netns add %s` makes it%s", a, a.Name, a.Name, suggest.DidYouMean(a.Name, entries(netnsDir)...))
 		}
 		return inNetns(a.Name, func() error { return checkTAP(a.Device) })
 	}
@@ -59,7 +60,7 @@ func (h *Host) CheckPort(p spec.Port) error {
 func (h *Host) checkLower(a spec.Attach, kind, what string) error {
 	l, err := netlink.LinkByName(a.Name)
 	if err != nil {
-		return fmt.Errorf("attach %s: there is no interface %s%s", a, a.Name, spec.DidYouMean(a.Name, interfaces()...))
+		return fmt.Errorf("attach %s: there is no interface %s%s", a, a.Name, suggest.DidYouMean(a.Name, interfaces()...))
 	}
 	if kind != "" && l.Type() != kind {
 		return fmt.Errorf("attach %s: %s is not %s but a %s", a, a.Name, what, l.Type())
@@ -91,7 +92,7 @@ func checkTAP(name string) error {
 	l, err := netlink.LinkByName(name)
 	if errors.As(err, &netlink.LinkNotFoundError{}) {
 		if !netAdmin() {
-			return fmt.Errorf("there is no interface %s, and to make one needs root; %s makes one for you%s", name, makeTAP(name), spec.DidYouMean(name, interfaces()...))
+			return fmt.Errorf("there is no interface %s, and to make one needs root; %s makes one for you%s", name, makeTAP(name), suggest.DidYouMean(name, interfaces()...))
 		}
 		return nil
 	}

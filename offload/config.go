@@ -1,6 +1,10 @@
 package offload
 
-import "net/netip"
+import (
+	"net/netip"
+
+	"github.com/toe-project/toe/feature"
+)
 
 // Config says what the endpoint takes over. Its maker has validated it.
 type Config struct {
@@ -10,26 +14,9 @@ type Config struct {
 	// Preserve keeps the host's address and port on the wire, for networks
 	// that route to it; else the card speaks with an address of its own.
 	Preserve bool
-	Bypass   Bypass
-	Publish  []Publish
-	// Congestion is who decides how fast a connection on the wire sends, by the
-	// kernel's name: cubic, bbr. Empty: the kernel's own choice.
-	Congestion string
-	// MDNS relays multicast DNS between links and ports (RFC 6762).
-	MDNS bool
+	feature.Offload
+	Publish []Publish
 }
-
-// Bypass is what stays end to end: routed, as in router mode.
-type Bypass struct {
-	TCP, UDP  []PortRange    // by destination port
-	Addresses []netip.Prefix // by destination address
-	// DSCP is the mark that a packet can carry across the link: a program
-	// sets it on its own socket (IP_TOS, IPV6_TCLASS) without privilege.
-	DSCP []uint8
-}
-
-// PortRange is First to Last, both included.
-type PortRange struct{ First, Last uint16 }
 
 // Publish is a service of the host that the card faces the wire for.
 type Publish struct {

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/feature"
 	"github.com/toe-project/toe/offload/loop"
 )
 
@@ -39,7 +40,7 @@ func TestCongestion(t *testing.T) {
 	defer tt.close()
 	services := []Publish{{Protocol: "tcp"}} // at a port of the kernel's choice
 	for _, c := range []struct{ name, told, is string }{{other, other, other}, {own, "", own}, {other, other, other}, {"", "", own}} {
-		if err := tt.configure(Config{Publish: services, Congestion: c.name}); err != nil {
+		if err := tt.configure(Config{Publish: services, Offload: feature.Offload{Congestion: c.name}}); err != nil {
 			t.Fatal(err)
 		}
 		if tt.congestion != c.told {
@@ -54,7 +55,7 @@ func TestCongestion(t *testing.T) {
 			}
 		}
 	}
-	err = tt.configure(Config{Publish: services, Congestion: "none-such"})
+	err = tt.configure(Config{Publish: services, Offload: feature.Offload{Congestion: "none-such"}})
 	if err == nil || !strings.Contains(err.Error(), `"none-such"`) || !strings.Contains(err.Error(), own) {
 		t.Errorf("said %v, want it to name what is asked and what there is", err)
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/feature"
 )
 
 // member is a socket of multicast DNS on an interface.
@@ -49,7 +51,7 @@ func hear(t *testing.T, c *net.UDPConn, wait time.Duration) string {
 }
 
 func TestMulticastDNSRelay(t *testing.T) {
-	r := newTrial(t, Config{MDNS: true})
+	r := newTrial(t, Config{Offload: feature.Offload{MDNS: true}})
 	for _, c := range []struct {
 		group string
 		six   bool
@@ -104,7 +106,7 @@ func TestMulticastDNSRelay(t *testing.T) {
 }
 
 func TestMulticastDNSIsBounded(t *testing.T) {
-	r := newTrial(t, Config{MDNS: true})
+	r := newTrial(t, Config{Offload: feature.Offload{MDNS: true}})
 	host, world := r.host.member("toe0", "224.0.0.251"), r.world.member("eth0", "224.0.0.251")
 	to := &net.UDPAddr{IP: net.ParseIP("224.0.0.251"), Port: mdnsPort}
 	for i := range 3 * mdnsBurst {

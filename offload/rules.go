@@ -8,6 +8,7 @@ import (
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/feature"
 	"github.com/toe-project/toe/internal/nft"
 )
 
@@ -139,7 +140,7 @@ func (r ruler) ownWay(c nft.Chain, conf Config) {
 		c.Add(udp, m, nft.Return)
 	}
 	for _, v := range conf.Bypass.DSCP {
-		for _, m := range dscp(v) {
+		for _, m := range dscp(uint8(v)) {
 			c.Add(udp, m, nft.Return)
 		}
 	}
@@ -169,7 +170,7 @@ func (r ruler) fresh(conf Config, hold nft.Match, served nft.Set) {
 	c.Add(udp, nft.Drop)
 }
 
-func bypass(c nft.Chain, b Bypass) {
+func bypass(c nft.Chain, b feature.Bypass) {
 	for _, r := range b.TCP {
 		c.Add(nft.Protocol(unix.IPPROTO_TCP), nft.ToPorts(r.First, r.Last), nft.Return)
 	}
@@ -177,10 +178,10 @@ func bypass(c nft.Chain, b Bypass) {
 		c.Add(nft.Protocol(unix.IPPROTO_UDP), nft.ToPorts(r.First, r.Last), nft.Return)
 	}
 	for _, p := range b.Addresses {
-		c.Add(nft.To(p), nft.Return)
+		c.Add(nft.To(p.Prefix), nft.Return)
 	}
 	for _, v := range b.DSCP {
-		for _, m := range dscp(v) {
+		for _, m := range dscp(uint8(v)) {
 			c.Add(m, nft.Return)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/feature"
 	"github.com/toe-project/toe/internal/nft"
 )
 
@@ -105,7 +106,7 @@ func (r *trial) full(t *testing.T, conf Config) {
 // TestOwnWayOfADatagram: what asks to be left alone is, also when the card has
 // a socket for its remote because of another program.
 func TestOwnWayOfADatagram(t *testing.T) {
-	conf := Config{Bypass: Bypass{DSCP: []uint8{8}}}
+	conf := Config{Offload: feature.Offload{Bypass: feature.Bypass{DSCP: []feature.DSCP{8}}}}
 	r := newTrial(t, conf)
 	r.full(t, conf)
 	r.world.ip("route add 10.9.0.0/30 via " + cardAddr4)

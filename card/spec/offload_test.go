@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/toe-project/toe/feature"
 )
 
 const speaking = `name: front
@@ -50,7 +52,7 @@ func TestOffloadSurvivesNormalising(t *testing.T) {
 			t.Errorf("%q is not in\n%s", want, text)
 		}
 	}
-	if got := spec.Offload.Bypass.DSCP; !slices.Equal(got, []DSCP{8, 46, 1}) {
+	if got := spec.Offload.Bypass.DSCP; !slices.Equal(got, []feature.DSCP{8, 46, 1}) {
 		t.Errorf("DSCP %v", got)
 	}
 }
@@ -71,7 +73,7 @@ func TestOffloadMistakes(t *testing.T) {
 		{"host bits", "offload: {bypass: {addresses: [10.1.0.0/8]}}\n", `has bits beyond its prefix length; 10.0.0.0/8 has not`},
 		{"dscp", "offload: {bypass: {dscp: [64]}}\n", `offload.bypass.dscp[0]: "64": not a DSCP`},
 		{"dscp name", "offload: {bypass: {dscp: [af51]}}\n", `offload.bypass.dscp[0]: "af51"`},
-		{"too many", "offload: {bypass: {tcp: [" + strings.Repeat("1, ", 65) + "]}}\n", `offload.bypass.tcp: 65 entries: at most 64`},
+		{"too many", "offload: {bypass: {tcp: [" + strings.Repeat("1, ", 65) + "]}}\n", `offload.bypass.tcp: 65 entries: between 0 and 64`},
 		{"mdns of a router", "offload: {mode: router, mdns: true}\n", `offload.mdns: true: only mode: endpoint`},
 		{"publish of a router", "offload: {mode: router}\npublish: [{port: 80}]\n", `publish: needs offload.mode: endpoint`},
 		{"no port", e + "publish: [{to: 80}]\n", `card.yaml:2: publish[0].port: a published service needs one from 1 to 65535, such as port: 8080`},
@@ -114,12 +116,12 @@ func TestSchemaTakesNumbersAndWords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"bypass"`, `"publish"`, `"mdns"`, "[aA][fF][1-4]", "endpoint: the card ends"} {
+	for _, want := range []string{`"bypass"`, `"publish"`, `"mdns"`, "[aA][fF][1-4]", "endpoint: the card terminates"} {
 		if !strings.Contains(string(data), want) {
 			t.Errorf("the schema does not have %s", want)
 		}
 	}
-	p := schemaOf(reflect.TypeFor[PortRange]())
+	p := schemaOf(reflect.TypeFor[feature.PortRange]())
 	if got := p["type"]; !cmp.Equal(got, []string{"integer", "string"}) {
 		t.Errorf("a port range is %v", got)
 	}

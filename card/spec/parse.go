@@ -13,6 +13,9 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/toe-project/toe/feature"
+	"github.com/toe-project/toe/internal/suggest"
 )
 
 // MaxSize bounds card.yaml, in bytes.
@@ -223,7 +226,7 @@ func (d *decoder) mapping(path string, n *yaml.Node, v reflect.Value) {
 		switch {
 		case !ok:
 			keys := keysOf(v.Type())
-			hint := DidYouMean(key.Value, keys...)
+			hint := suggest.DidYouMean(key.Value, keys...)
 			if hint == "" {
 				hint = "; there are " + strings.Join(keys, ", ")
 			}
@@ -233,7 +236,7 @@ func (d *decoder) mapping(path string, n *yaml.Node, v reflect.Value) {
 		default:
 			d.value(join(path, key.Value), val, field)
 			if field.IsZero() && val.Tag != "!!null" {
-				tagProblem(join(path, key.Value), f, field, func(at, format string, args ...any) {
+				feature.CheckField(join(path, key.Value), f, field, func(at, format string, args ...any) {
 					d.zeros = append(d.zeros, problem{at, fmt.Sprintf(format, args...)})
 				})
 			}
@@ -260,25 +263,19 @@ func kindName(n *yaml.Node) string {
 	}
 }
 
-// keyOf is the key of a struct field in card.yaml.
-func keyOf(f reflect.StructField) string {
-	key, _, _ := strings.Cut(f.Tag.Get("yaml"), ",")
-	return key
-}
-
 func keysOf(t reflect.Type) []string {
 	var keys []string
-	for i := range t.NumField() {
-		keys = append(keys, keyOf(t.Field(i)))
+	for f := range feature.Fields(t, "yaml") {
+		keys = append(keys, f.Key)
 	}
 	slices.Sort(keys)
 	return keys
 }
 
 func fieldByKey(v reflect.Value, key string) (reflect.StructField, reflect.Value, bool) {
-	for i := range v.NumField() {
-		if f := v.Type().Field(i); keyOf(f) == key {
-			return f, v.Field(i), true
+	for f := range feature.Fields(v.Type(), "yaml") {
+		if f.Key == key {
+			return f.StructField, v.FieldByIndex(f.Index), true
 		}
 	}
 	return reflect.StructField{}, reflect.Value{}, false

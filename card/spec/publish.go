@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"reflect"
 	"strconv"
 
 	"github.com/toe-project/toe/control"
+	"github.com/toe-project/toe/feature"
 )
 
-// Values of OffloadSpec.Source and of PublishSpec.In and Source.
+// Values of Offload.Source and of Publish.In and Source.
 const (
 	SourceMasquerade = "masquerade"
 	SourcePreserve   = "preserve"
@@ -28,7 +28,7 @@ const maxPublish = control.MaxPublish
 type Publish struct {
 	Protocol string `yaml:"protocol,omitempty" enum:"tcp|udp" doc:"tcp or udp" default:"tcp"`
 	Port     int    `yaml:"port" required:"true" min:"1" max:"65535" doc:"the port on the card, at each address of its ports"`
-	To       Target `yaml:"to,omitempty" doc:"where the service listens: PORT at the host's link address, or ADDRESS:PORT" default:"the same port, at the host's link address"`
+	To       Target `yaml:"to,omitempty" doc:"where the service listens: PORT at the host's link address, or ADDRESS:PORT" absent:"the same port, at the host's link address"`
 	In       string `yaml:"in,omitempty" enum:"host|exec" doc:"host: the service runs on the host; exec: it runs in toe exec. A card without root has only exec" default:"host"`
 	Source   string `yaml:"source,omitempty" enum:"client|card" doc:"whose address the service sees: the client's own, or the card's" default:"client"`
 }
@@ -81,7 +81,7 @@ func (t Target) String() string {
 	return netip.AddrPortFrom(t.Addr, t.Port).String()
 }
 
-func (s *Spec) publishProblems(add func(string, string, ...any)) {
+func (s *Spec) publishProblems(add feature.Report) {
 	if len(s.Publish) > maxPublish {
 		add("publish", "%d entries: at most %d", len(s.Publish), maxPublish)
 		return
@@ -96,7 +96,7 @@ func (s *Spec) publishProblems(add func(string, string, ...any)) {
 			add(at+".port", "a published service needs one from 1 to 65535, such as port: 8080")
 			continue
 		}
-		tagProblems(at, reflect.ValueOf(p), add)
+		feature.Check(at, p, add)
 		key := fmt.Sprintf("%s port %d", p.Protocol, p.Port)
 		if other, taken := seen[key]; taken {
 			add(at+".port", "%s is published by publish[%d] already", key, other)
@@ -112,7 +112,7 @@ func (s *Spec) publishProblems(add func(string, string, ...any)) {
 	}
 }
 
-func (s *Spec) targetProblems(path string, p Publish, add func(string, string, ...any)) {
+func (s *Spec) targetProblems(path string, p Publish, add feature.Report) {
 	a := p.To.Addr
 	switch {
 	case !a.IsValid():

@@ -1,10 +1,13 @@
 package spec
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/netip"
 	"reflect"
 	"strings"
+
+	"github.com/toe-project/toe/feature"
 )
 
 // Schema is the JSON schema of card.yaml, made from the tags of Spec.
@@ -17,12 +20,12 @@ func Schema() ([]byte, error) {
 
 // textTypes are the types that read a string of their own form.
 var textTypes = map[reflect.Type]string{
-	reflect.TypeFor[Memory]():     `^[1-9][0-9]* ?(KiB|MiB|GiB)$`,
-	reflect.TypeFor[Attach]():     `^(user|(tap|bridge|macvtap):[^/: %]{1,15}|netns:[^/ ]+/[^/: %]{1,15})$`,
-	reflect.TypeFor[PortAddr]():   `^(dhcp|ra|[0-9a-fA-F.:]+/[0-9]{1,3})$`,
-	reflect.TypeFor[Range]():      `^[0-9a-fA-F.:]+(/[0-9]{1,3})?$`,
-	reflect.TypeFor[Prefix]():     `^[0-9a-fA-F.:]+/[0-9]{1,3}$`,
-	reflect.TypeFor[netip.Addr](): `^[0-9a-fA-F.:]+(%.+)?$`,
+	reflect.TypeFor[Memory]():        `^[1-9][0-9]* ?(KiB|MiB|GiB)$`,
+	reflect.TypeFor[Attach]():        `^(user|(tap|bridge|macvtap):[^/: %]{1,15}|netns:[^/ ]+/[^/: %]{1,15})$`,
+	reflect.TypeFor[PortAddr]():      `^(dhcp|ra|[0-9a-fA-F.:]+/[0-9]{1,3})$`,
+	reflect.TypeFor[feature.Range](): `^[0-9a-fA-F.:]+(/[0-9]{1,3})?$`,
+	reflect.TypeFor[Prefix]():        `^[0-9a-fA-F.:]+/[0-9]{1,3}$`,
+	reflect.TypeFor[netip.Addr]():    `^[0-9a-fA-F.:]+(%.+)?$`,
 }
 
 // numberTypes are textTypes that a bare number is taken for, too, from lo to hi.
@@ -30,9 +33,9 @@ var numberTypes = map[reflect.Type]struct {
 	lo, hi  int
 	pattern string
 }{
-	reflect.TypeFor[PortRange](): {1, 65535, `^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$`},
-	reflect.TypeFor[Target]():    {1, 65535, `^([1-9][0-9]{0,4}|[0-9.]+:[1-9][0-9]{0,4}|\[[0-9a-fA-F:]+\]:[1-9][0-9]{0,4})$`},
-	reflect.TypeFor[DSCP]():      {0, 63, `^([cC][sS][0-7]|[aA][fF][1-4][1-3]|[eE][fF]|[vV][aA]|[lL][eE]|[0-9]{1,2})$`},
+	reflect.TypeFor[feature.PortRange](): {1, 65535, `^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$`},
+	reflect.TypeFor[Target]():            {1, 65535, `^([1-9][0-9]{0,4}|[0-9.]+:[1-9][0-9]{0,4}|\[[0-9a-fA-F:]+\]:[1-9][0-9]{0,4})$`},
+	reflect.TypeFor[feature.DSCP]():      {0, 63, `^([cC][sS][0-7]|[aA][fF][1-4][1-3]|[eE][fF]|[vV][aA]|[lL][eE]|[0-9]{1,2})$`},
 }
 
 func schemaOf(t reflect.Type) map[string]any {
@@ -61,16 +64,18 @@ func schemaOf(t reflect.Type) map[string]any {
 
 func structSchema(t reflect.Type) map[string]any {
 	props, required := map[string]any{}, []string{}
-	for i := range t.NumField() {
-		f := t.Field(i)
+	for f := range feature.Fields(t, "yaml") {
 		p := schemaOf(f.Type)
 		describe(p, f.Tag)
-		if lo, hi, ok := bounds(f); ok {
+		switch lo, hi, ok := feature.Bounds(f.StructField); {
+		case ok && f.Type.Kind() == reflect.Slice:
+			p["maxItems"] = hi
+		case ok:
 			p["minimum"], p["maximum"] = lo, hi
 		}
-		props[keyOf(f)] = p
+		props[f.Key] = p
 		if f.Tag.Get("required") != "" {
-			required = append(required, keyOf(f))
+			required = append(required, f.Key)
 		}
 	}
 	out := map[string]any{"type": "object", "additionalProperties": false, "properties": props}
@@ -82,8 +87,11 @@ func structSchema(t reflect.Type) map[string]any {
 
 func describe(p map[string]any, tag reflect.StructTag) {
 	doc := tag.Get("doc")
-	if def := tag.Get("default"); def != "" {
+	if def := cmp.Or(tag.Get("default"), tag.Get("absent")); def != "" {
 		doc += " (default: " + def + ")"
+	}
+	if mode := tag.Get("mode"); mode != "" {
+		doc += " (only in mode: " + mode + ")"
 	}
 	p["description"] = doc
 	if enum := tag.Get("enum"); enum != "" {

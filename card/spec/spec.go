@@ -10,22 +10,19 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/toe-project/toe/internal/suggest"
 )
 
 // Spec is card.yaml. Everything has a default: the empty file is a working
-// card. The struct tags are the one source of the parser, the JSON schema and
-// the documentation:
-//
-//	yaml     the key
-//	doc      one line for a person
-//	enum     the values that are taken, separated by |
-//	default  what an absent key means, for a person
+// card. The struct tags, which package feature explains, are the one source of
+// the parser, the defaults, the checks, the JSON schema and the documentation.
 type Spec struct {
-	Name     string    `yaml:"name,omitempty" doc:"the card's name: lower-case letters, digits and dashes" default:"card0"`
+	Name     string    `yaml:"name,omitempty" doc:"the card's name: lower-case letters, digits and dashes" absent:"card0"`
 	Machine  Machine   `yaml:"machine,omitempty" doc:"what runs the card's CPU"`
 	Firmware Firmware  `yaml:"firmware,omitempty" doc:"what runs on the card"`
 	Link     Link      `yaml:"link,omitempty" doc:"the connection between host and card: raw IP packets, MTU 65535, fixed"`
-	Ports    []Port    `yaml:"ports" doc:"the card's network ports, towards the outside; an empty list is a card without any" default:"one port, wan, attach user"`
+	Ports    []Port    `yaml:"ports" doc:"the card's network ports, towards the outside; an empty list is a card without any" absent:"one port, wan, attach user"`
 	Offload  Offload   `yaml:"offload,omitempty" doc:"how the card speaks for the host"`
 	Publish  []Publish `yaml:"publish,omitempty" doc:"services of the host that the card faces the wire for; endpoint mode"`
 	DNS      DNS       `yaml:"dns,omitempty" doc:"the resolvers that the card asks"`
@@ -48,11 +45,11 @@ type Firmware struct {
 
 // Link is the host's side of the link.
 type Link struct {
-	Interface    string `yaml:"interface,omitempty" doc:"name of the host's interface; root only" default:"the first free of toe0, toe1, …"`
+	Interface    string `yaml:"interface,omitempty" doc:"name of the host's interface; root only" absent:"the first free of toe0, toe1, …"`
 	Queues       int    `yaml:"queues,omitempty" min:"1" max:"8" doc:"queue pairs" default:"1"`
 	Spin         int    `yaml:"spin,omitempty" min:"0" max:"10000" doc:"how long after a packet the pump looks for the next one before it sleeps, in µs; takes a CPU of the host meanwhile" default:"0"`
-	IPv4         Prefix `yaml:"ipv4,omitempty" doc:"the link's /31: the even address is the host's, the odd one the card's" default:"one of its own out of 10.116.0.0/16"`
-	IPv6         Prefix `yaml:"ipv6,omitempty" doc:"the link's /127: the even address is the host's, the odd one the card's" default:"one of its own out of fd74:6f65::/32"`
+	IPv4         Prefix `yaml:"ipv4,omitempty" doc:"the link's /31: the even address is the host's, the odd one the card's" absent:"one of its own out of 10.116.0.0/16"`
+	IPv6         Prefix `yaml:"ipv6,omitempty" doc:"the link's /127: the even address is the host's, the odd one the card's" absent:"one of its own out of fd74:6f65::/32"`
 	DefaultRoute bool   `yaml:"default_route,omitempty" doc:"send the host's own traffic through the card, and its name resolution; both are put back at down; root only" default:"false"`
 	Exec         *bool  `yaml:"exec,omitempty" doc:"keep a network namespace for toe exec, whose only network is the card" default:"true"`
 }
@@ -61,7 +58,7 @@ type Link struct {
 type Port struct {
 	Name      string       `yaml:"name" required:"true" doc:"the interface's name on the card, such as wan"`
 	Attach    Attach       `yaml:"attach" doc:"user | tap:NAME | bridge:NAME | macvtap:DEV | netns:NAME/DEV" default:"user"`
-	Addresses []PortAddr   `yaml:"addresses" doc:"dhcp, ra (IPv6 router advertisements), or addresses with prefix length such as 192.0.2.7/24" default:"[dhcp, ra]"`
+	Addresses []PortAddr   `yaml:"addresses" doc:"dhcp, ra (IPv6 router advertisements), or addresses with prefix length such as 192.0.2.7/24" absent:"[dhcp, ra]"`
 	Gateway   []netip.Addr `yaml:"gateway,omitempty" doc:"default gateways of static addresses"`
 	DNS       []netip.Addr `yaml:"dns,omitempty" doc:"resolvers reached through this port"`
 	MTU       int          `yaml:"mtu,omitempty" min:"1280" max:"65535" doc:"MTU of the port in bytes" default:"1500"`
@@ -69,18 +66,18 @@ type Port struct {
 
 // DNS overrides what the ports learn.
 type DNS struct {
-	Servers []netip.Addr `yaml:"servers,omitempty" doc:"upstream resolvers" default:"those the ports learn"`
+	Servers []netip.Addr `yaml:"servers,omitempty" doc:"upstream resolvers" absent:"those the ports learn"`
 	Search  []string     `yaml:"search,omitempty" doc:"search domains"`
 }
 
 // Time is the card's clock.
 type Time struct {
-	Servers []string `yaml:"servers,omitempty" doc:"NTP servers, names or addresses" default:"none: the card's clock starts from the host's"`
+	Servers []string `yaml:"servers,omitempty" doc:"NTP servers, names or addresses" absent:"none: the card's clock starts from the host's"`
 }
 
 // SSH says who may log in.
 type SSH struct {
-	AuthorizedKeys []string `yaml:"authorized_keys,omitempty" doc:"public keys, one a line of authorized_keys(5)" default:"the public keys in ~/.ssh of who creates the card"`
+	AuthorizedKeys []string `yaml:"authorized_keys,omitempty" doc:"public keys, one a line of authorized_keys(5)" absent:"the public keys in ~/.ssh of who creates the card"`
 }
 
 // Memory is a size in bytes, written with a binary unit.
@@ -163,7 +160,7 @@ func (a *PortAddr) UnmarshalText(text []byte) error {
 	s := string(text)
 	if s != string(AddrDHCP) && s != string(AddrRA) {
 		if _, err := netip.ParsePrefix(s); err != nil {
-			return fmt.Errorf("neither dhcp nor ra nor an address with a prefix length, such as 192.0.2.7/24%s", DidYouMean(s, "dhcp", "ra"))
+			return fmt.Errorf("neither dhcp nor ra nor an address with a prefix length, such as 192.0.2.7/24%s", suggest.DidYouMean(s, "dhcp", "ra"))
 		}
 	}
 	*a = PortAddr(s)
@@ -220,7 +217,7 @@ func (a *Attach) UnmarshalText(text []byte) error {
 		got.Name, got.Device = ns, dev
 	default:
 		return fmt.Errorf("not a way to attach a port: user, tap:NAME, bridge:NAME, macvtap:DEV or netns:NAME/DEV%s",
-			DidYouMean(kind, "user", "tap", "bridge", "macvtap", "netns"))
+			suggest.DidYouMean(kind, "user", "tap", "bridge", "macvtap", "netns"))
 	}
 	*a = got
 	return nil

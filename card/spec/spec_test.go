@@ -246,14 +246,6 @@ func TestKeysThatNeedRoot(t *testing.T) {
 	}
 }
 
-func TestNearest(t *testing.T) {
-	for _, c := range [][2]string{{"stauts", "status"}, {"memroy", "memory"}, {"xyzzy", ""}, {"", ""}, {strings.Repeat("a", 1000), ""}} {
-		if got := Nearest(c[0], "status", "memory", "up", "down"); got != c[1] {
-			t.Errorf("%q: %q, want %q", c[0], got, c[1])
-		}
-	}
-}
-
 func TestDiffTellsLiveFromRestart(t *testing.T) {
 	from, _ := Parse("a", []byte(full))
 	for _, c := range []struct{ from, to, live, restart string }{

@@ -1,29 +1,24 @@
 package spec
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
-	"reflect"
 	"regexp"
-	"strconv"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/toe-project/toe/control"
+	"github.com/toe-project/toe/feature"
 )
 
 // DefaultName is the card that commands mean when none is named.
 const DefaultName = "card0"
 
-// Defaults and bounds of a Spec.
+// Bounds of a Spec.
 const (
-	defaultMemory = 256 * MiB
-	minMemory     = 64 * MiB
-	maxMemory     = 1024 * GiB
-	defaultMTU    = 1500
-	maxPorts      = 8
+	minMemory = 64 * MiB
+	maxMemory = 1024 * GiB
+	maxPorts  = 8
 )
 
 // Default is what an empty card.yaml means.
@@ -34,36 +29,15 @@ func Default(name string) Spec {
 }
 
 func (s *Spec) fillDefaults() {
-	s.Machine.Kind = cmp.Or(s.Machine.Kind, "auto")
-	s.Machine.Arch = cmp.Or(s.Machine.Arch, "amd64")
-	s.Machine.CPUs = cmp.Or(s.Machine.CPUs, 1)
-	if s.Machine.Memory == 0 {
-		s.Machine.Memory = defaultMemory
-	}
-	s.Firmware.Edition = cmp.Or(s.Firmware.Edition, "micro")
-	s.Link.Queues = cmp.Or(s.Link.Queues, 1)
-	s.Offload.Mode = cmp.Or(s.Offload.Mode, control.ModeEndpoint)
-	s.Offload.Source = cmp.Or(s.Offload.Source, SourceMasquerade)
-	s.Offload.Congestion = cmp.Or(s.Offload.Congestion, congestionCubic)
-	for i := range s.Publish {
-		p := &s.Publish[i]
-		p.Protocol = cmp.Or(p.Protocol, control.TCP)
-		p.In = cmp.Or(p.In, InHost)
-		p.Source = cmp.Or(p.Source, SourceClient)
-	}
 	if s.Ports == nil {
 		s.Ports = []Port{{Name: "wan"}}
 	}
 	for i := range s.Ports {
-		p := &s.Ports[i]
-		if p.Attach.Kind == "" {
-			p.Attach.Kind = AttachUser
-		}
-		p.MTU = cmp.Or(p.MTU, defaultMTU)
-		if p.Addresses == nil {
+		if p := &s.Ports[i]; p.Addresses == nil {
 			p.Addresses = []PortAddr{AddrDHCP, AddrRA}
 		}
 	}
+	feature.Fill(s)
 }
 
 // YAML is the specification normalised: defaults filled in, keys in order.
@@ -85,9 +59,9 @@ func (s *Spec) problems() []problem {
 			add("name", "%v", err)
 		}
 	}
-	tagProblems("machine", reflect.ValueOf(s.Machine), add)
-	tagProblems("firmware", reflect.ValueOf(s.Firmware), add)
-	tagProblems("link", reflect.ValueOf(s.Link), add)
+	feature.Check("machine", s.Machine, add)
+	feature.Check("firmware", s.Firmware, add)
+	feature.Check("link", s.Link, add)
 	if m := s.Machine.Memory; m < minMemory || m > maxMemory {
 		add("machine.memory", "%s: between %s and %s", m, minMemory, maxMemory)
 	}
@@ -107,7 +81,7 @@ func (s *Spec) problems() []problem {
 	return out
 }
 
-func (s *Spec) linkProblems(add func(string, string, ...any)) {
+func (s *Spec) linkProblems(add feature.Report) {
 	if s.Link.Interface != "" {
 		if err := CheckInterface(s.Link.Interface); err != nil {
 			add("link.interface", "%v", err)
@@ -117,7 +91,7 @@ func (s *Spec) linkProblems(add func(string, string, ...any)) {
 	checkLinkPrefix("link.ipv6", s.Link.IPv6, 127, netip.Addr.Is6, add)
 }
 
-func checkLinkPrefix(path string, p Prefix, bits int, family func(netip.Addr) bool, add func(string, string, ...any)) {
+func checkLinkPrefix(path string, p Prefix, bits int, family func(netip.Addr) bool, add feature.Report) {
 	if p.IsZero() {
 		return
 	}
@@ -133,14 +107,14 @@ func checkLinkPrefix(path string, p Prefix, bits int, family func(netip.Addr) bo
 	}
 }
 
-func (s *Spec) portProblems(add func(string, string, ...any)) {
+func (s *Spec) portProblems(add feature.Report) {
 	if len(s.Ports) > maxPorts {
 		add("ports", "%d ports: at most %d", len(s.Ports), maxPorts)
 	}
 	names, users := map[string]bool{}, map[string]string{}
 	for i, p := range s.Ports {
 		at := fmt.Sprintf("ports[%d]", i)
-		tagProblems(at, reflect.ValueOf(p), add)
+		feature.Check(at, p, add)
 		switch {
 		case p.Name == "":
 			add(at, "a port needs a name, such as wan")
@@ -159,41 +133,6 @@ func (s *Spec) portProblems(add func(string, string, ...any)) {
 			users[to] = p.Name
 		}
 	}
-}
-
-// tagProblems checks a struct against its own enum, min and max tags.
-func tagProblems(path string, v reflect.Value, add func(string, string, ...any)) {
-	for i := range v.NumField() {
-		f := v.Type().Field(i)
-		tagProblem(join(path, keyOf(f)), f, v.Field(i), add)
-	}
-}
-
-func tagProblem(at string, f reflect.StructField, val reflect.Value, add func(string, string, ...any)) {
-	if enum := f.Tag.Get("enum"); enum != "" {
-		values := strings.Split(enum, "|")
-		if got := val.String(); !contains(values, got) {
-			add(at, "%q: must be %s%s", got, strings.Join(values, ", "), DidYouMean(got, values...))
-		}
-	}
-	if lo, hi, ok := bounds(f); ok && (int(val.Int()) < lo || int(val.Int()) > hi) {
-		add(at, "%d: between %d and %d", val.Int(), lo, hi)
-	}
-}
-
-func bounds(f reflect.StructField) (lo, hi int, ok bool) {
-	lo, err1 := strconv.Atoi(f.Tag.Get("min"))
-	hi, err2 := strconv.Atoi(f.Tag.Get("max"))
-	return lo, hi, err1 == nil && err2 == nil
-}
-
-func contains(list []string, s string) bool {
-	for _, v := range list {
-		if v == s {
-			return true
-		}
-	}
-	return false
 }
 
 // CheckName says why name cannot be a card's. A card's name is a host name, a

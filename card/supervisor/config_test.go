@@ -14,6 +14,7 @@ import (
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
+	"github.com/toe-project/toe/feature"
 )
 
 // TestWhatTheCardIsTold: addresses and names are put in, one of each family.
@@ -46,8 +47,8 @@ func TestWhatTheCardIsTold(t *testing.T) {
 		t.Error(diff)
 	}
 	o := spec.Offload.Config()
-	if !o.Preserve || !o.MDNS || o.Congestion != "bbr" || !slices.Equal(o.Bypass.TCP, []control.PortRange{{First: 22, Last: 22}, {First: 8000, Last: 8010}}) ||
-		!slices.Equal(o.Bypass.DSCP, []int{8, 46, 1}) || len(o.Bypass.Addresses) != 3 || len(o.Bypass.UDP) != 1 {
+	if !o.Preserve || !o.MDNS || o.Congestion != "bbr" || !slices.Equal(o.Bypass.TCP, []feature.PortRange{{First: 22, Last: 22}, {First: 8000, Last: 8010}}) ||
+		!slices.Equal(o.Bypass.DSCP, []feature.DSCP{8, 46, 1}) || len(o.Bypass.Addresses) != 3 || len(o.Bypass.UDP) != 1 {
 		t.Errorf("offload: %+v", o)
 	}
 	// A card without root.
