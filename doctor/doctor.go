@@ -1,5 +1,5 @@
 // Package doctor checks a host before a card is started on it: one line per
-// check, and for what is wrong the line that mends it.
+// check, and the command that fixes what is wrong.
 package doctor
 
 import (
@@ -27,7 +27,7 @@ type Result struct {
 	Name   string `json:"name"`
 	State  State  `json:"state"`
 	Detail string `json:"detail"`
-	Mend   string `json:"mend,omitempty"` // what to type
+	Fix    string `json:"fix,omitempty"` // what to type
 }
 
 // Host is what is checked.
@@ -47,12 +47,14 @@ type check struct {
 // checks in the order they are shown.
 func checks() []check {
 	return []check{
+		{"privileges", checkPrivileges},
 		{"kvm", checkKVM},
 		{"uml", checkUML},
 		{"qemu", checkQEMU},
 		{"passt", checkPasst},
 		{"tun", checkTUN},
 		{"user namespaces", checkUserns},
+		{"firewall", checkFirewall},
 		{"memory", checkMemory},
 		{"disk", checkDisk},
 		{"firmware", checkFirmware},
@@ -93,26 +95,36 @@ func Failed(results []Result) bool {
 
 // judgeMachines says which machine a card gets.
 func judgeMachines(results []Result) Result {
-	r := Result{Name: "machine", State: Fail, Detail: "no kind of machine works here", Mend: "apt install qemu-system-x86"}
+	r := Result{
+		Name: "machine", State: Fail, Detail: "no kind of machine works here",
+		Fix: "sudo apt install qemu-system-x86",
+	}
+	if p := find(results, "privileges"); p.State == Fail {
+		r.Fix = p.Fix
+	}
 	for _, kind := range []struct{ check, says string }{
 		{"kvm", "kvm: cards run with hardware virtualization"},
 		{"uml", "uml: cards run at native speed"},
 	} {
-		if stateOf(results, kind.check) == Pass {
+		if find(results, kind.check).State == Pass {
 			return Result{Name: "machine", State: Pass, Detail: kind.says}
 		}
 	}
-	if s := stateOf(results, "qemu"); s == Pass || s == Warn {
-		return Result{Name: "machine", State: Warn, Detail: "tcg: cards run under emulation, which is slow", Mend: "toe firmware build --machine uml"}
+	if s := find(results, "qemu").State; s == Pass || s == Warn {
+		return Result{
+			Name: "machine", State: Warn, Detail: "tcg: cards run under emulation, which is slow",
+			Fix: "toe firmware build --machine uml",
+		}
 	}
 	return r
 }
 
-func stateOf(results []Result, name string) State {
+// find is the result of a check, a skipped one where it was not made.
+func find(results []Result, name string) Result {
 	for _, r := range results {
 		if r.Name == name {
-			return r.State
+			return r
 		}
 	}
-	return Skip
+	return Result{State: Skip}
 }

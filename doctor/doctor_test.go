@@ -30,7 +30,7 @@ func TestKVMIsBelievedOnlyWhenAGuestRuns(t *testing.T) {
 		t.Skip("no /dev/kvm here")
 	}
 	broken := &fake.Machine{Name: machine.KVM, ProbeErr: errors.New("the guest printed nothing within 2 s")}
-	if r := checkKVM(context.Background(), host(t, broken)); r.State == Pass || r.Mend == "" {
+	if r := checkKVM(context.Background(), host(t, broken)); r.State == Pass || r.Fix == "" {
 		t.Errorf("a device that opens and runs no guest: %+v", r)
 	}
 	if os.Geteuid() == 0 {
@@ -42,7 +42,7 @@ func TestKVMIsBelievedOnlyWhenAGuestRuns(t *testing.T) {
 
 func TestUMLThatIsNotBuiltSaysHow(t *testing.T) {
 	r := checkUML(context.Background(), host(t, &fake.Machine{Name: machine.UML}))
-	if r.State != Warn || !strings.Contains(r.Mend, "toe firmware build --machine uml") {
+	if r.State != Warn || !strings.Contains(r.Fix, "toe firmware build --machine uml") {
 		t.Errorf("%+v", r)
 	}
 }
@@ -71,7 +71,7 @@ func TestLeftovers(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := checkLeftovers(context.Background(), h)
-	if r.State != Warn || r.Mend != "toe down before-reboot; toe down edge; toe rm "+dead {
+	if r.State != Warn || r.Fix != "toe down before-reboot; toe down edge; toe rm "+dead {
 		t.Errorf("a killed supervisor and a card of a dead command: %+v", r)
 	}
 }
@@ -84,11 +84,11 @@ func boot(t *testing.T) string {
 	return strings.TrimSpace(string(data))
 }
 
-func TestEveryBadResultSaysWhatMends(t *testing.T) {
+func TestEveryBadResultHasAFix(t *testing.T) {
 	t.Setenv("PATH", t.TempDir()) // no program is installed
 	for _, r := range Run(context.Background(), host(t)) {
-		if (r.State == Fail || r.State == Warn) && r.Mend == "" {
-			t.Errorf("%s: %s says nothing that mends it", r.Name, r.Detail)
+		if (r.State == Fail || r.State == Warn) && r.Fix == "" {
+			t.Errorf("%s: %s has no fix", r.Name, r.Detail)
 		}
 		if r.Name == "" || r.Detail == "" {
 			t.Errorf("empty: %+v", r)

@@ -3,6 +3,7 @@ package doctor
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -17,10 +18,15 @@ import (
 	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/hostnet"
+	"github.com/toe-project/toe/hostnet/firewall"
+	"github.com/toe-project/toe/internal/privilege"
 	"github.com/toe-project/toe/internal/progress"
 )
 
-const tunDevice = "/dev/net/tun"
+const (
+	tunDevice = "/dev/net/tun"
+	loadTUN   = "sudo modprobe tun   # in a container: --device /dev/net/tun"
+)
 
 func checkTUN(_ context.Context, _ Host) Result {
 	f, err := os.OpenFile(tunDevice, os.O_RDWR, 0)
@@ -29,14 +35,52 @@ func checkTUN(_ context.Context, _ Host) Result {
 		f.Close()
 		return Result{State: Pass, Detail: tunDevice + " can be opened"}
 	case os.IsNotExist(err):
-		return Result{State: Fail, Detail: err.Error(), Mend: "sudo modprobe tun"}
+		return Result{State: Fail, Detail: err.Error(), Fix: loadTUN}
 	case os.IsPermission(err):
-		return Result{State: Fail, Detail: err.Error(), Mend: "sudo chmod 0666 " + tunDevice + "   # what udev gives it; making an interface still needs privilege"}
+		return Result{State: Fail, Detail: err.Error(), Fix: "sudo chmod 0666 " + tunDevice + "   # what udev gives it; making an interface still needs privilege"}
 	}
-	return Result{State: Fail, Detail: fmt.Sprintf("%v: the kernel has no TUN driver", err), Mend: "sudo modprobe tun"}
+	return Result{State: Fail, Detail: fmt.Sprintf("%v: the kernel has no TUN driver", err), Fix: loadTUN}
 }
 
-// checkUserns makes one: knobs differ from host to host, the outcome counts.
+// checkPrivileges makes the namespaces that root's cards run in. In a container
+// root lacks the privilege for that unless it was given.
+func checkPrivileges(ctx context.Context, _ Host) Result {
+	if os.Geteuid() != 0 {
+		return Result{State: Skip, Detail: "not root: a card needs user namespaces instead"}
+	}
+	cmd := exec.CommandContext(ctx, "/bin/true")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS |
+			unix.CLONE_NEWNET,
+	}
+	err := privilege.Namespaces("new namespaces", cmd.Run())
+	if err == nil && !privilege.Has(privilege.NetAdmin) {
+		err = privilege.Lacks("a network interface", unix.EPERM, privilege.NetAdmin)
+	}
+	if err != nil {
+		return withoutPrivilege(err, Result{State: Fail, Detail: err.Error(), Fix: "run toe elsewhere"})
+	}
+	return Result{State: Pass, Detail: "root with CAP_SYS_ADMIN and CAP_NET_ADMIN"}
+}
+
+// checkFirewall sends packets as a link does. A card without root has its link
+// in a network namespace of its own, which has no firewall.
+func checkFirewall(ctx context.Context, _ Host) Result {
+	if os.Geteuid() != 0 || !privilege.Has(privilege.NetAdmin) {
+		return Result{State: Skip, Detail: "a card without root has its link in a namespace of its own"}
+	}
+	err := firewall.Probe(ctx)
+	var dropped *firewall.Dropped
+	switch {
+	case err == nil:
+		return Result{State: Pass, Detail: "packets of a link pass"}
+	case errors.As(err, &dropped):
+		return Result{State: Fail, Detail: err.Error(), Fix: dropped.Fix()}
+	}
+	return Result{State: Skip, Detail: err.Error()}
+}
+
+// checkUserns makes one: settings differ from host to host, the outcome counts.
 func checkUserns(ctx context.Context, _ Host) Result {
 	cmd := exec.CommandContext(ctx, "/bin/true")
 	uid, gid := os.Geteuid(), os.Getegid()
@@ -47,27 +91,15 @@ func checkUserns(ctx context.Context, _ Host) Result {
 	}
 	err := cmd.Run()
 	if err == nil {
-		return Result{State: Pass, Detail: "can be made; no root is needed for a card"}
+		return Result{State: Pass, Detail: "can be made: a card needs no root"}
 	}
-	r := Result{State: Fail, Detail: err.Error(), Mend: usernsMend()}
+	r := withoutPrivilege(privilege.Namespaces("new user namespace", err), Result{
+		State: Fail, Detail: err.Error(), Fix: "run toe as root",
+	})
 	if uid == 0 {
-		r.State = Warn // root does without, but for the cell of a uml card
+		r.State = Warn // root does without
 	}
 	return r
-}
-
-// usernsMend is the knob that is against it here.
-func usernsMend() string {
-	for _, k := range []struct{ file, bad, mend string }{
-		{"/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1", "sudo sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"},
-		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sudo sysctl -w kernel.unprivileged_userns_clone=1"},
-		{"/proc/sys/user/max_user_namespaces", "0", "sudo sysctl -w user.max_user_namespaces=10000"},
-	} {
-		if data, err := os.ReadFile(k.file); err == nil && strings.TrimSpace(string(data)) == k.bad {
-			return k.mend
-		}
-	}
-	return "run toe as root, or outside of the container that forbids this"
 }
 
 // What a card and its processes take, in bytes.
@@ -95,7 +127,7 @@ func checkMemory(_ context.Context, _ Host) Result {
 		}
 		text := progress.Size(kib<<10) + " available"
 		if kib<<10 < memoryNeeded {
-			return Result{State: Fail, Detail: text + ", a card wants " + progress.Size(memoryNeeded), Mend: "give the card less: machine: {memory: 128MiB}, or end something"}
+			return Result{State: Fail, Detail: text + ", a card needs " + progress.Size(memoryNeeded), Fix: "give the card less, machine: {memory: 128MiB}, or end other programs"}
 		}
 		return Result{State: Pass, Detail: text}
 	}
@@ -106,15 +138,15 @@ func checkDisk(_ context.Context, h Host) Result {
 	dir := existing(h.Dirs.Cache)
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return Result{State: Fail, Detail: fmt.Sprintf("%s: %v", dir, err), Mend: "set TOE_CACHE_DIR to a folder that can be written to"}
+		return Result{State: Fail, Detail: fmt.Sprintf("%s: %v", dir, err), Fix: "set TOE_CACHE_DIR to a writable folder"}
 	}
 	free := int64(st.Bavail) * st.Bsize
 	text := fmt.Sprintf("%s free for %s", progress.Size(free), h.Dirs.Cache)
 	switch {
 	case free < diskNeeded:
-		return Result{State: Fail, Detail: text + ", firmware wants " + progress.Size(diskNeeded), Mend: "make room, or set TOE_CACHE_DIR"}
+		return Result{State: Fail, Detail: text + ", firmware needs " + progress.Size(diskNeeded), Fix: "make room, or set TOE_CACHE_DIR"}
 	case free < diskNative:
-		return Result{State: Warn, Detail: text + ", building User-Mode Linux wants " + progress.Size(diskNative), Mend: "make room, or set TOE_CACHE_DIR"}
+		return Result{State: Warn, Detail: text + ", building User-Mode Linux needs " + progress.Size(diskNative), Fix: "make room, or set TOE_CACHE_DIR"}
 	}
 	return Result{State: Pass, Detail: text}
 }
@@ -137,23 +169,23 @@ func checkLeftovers(ctx context.Context, h Host) Result {
 	if err != nil {
 		return Result{State: Fail, Detail: err.Error()}
 	}
-	var dead, mends []string
+	var dead, fixes []string
 	for _, name := range names {
 		c, err := h.Dirs.Open(name)
 		if err != nil {
-			return Result{State: Fail, Detail: err.Error(), Mend: "toe rm " + name}
+			return Result{State: Fail, Detail: err.Error(), Fix: "toe rm " + name}
 		}
-		if mend, what := leftover(ctx, c); mend != "" {
-			dead, mends = append(dead, what), append(mends, mend)
+		if fix, what := leftover(ctx, c); fix != "" {
+			dead, fixes = append(dead, what), append(fixes, fix)
 		}
 	}
 	if len(dead) == 0 {
 		return Result{State: Pass, Detail: fmt.Sprintf("none; %d cards", len(names))}
 	}
-	return Result{State: Warn, Detail: strings.Join(dead, "; "), Mend: strings.Join(mends, "; ")}
+	return Result{State: Warn, Detail: strings.Join(dead, "; "), Fix: strings.Join(fixes, "; ")}
 }
 
-func leftover(ctx context.Context, c *store.Card) (mend, what string) {
+func leftover(ctx context.Context, c *store.Card) (fix, what string) {
 	if c.Running() {
 		return "", ""
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/internal/privilege"
 	"github.com/toe-project/toe/machine"
 )
 
@@ -31,7 +32,10 @@ func checkKVM(ctx context.Context, h Host) Result {
 		return Result{State: Skip, Detail: "this host has no " + device}
 	}
 	if err := unix.Access(device, unix.R_OK|unix.W_OK); err != nil {
-		return Result{State: Warn, Detail: fmt.Sprintf("%s: %v", device, err), Mend: "sudo adduser $USER kvm   # then log in again"}
+		return Result{
+			State: Warn, Detail: fmt.Sprintf("%s: %v", device, err),
+			Fix: "sudo adduser $USER kvm   # then log in again",
+		}
 	}
 	m := h.kind(machine.KVM)
 	if m == nil {
@@ -39,14 +43,20 @@ func checkKVM(ctx context.Context, h Host) Result {
 	}
 	how, err := m.Probe(ctx)
 	if err != nil {
-		return Result{State: Warn, Detail: err.Error(), Mend: "nothing is needed: cards take another machine; enable virtualization in the firmware setup to have this one"}
+		return withoutPrivilege(err, Result{
+			State: Warn, Detail: err.Error(), Fix: "nothing is needed, cards take another machine; " +
+				"to have this one, enable virtualization in the firmware setup",
+		})
 	}
 	return Result{State: Pass, Detail: how}
 }
 
 func checkUML(ctx context.Context, h Host) Result {
 	if _, err := firmware.Find(h.Dirs.Cache, firmware.Micro, machine.UML, firmware.HostArch()); err != nil {
-		return Result{State: Warn, Detail: "the User-Mode Linux kernel is not built", Mend: "make native   # or: toe firmware build --machine uml"}
+		return Result{
+			State: Warn, Detail: "the User-Mode Linux kernel is not built",
+			Fix: "toe firmware build --machine uml   # minutes, once",
+		}
 	}
 	m := h.kind(machine.UML)
 	if m == nil {
@@ -54,31 +64,48 @@ func checkUML(ctx context.Context, h Host) Result {
 	}
 	how, err := m.Probe(ctx)
 	if err != nil {
-		return Result{State: Fail, Detail: err.Error(), Mend: "toe firmware build --machine uml"}
+		return withoutPrivilege(err,
+			Result{State: Fail, Detail: err.Error(), Fix: "toe firmware build --machine uml"})
 	}
 	return Result{State: Pass, Detail: how}
 }
+
+// withoutPrivilege is r, unless a probe failed because this process lacks a
+// privilege: that says nothing of the machine.
+func withoutPrivilege(err error, r Result) Result {
+	if m := privilege.Of(err); m != nil {
+		r.State, r.Detail, r.Fix = Fail, m.Doing+": "+m.Err.Error()+": "+m.Why, m.Fix
+	}
+	return r
+}
+
+const reinstallQEMU = "sudo apt install --reinstall qemu-system-x86"
 
 // checkQEMU looks at the version, and says what is known against it.
 func checkQEMU(ctx context.Context, h Host) Result {
 	const program = "qemu-system-x86_64"
 	out, err := exec.CommandContext(ctx, program, "--version").Output()
 	if errors.Is(err, exec.ErrNotFound) {
-		r := Result{State: Fail, Detail: program + " is not installed", Mend: "sudo apt install qemu-system-x86"}
+		r := Result{
+			State: Fail, Detail: program + " is not installed",
+			Fix: "sudo apt install qemu-system-x86",
+		}
 		if _, err := firmware.Find(h.Dirs.Cache, firmware.Micro, machine.UML, firmware.HostArch()); err == nil {
 			r.State = Warn // cards run without it
 		}
 		return r
 	}
 	if err != nil {
-		return Result{State: Fail, Detail: fmt.Sprintf("%s --version: %v", program, err), Mend: "sudo apt install --reinstall qemu-system-x86"}
+		return Result{State: Fail, Detail: fmt.Sprintf("%s --version: %v", program, err), Fix: reinstallQEMU}
 	}
 	version, _, _ := strings.Cut(string(out), "\n")
 	version = strings.TrimPrefix(version, "QEMU emulator version ")
 	if m := h.kind(machine.TCG); m != nil {
 		how, err := m.Probe(ctx)
 		if err != nil {
-			return Result{State: Fail, Detail: fmt.Sprintf("%s: %v", version, err), Mend: "sudo apt install --reinstall qemu-system-x86"}
+			return withoutPrivilege(err, Result{
+				State: Fail, Detail: fmt.Sprintf("%s: %v", version, err), Fix: reinstallQEMU,
+			})
 		}
 		version += "; " + how
 	}
@@ -88,7 +115,7 @@ func checkQEMU(ctx context.Context, h Host) Result {
 	return Result{State: Pass, Detail: version}
 }
 
-// knownFault is what this project works around in a QEMU version.
+// knownFault is what toe works around in a version of QEMU.
 func knownFault(version string) string {
 	if strings.HasPrefix(version, "7.2") {
 		return "without KVM it faults on MSI-X with vhost-user, and is run with vectors=0; no UDP segmentation"
@@ -99,7 +126,7 @@ func knownFault(version string) string {
 func checkPasst(_ context.Context, _ Host) Result {
 	path, err := exec.LookPath("passt")
 	if err != nil {
-		return Result{State: Warn, Detail: "passt is not installed; a uml card needs it for attach: user, and in QEMU's own user network a card reaches services on this host's loopback", Mend: "sudo apt install passt"}
+		return Result{State: Warn, Detail: "passt is not installed; a uml card needs it for attach: user, and in QEMU's own user network a card reaches services on this host's loopback", Fix: "sudo apt install passt"}
 	}
 	return Result{State: Pass, Detail: path}
 }
@@ -112,7 +139,10 @@ func checkFirmware(_ context.Context, h Host) Result {
 		}
 	}
 	if len(have) == 0 {
-		return Result{State: Warn, Detail: "none is built yet; the first `toe up` builds it, with the mirror's help", Mend: "toe firmware build"}
+		return Result{
+			State: Warn, Fix: "toe firmware build",
+			Detail: "none is built yet; the first `toe up` builds it from packages of the mirror",
+		}
 	}
 	return Result{State: Pass, Detail: strings.Join(have, ", ")}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/toe-project/toe/internal/atomicfile"
+	"github.com/toe-project/toe/internal/privilege"
 )
 
 // Kinds are the machines that there are, best first: the order of auto.
@@ -49,7 +50,7 @@ func (k Kinds) Choose(ctx context.Context, kind string) (Machine, string, error)
 		}
 		why = append(why, fmt.Sprintf("not %s: %s", m.Kind(), f.How))
 	}
-	return nil, "", fmt.Errorf("no machine works here: %s; `toe doctor` says how to mend it", strings.Join(why, "; "))
+	return nil, "", fmt.Errorf("no machine works here: %s; see `toe doctor`", strings.Join(why, "; "))
 }
 
 // finding is what a probe found out.
@@ -75,6 +76,9 @@ func (k Kinds) probe(ctx context.Context, m Machine) (finding, error) {
 	f = finding{Works: err == nil, How: how, Key: key}
 	if err != nil {
 		f.How = err.Error()
+	}
+	if m := privilege.Of(err); m != nil {
+		return f, m // of this process, not of the host or of this kind
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return f, nil // a busy host is no reason to do without this kind until it is restarted

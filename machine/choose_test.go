@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/privilege"
 	"github.com/toe-project/toe/machine"
 	"github.com/toe-project/toe/machine/fake"
 )
@@ -28,6 +31,25 @@ func TestProbesAreRemembered(t *testing.T) {
 		if err == nil || m.probes != c.probes {
 			t.Errorf("with %v: %v after %d probes, want %d", c.err, err, m.probes, c.probes)
 		}
+	}
+}
+
+// What this process may not do says nothing of the host: it is said once, with
+// what provides it, and not remembered.
+func TestMissingPrivilegeIsNotRemembered(t *testing.T) {
+	m, second := &countedMachine{}, &countedMachine{}
+	k := machine.Kinds{
+		Machines: []machine.Machine{m, second}, Cache: t.TempDir(),
+		Depends: func(machine.Kind) []string { return nil },
+	}
+	m.ProbeErr = fmt.Errorf("probe: %w", privilege.Lacks("new namespaces", unix.EPERM, privilege.SysAdmin))
+	_, _, err := k.Choose(t.Context(), "auto")
+	if privilege.Of(err) == nil || second.probes != 0 {
+		t.Errorf("%v, %d probes of the second kind; want a Missing, and none", err, second.probes)
+	}
+	m.ProbeErr = nil
+	if _, _, err := k.Choose(t.Context(), "auto"); err != nil {
+		t.Errorf("with the privilege: %v", err)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/internal/cli"
+	"github.com/toe-project/toe/internal/privilege"
 )
 
 // Environment of the process that measures, in a network namespace of its own.
@@ -121,7 +122,7 @@ func inside(cmd *cobra.Command, why error) error {
 		Cloneflags: unix.CLONE_NEWNET, Setpgid: true, Pdeathsig: syscall.SIGTERM,
 	}
 	if err := child.Start(); err != nil {
-		return fmt.Errorf("network namespace: %w", err)
+		return privilege.Namespaces("network namespace", err)
 	}
 	stop := context.AfterFunc(cmd.Context(), func() { _ = child.Process.Signal(syscall.SIGTERM) })
 	defer stop()

@@ -15,8 +15,8 @@ func doctorCmd() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "doctor",
-		Short: "Check this host: pass, warn, fail or skip, with the line that mends it",
-		Long:  "Doctor checks what a card needs of this host. It exits with 1 if a check fails.",
+		Short: "Check this host: pass, warn, fail or skip, with the command that fixes it",
+		Long:  "Doctor checks what a card needs of this host. It exits with status 1 if a check fails.",
 		Args:  cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			dirs, err := store.DefaultDirs()
@@ -43,8 +43,8 @@ func printChecks(w io.Writer, results []doctor.Result) {
 	w = cli.Visible{Writer: w}
 	for _, r := range results {
 		fmt.Fprintf(w, "%-4s  %-15s  %s\n", r.State, r.Name, r.Detail)
-		if r.Mend != "" {
-			fmt.Fprintf(w, "      %-15s  mend: %s\n", "", r.Mend)
+		if r.Fix != "" {
+			fmt.Fprintf(w, "      %-15s  fix: %s\n", "", r.Fix)
 		}
 	}
 }

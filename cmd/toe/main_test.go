@@ -301,10 +301,10 @@ func TestStatusIsFitForATerminal(t *testing.T) {
 	}
 }
 
-func TestDoctorPrintsWhatMends(t *testing.T) {
+func TestDoctorPrintsTheFix(t *testing.T) {
 	var b bytes.Buffer
-	printChecks(&b, []doctor.Result{{Name: "tun", State: doctor.Fail, Detail: "gone", Mend: "sudo modprobe tun"}, {Name: "kvm", State: doctor.Skip, Detail: "none"}})
-	if got := b.String(); !strings.Contains(got, "fail  tun") || !strings.Contains(got, "mend: sudo modprobe tun") || !strings.Contains(got, "skip  kvm") {
+	printChecks(&b, []doctor.Result{{Name: "tun", State: doctor.Fail, Detail: "gone", Fix: "sudo modprobe tun"}, {Name: "kvm", State: doctor.Skip, Detail: "none"}})
+	if got := b.String(); !strings.Contains(got, "fail  tun") || !strings.Contains(got, "fix: sudo modprobe tun") || !strings.Contains(got, "skip  kvm") {
 		t.Errorf("%s", got)
 	}
 	if !doctor.Failed([]doctor.Result{{State: doctor.Fail}}) || doctor.Failed([]doctor.Result{{State: doctor.Warn}}) {

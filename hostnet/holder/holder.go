@@ -21,6 +21,7 @@ import (
 	"github.com/toe-project/toe/hostnet/netdev"
 	"github.com/toe-project/toe/internal/child"
 	"github.com/toe-project/toe/internal/fds"
+	"github.com/toe-project/toe/internal/privilege"
 	"github.com/toe-project/toe/internal/sandbox"
 	"github.com/toe-project/toe/link/tun"
 )
@@ -115,7 +116,7 @@ func start() (*Holder, error) {
 	n.cmd.SysProcAttr = processAttr()
 	if err := child.Start(n.cmd); err != nil {
 		n.orders.Close()
-		return nil, namespaceProblem(err)
+		return nil, privilege.Namespaces("namespace for toe exec", err)
 	}
 	go func() {
 		_ = n.cmd.Wait()
@@ -139,13 +140,6 @@ func processAttr() *syscall.SysProcAttr {
 		GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}},
 		AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW, unix.CAP_SYS_ADMIN},
 	}
-}
-
-func namespaceProblem(err error) error {
-	if !store.Privileged() && (errors.Is(err, unix.EPERM) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EACCES)) {
-		return fmt.Errorf("user namespaces are not allowed here: %w; `toe doctor` says how to allow them", err)
-	}
-	return fmt.Errorf("namespace for toe exec: %w", err)
 }
 
 // ask sends an order with a socket for its answer, so that several can be

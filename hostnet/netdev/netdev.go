@@ -16,6 +16,8 @@ import (
 
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/control"
+	"github.com/toe-project/toe/internal/privilege"
+	"github.com/toe-project/toe/link/tun"
 )
 
 // Configure brings the interface up with MTU 65535 and the host's
@@ -74,8 +76,11 @@ func zero(a netip.Addr) netip.Addr {
 
 // TUNProblem adds what to do about a device that cannot be opened.
 func TUNProblem(err error) error {
+	if errors.Is(err, tun.ErrNotPermitted) && !privilege.Has(privilege.NetAdmin) {
+		return privilege.Lacks("interface of the link", unix.EPERM, privilege.NetAdmin)
+	}
 	if errors.Is(err, fs.ErrPermission) || errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ENODEV) {
-		return fmt.Errorf("%w; `toe doctor` says how to mend it", err)
+		return fmt.Errorf("%w; see `toe doctor`", err)
 	}
 	return err
 }

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/toe-project/toe/internal/privilege"
 )
 
 // reportFD is where a helper writes what went wrong before the program runs.
@@ -76,7 +78,7 @@ func Start(ctx context.Context, c Cell, io Stdio) (*Process, error) {
 	err = <-started
 	childEnd.Close()
 	if err != nil {
-		return nil, fmt.Errorf("sandbox cell: starting the helper: %w%s", err, namespaceHint(err))
+		return nil, privilege.Namespaces("sandbox cell: its namespaces", err)
 	}
 	if err := awaitExec(ctx, report); err != nil {
 		_ = p.Kill()
@@ -116,13 +118,6 @@ func helperAttr(hostNetwork bool) *syscall.SysProcAttr {
 		a.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
 	}
 	return a
-}
-
-func namespaceHint(err error) string {
-	if os.Geteuid() != 0 && (errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.ENOSPC)) {
-		return " (user namespaces are off for ordinary users here: see kernel.unprivileged_userns_clone, user.max_user_namespaces and kernel.apparmor_restrict_unprivileged_userns)"
-	}
-	return ""
 }
 
 // awaitExec reads the helper's report: closed without a word when the program

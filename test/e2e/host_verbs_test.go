@@ -16,7 +16,7 @@ func TestDoctor(t *testing.T) {
 	}
 	var said struct {
 		OK     bool `json:"ok"`
-		Checks []struct{ Name, State, Detail, Mend string }
+		Checks []struct{ Name, State, Detail, Fix string }
 	}
 	if err := json.Unmarshal([]byte(r.out), &said); err != nil {
 		t.Fatalf("%v: %s", err, r)
@@ -27,7 +27,7 @@ func TestDoctor(t *testing.T) {
 	found := map[string]string{}
 	for _, c := range said.Checks {
 		found[c.Name] = c.State
-		if c.Detail == "" || c.State == "fail" && c.Mend == "" {
+		if c.Detail == "" || c.State == "fail" && c.Fix == "" {
 			t.Errorf("%s: %s without words: %+v", c.Name, c.State, c)
 		}
 	}
