@@ -12,13 +12,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/card/spec"
 	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/link"
-	"github.com/toe-project/toe/link/frame"
 	"github.com/toe-project/toe/link/tun"
 )
 
@@ -28,6 +26,9 @@ type pumpFlags struct {
 	spin              int // µs
 	printCapabilities bool
 	tap               bool
+	mtu               int // bytes, 0 for the TAP's
+	mac               string
+	hardwareAddr      net.HardwareAddr // of mac, nil for one of our choice
 }
 
 // pumpCmd is the back end alone, by the conventions of vhost-user back-end
@@ -40,12 +41,17 @@ func pumpCmd() *cobra.Command {
 		Long: `Run the vhost-user-net back end of a link in the foreground: whatever virtual machine connects to
 the socket is joined to the TUN interface NAME by IP packets with an MTU of 65535. NAME is created if it does
 not exist, and gets that MTU where you may set it; its addresses are yours to set, and to bring it up
-(ip link set NAME up). The MTU of a TAP is yours, too. Ends on SIGTERM.
+(ip link set NAME up). Ends on SIGTERM.
 
-The device on the other side must have the hardware address 02:74:6f:65:00:01, the one that every packet of a link
+With --tap the virtual machine is joined to the TAP interface NAME by Ethernet frames. It is told the MTU that NAME
+has at the start, and a hardware address of its own, which is derived from this host's machine-id and NAME; --mtu and
+--mac set others. The MTU of a TAP is yours to set.
+
+On a link the device on the other side must have the hardware address 02:74:6f:65:00:01, the one that every packet of a link
 is addressed to (QEMU: mac=02:74:6f:65:00:01), and no ARP (ip link set DEV arp off mtu 65535).`,
 		Example: `  toe pump --socket-path /run/link.sock --interface toe0
   toe pump --fd 3 --interface toe0 --queues 2
+  toe pump --socket-path /run/port.sock --interface tap0 --tap --mac 02:00:00:00:00:07
   toe pump --print-capabilities`,
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runPump(cmd, f) },
@@ -56,6 +62,8 @@ is addressed to (QEMU: mac=02:74:6f:65:00:01), and no ARP (ip link set DEV arp o
 	c.Flags().IntVar(&f.queues, "queues", 1, "queue pairs")
 	c.Flags().IntVar(&f.spin, "spin", 0, "look for packets for so many µs after the last one before sleeping, at most 10000; takes a CPU meanwhile")
 	c.Flags().BoolVar(&f.tap, "tap", false, "a TAP with Ethernet frames instead of a TUN with IP packets")
+	c.Flags().IntVar(&f.mtu, "mtu", 0, "with --tap: the MTU that the front end is told, 68 to that of the TAP, which is the default")
+	c.Flags().StringVar(&f.mac, "mac", "", "with --tap: the hardware address that the front end is told (default: derived from machine-id and NAME)")
 	c.Flags().BoolVar(&f.printCapabilities, "print-capabilities", false, "print what this back end can do, as JSON, and exit")
 	return c
 }
@@ -77,9 +85,13 @@ func runPump(cmd *cobra.Command, f pumpFlags) error {
 	if err != nil {
 		return err
 	}
+	a, err := f.announce()
+	if err != nil {
+		closeAll(files)
+		return err
+	}
 	k, err := link.NewKeeper(link.Device{
-		Name: f.iface, Socket: f.socket, MAC: net.HardwareAddr{2, 't', 'o', 'e', 0, 1},
-		MTU: frame.MaxPacket, Files: files, Seam: !f.tap, Spin: f.spinTime(),
+		Name: f.iface, Socket: f.socket, MAC: a.mac, MTU: a.mtu, Files: files, Seam: !f.tap, Spin: f.spinTime(),
 	}, link.Options{Event: func(e link.Event) { say("%s", e.Text) }})
 	if err != nil {
 		return err
@@ -94,7 +106,7 @@ func runPump(cmd *cobra.Command, f pumpFlags) error {
 }
 
 // check is for what is wrong whatever the host is like, before anything is made.
-func (f pumpFlags) check() error {
+func (f *pumpFlags) check() error {
 	if err := spec.CheckInterface(f.iface); err != nil {
 		return err
 	}
@@ -113,7 +125,7 @@ func (f pumpFlags) check() error {
 			return fmt.Errorf("--fd %d: want a connected stream socket, and this is none", f.fd)
 		}
 	}
-	return nil
+	return f.checkAnnounced()
 }
 
 func (f pumpFlags) spinTime() time.Duration { return time.Duration(f.spin) * time.Microsecond }
@@ -125,34 +137,16 @@ func openInterface(f pumpFlags, say func(string, ...any)) ([]*os.File, error) {
 		return files, err
 	}
 	if err := giveMTU(f.iface, say); err != nil {
-		for _, file := range files {
-			file.Close()
-		}
+		closeAll(files)
 		return nil, err
 	}
 	return files, nil
 }
 
-// giveMTU is content with somebody else's interface as it is, and tells so.
-func giveMTU(iface string, say func(string, ...any)) error {
-	l, err := netlink.LinkByName(iface)
-	if err != nil {
-		return fmt.Errorf("interface %s: %w", iface, err)
+func closeAll(files []*os.File) {
+	for _, file := range files {
+		file.Close()
 	}
-	before := l.Attrs().MTU
-	if before == frame.MaxPacket {
-		return nil
-	}
-	err = netlink.LinkSetMTU(l, frame.MaxPacket)
-	if errors.Is(err, unix.EPERM) {
-		say("its MTU stays %d: not permitted to change it; root can: ip link set %s mtu %d", before, iface, frame.MaxPacket)
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("interface %s: MTU %d: %w", iface, frame.MaxPacket, err)
-	}
-	say("MTU %d, was %d", frame.MaxPacket, before)
-	return nil
 }
 
 // conversePassed speaks with the one front end behind a descriptor.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -292,5 +293,70 @@ func TestPumpPrintsCapabilities(t *testing.T) {
 	}
 	if err := json.Unmarshal(out, &got); err != nil || got.Type != "net" || got.Features == nil {
 		t.Errorf("%q: %v; want type net, and features, a list", out, err)
+	}
+}
+
+// Behind a TAP a front end is told the MTU of the TAP and an address of its own: another for each TAP,
+// the same at each start, and what the options say.
+func TestPumpAnnouncesTheTAP(t *testing.T) {
+	in := namespace(t)
+	told := func(iface string, mtu int, args ...string) (mac net.HardwareAddr, announced int) {
+		t.Helper()
+		in(func() error {
+			l := &netlink.Tuntap{LinkAttrs: netlink.LinkAttrs{Name: iface, MTU: mtu}, Mode: netlink.TUNTAP_MODE_TAP,
+				Flags: netlink.TUNTAP_NO_PI | netlink.TUNTAP_VNET_HDR}
+			if err := netlink.LinkAdd(l); err != nil && !errors.Is(err, os.ErrExist) {
+				return err
+			}
+			return netlink.LinkSetMTU(l, mtu)
+		})
+		path := filepath.Join(t.TempDir(), "s")
+		p := startPump(t, in, nil, append([]string{"--socket-path", path, "--interface", iface, "--tap"}, args...)...)
+		c := dialCard(t, path)
+		b, err := c.Config(0, 12)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		p.sigterm(t)
+		return b[:6], int(binary.LittleEndian.Uint16(b[10:]))
+	}
+	a, mtu := told("tap7", 1400)
+	if mtu != 1400 || a[0]&3 != 2 {
+		t.Errorf("MTU %d and address %s, want 1400 and one that is locally administered", mtu, a)
+	}
+	if again, mtu := told("tap7", 9000); again.String() != a.String() || mtu != 9000 {
+		t.Errorf("at the next start: %s, MTU %d; want %s, MTU 9000", again, mtu, a)
+	}
+	if other, _ := told("tap8", 1500); other.String() == a.String() {
+		t.Errorf("two TAPs have the address %s", a)
+	}
+	if set, mtu := told("tap8", 1500, "--mac", "02:01:02:03:04:05", "--mtu", "1280"); set.String() != "02:01:02:03:04:05" || mtu != 1280 {
+		t.Errorf("with options: %s, MTU %d", set, mtu)
+	}
+	path := filepath.Join(t.TempDir(), "s")
+	p := startPump(t, in, nil, "--socket-path", path, "--interface", "tap7", "--tap", "--mtu", "9001")
+	if status, said := p.ends(t); status != 2 || !strings.Contains(said, "--mtu 9001: want at most 9000") {
+		t.Errorf("an MTU above the TAP's: status %d, %s", status, said)
+	}
+}
+
+func TestPumpRefusesWhatItAnnounces(t *testing.T) {
+	for _, c := range []struct{ args, want string }{
+		{"--tap --mtu 67", "--mtu 67: want 68 to 65535"},
+		{"--tap --mtu 65536", "--mtu 65536: want 68 to 65535"},
+		{"--tap --mac 01:00:00:00:00:01", "want a unicast address"},
+		{"--tap --mac 00:00:00:00:00:00", "want a unicast address"},
+		{"--tap --mac 02:00:00:00:00:00:00:01", "want a unicast address"},
+		{"--tap --mac x", `--mac "x": want a unicast address`},
+		{"--mtu 1500", "for --tap"},
+		{"--mac 02:00:00:00:00:01", "for --tap"},
+	} {
+		cmd := exec.Command("/proc/self/exe", append([]string{"pump", "--socket-path", "/nonexistent/s", "--interface", "tap7"}, strings.Fields(c.args)...)...)
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(string(out), c.want) {
+			t.Errorf("%s: %v, %s; want status 2 and %q", c.args, err, out, c.want)
+		}
 	}
 }
