@@ -1,5 +1,5 @@
-// Package offload is endpoint mode: the card ends the host's connections and
-// speaks for it on the wire.
+// Package offload is endpoint mode: the card terminates the host's connections and
+// originates its own on the wire.
 //
 // The kernel does all protocol work. nf_tables hands the host's packets to
 // sockets of this program (TPROXY), and this program moves payload between
@@ -16,7 +16,7 @@
 //	     verdict: go on ── nf_tables tproxy ──▶ listener ──▶ flow (flow.go)
 //	                                                         splice(2) both ways
 //
-// So connect(2) on the host succeeds when the remote has accepted, and fails
+// So connect(2) on the host succeeds after the remote has accepted, and fails
 // as it would without the card.
 //
 // Everything runs on one thread, in one loop over epoll(7) (package loop): no

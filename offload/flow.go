@@ -23,19 +23,19 @@ const (
 //	          ◀───────────────────────────────
 //	        way[wire]
 type flow struct {
-	t     *tcp
-	fd    [2]int
-	way   [2]way
-	dead  [2]bool // this side's connection has ended with an error
-	calm  [2]bool // this side is watched with calmEvents
-	still int     // turns that ended with nothing under way, since one did not
-	busy  bool    // a turn is asked for
-	gone  bool
-	knock bool          // begun by the wire: a client of a published service
-	taken int           // from the host, since its window was looked at
-	grace *loop.Timer   // ends what cannot be delivered
-	pause *loop.Timer   // until another try
-	look  time.Duration // how long until the next look at what is not acknowledged
+	t       *tcp
+	fd      [2]int
+	way     [2]way
+	dead    [2]bool // this side's connection has ended with an error
+	calm    [2]bool // this side is watched with calmEvents
+	still   int     // turns that ended with nothing under way, since one did not
+	busy    bool    // a turn is asked for
+	gone    bool
+	inbound bool          // begun by the wire: a client of a published service
+	taken   int           // from the host, since its window was looked at
+	grace   *loop.Timer   // ends what cannot be delivered
+	pause   *loop.Timer   // until another try
+	look    time.Duration // how long until the next look at what is not acknowledged
 }
 
 // way is one direction.
@@ -63,8 +63,8 @@ func (t *tcp) join(hostFD, wireFD int, broken bool) {
 
 func (t *tcp) add(f *flow) {
 	t.flows[f] = true
-	if f.knock {
-		t.knocks++
+	if f.inbound {
+		t.inbound++
 	}
 	for s, fd := range f.fd {
 		f.calm[s] = true
@@ -413,7 +413,7 @@ func (f *flow) close() {
 		}
 	}
 	delete(f.t.flows, f)
-	if f.knock {
-		f.t.knocks--
+	if f.inbound {
+		f.t.inbound--
 	}
 }

@@ -472,23 +472,23 @@ func TestFlowOfABrokenConnection(t *testing.T) {
 // still connect.
 func TestClientsLeaveRoom(t *testing.T) {
 	for _, c := range []struct {
-		name                   string
-		flows, knocks, waiting int
-		host, wire             bool // is full
+		name                    string
+		flows, inbound, waiting int
+		host, wire              bool // is full
 	}{
 		{"empty", 0, 0, 0, false, false},
 		{"clients below their share", 11, 11, 0, false, false},
 		{"clients have their share", 12, 12, 0, false, true},
 		{"those that wait count", 8, 8, 4, false, true},
-		{"many wait", 0, 0, maxMeeting, false, true},
+		{"many wait", 0, 0, maxDialing, false, true},
 		{"the host has it all", 16, 0, 0, true, true},
 	} {
-		all := &tcp{maxFlows: 16, knocks: c.knocks, flows: map[*flow]bool{}, meeting: map[*meeting]bool{}, count: TCPStats{Drops: map[string]uint64{}}}
+		all := &tcp{maxFlows: 16, inbound: c.inbound, flows: map[*flow]bool{}, dialing: map[*dialing]bool{}, count: TCPStats{Drops: map[string]uint64{}}}
 		for range c.flows {
 			all.flows[new(flow)] = true
 		}
 		for range c.waiting {
-			all.meeting[new(meeting)] = true
+			all.dialing[new(dialing)] = true
 		}
 		if host, wire := all.full(), all.fullForWire(); host != c.host || wire != c.wire {
 			t.Errorf("%s: full for the host %t, for the wire %t; want %t, %t", c.name, host, wire, c.host, c.wire)

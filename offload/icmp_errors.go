@@ -84,9 +84,9 @@ func takeErrors(fd int, each func(r reported, target peer, quoted []byte) (more 
 // readErrors tells the host what the wire says. The kernel has matched each
 // error with the socket by the ports that it quotes; that the remote is one
 // that the host talks to is seen here.
-func (o *outlet) readErrors() int {
+func (o *mapping) readErrors() int {
 	return takeErrors(o.fd, func(r reported, remote peer, quoted []byte) bool {
-		t := o.u.talks.all[talkKey{host: o.host, remote: remote}]
+		t := o.u.sessions.all[sessionKey{host: o.host, remote: remote}]
 		if t != nil && r.forHost(remote.is4()) {
 			o.u.tellHost(t, r, quoted)
 		}
@@ -96,7 +96,7 @@ func (o *outlet) readErrors() int {
 
 // tellHost gives the host an ICMP error about a datagram of a flow, so that
 // its socket learns of it as without the card.
-func (u *udp) tellHost(t *talk, r reported, quoted []byte) {
+func (u *udp) tellHost(t *session, r reported, quoted []byte) {
 	if r.offender != (peer{}) && isOwn(r.offender) {
 		r.offender = peer{} // the card itself: with the address that the host knows
 	}
@@ -110,7 +110,7 @@ func (u *udp) tellHost(t *talk, r reported, quoted []byte) {
 
 // refused: a soft error may be an ICMP error about an earlier datagram, which
 // the kernel reports when it can. Only the second time is it about this one.
-func (o *outlet) refused(r refusal) bool {
+func (o *mapping) refused(r refusal) bool {
 	u := o.u
 	switch r.err {
 	case unix.EAGAIN, unix.ENOBUFS, unix.ENOMEM:
@@ -126,7 +126,7 @@ func (o *outlet) refused(r refusal) bool {
 	}
 	u.drop(dropRoute, r.count)
 	e, ok := noRoute(r.err, r.to.is4())
-	if t := u.talks.all[talkKey{host: o.host, remote: *r.to}]; ok && t != nil {
+	if t := u.sessions.all[sessionKey{host: o.host, remote: *r.to}]; ok && t != nil {
 		u.tellHost(t, e, nil)
 	}
 	return false
@@ -150,22 +150,22 @@ func noRoute(err unix.Errno, four bool) (reported, bool) {
 }
 
 // readErrors hears what the host says about datagrams of the wire.
-func (f *face) readErrors() int {
+func (f *downstream) readErrors() int {
 	u := f.u
 	return takeErrors(f.fd, func(r reported, host peer, _ []byte) bool {
 		if r.kind != unreachable4 && host.is4() || r.kind != unreachable6 && !host.is4() {
 			return true
 		}
-		t := u.talks.all[talkKey{host: host, remote: f.at, ours: f.own != nil}]
-		if t != nil && t.face == f {
+		t := u.sessions.all[sessionKey{host: host, remote: f.at, ours: f.own != nil}]
+		if t != nil && t.down == f {
 			u.unheard(t)
 		}
 		return !f.closed
 	})
 }
 
-// refused: as with an outlet, a soft error may be about an earlier datagram.
-func (f *face) refused(r refusal) bool {
+// refused: as with a mapping, a soft error may be about an earlier datagram.
+func (f *downstream) refused(r refusal) bool {
 	u := f.u
 	switch r.err {
 	case unix.EAGAIN, unix.ENOBUFS, unix.ENOMEM:
@@ -183,11 +183,11 @@ func (f *face) refused(r refusal) bool {
 }
 
 // unheard ends a flow whose socket on the host is closed: the host has
-// answered with port unreachable. With the outlet's last flow the outlet
-// closes, and the card's kernel answers the wire likewise. The outlet of a
+// answered with port unreachable. With the mapping's last flow the mapping
+// closes, and the card's kernel answers the wire likewise. The mapping of a
 // service stays, so the client is told here.
-func (u *udp) unheard(t *talk) {
-	if s := t.wire.service; s != nil && t.local != (peer{}) && u.icmp.tokens > 0 {
+func (u *udp) unheard(t *session) {
+	if s := t.up.service; s != nil && t.local != (peer{}) && u.icmp.tokens > 0 {
 		u.icmp.tokens--
 		at := t.local
 		binary.BigEndian.PutUint16(at[16:], s.publish.Port)
@@ -197,7 +197,7 @@ func (u *udp) unheard(t *talk) {
 		}
 		u.icmp.send(&icmpError{kind: kind, code: code, to: t.key.remote, from: at, source: t.key.remote, target: at})
 	}
-	u.endTalk(t)
+	u.endSession(t)
 }
 
 // bytesOf is memory that is aligned for struct cmsghdr.

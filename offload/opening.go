@@ -33,8 +33,8 @@ type opening struct {
 	age       *list.Element
 }
 
-// ask is called with each first segment from the host.
-func (t *tcp) ask(p nfqueue.Packet) {
+// handleSYN is called with each SYN of the host.
+func (t *tcp) handleSYN(p nfqueue.Packet) {
 	s, ok := parseSegment(p.Head)
 	if !ok {
 		t.drop("not understood")
@@ -45,7 +45,7 @@ func (t *tcp) ask(p nfqueue.Packet) {
 		o.repeated(s, p.ID)
 		return
 	}
-	if first, ok := t.fresh[s.pair]; ok && first == s.seq {
+	if first, ok := t.recent[s.pair]; ok && first == s.seq {
 		// Sent again before our answer came, and read only now: it has been
 		// in the queue since before the handshake ended.
 		t.verdict.Drop(p.ID)
@@ -81,7 +81,7 @@ func (t *tcp) begin(s segment, held uint32) {
 	}
 	fd, err := dial(source, s.to, options...)
 	if err != nil {
-		o.answer(err)
+		o.reject(err)
 		return
 	}
 	o.fd = fd
@@ -124,11 +124,11 @@ func (o *opening) repeated(s segment, id uint32) {
 	}
 	o.seq, o.held, o.holds = s.seq, id, true
 	if o.connected {
-		o.pass(markOpen)
+		o.release(markOpen)
 	}
 }
 
-func (o *opening) pass(mark uint32) {
+func (o *opening) release(mark uint32) {
 	if o.holds {
 		o.t.verdict.Accept(o.held, mark)
 		o.holds = false
@@ -148,14 +148,14 @@ func (o *opening) Ready(events uint32) {
 	case errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
 		o.broken = true // after it had accepted: else it were refused
 	case err != nil:
-		o.answer(err)
+		o.reject(err)
 		return
 	}
 	o.connected = true
 	o.t.answered++
 	o.t.oldest.MoveToBack(o.age) // the oldest without an answer makes room
 	o.limit = o.t.loop.After(acceptLimit, o.expire)
-	o.pass(markOpen)
+	o.release(markOpen)
 }
 
 // expire ends an attempt whose handshake the host did not complete.
@@ -164,22 +164,22 @@ func (o *opening) expire() {
 	o.end()
 }
 
-// answer tells the host why there is no connection, in the way that the
+// reject tells the host why there is no connection, in the same way as the
 // remote, or a router, told the card.
-func (o *opening) answer(err error) {
+func (o *opening) reject(err error) {
 	switch {
 	case errors.Is(err, unix.ECONNREFUSED):
 		o.t.count.Refused++
-		o.pass(markReset)
+		o.release(markReset)
 	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EHOSTDOWN):
 		o.t.count.Unreachable++
-		o.pass(markHostUnreachable)
+		o.release(markHostUnreachable)
 	case errors.Is(err, unix.ENETUNREACH), errors.Is(err, unix.ENETDOWN):
 		o.t.count.Unreachable++
-		o.pass(markNetUnreachable)
+		o.release(markNetUnreachable)
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM), errors.Is(err, unix.EPROTO):
 		o.t.count.Unreachable++
-		o.pass(markProhibited)
+		o.release(markProhibited)
 	case errors.Is(err, unix.ETIMEDOUT):
 		o.t.count.TimedOut++ // silence is answered with silence
 	case errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EADDRINUSE):
@@ -236,7 +236,7 @@ func (t *tcp) accepted(fd int, peer netip.AddrPort) {
 // remember keeps the sequence number of an accepted connection's SYN until the
 // queue is empty.
 func (t *tcp) remember(o *opening) {
-	if len(t.fresh) < t.maxFlows { // the queue may not be empty for long
-		t.fresh[o.pair] = o.seq
+	if len(t.recent) < t.maxFlows { // the queue may not be empty for long
+		t.recent[o.pair] = o.seq
 	}
 }

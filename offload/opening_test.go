@@ -25,7 +25,7 @@ func askedOf(t *testing.T) *tcp {
 		t.Fatal(err)
 	}
 	all := &tcp{
-		loop: l, verdict: new(verdicts), maxFlows: 16, opening: map[pair]*opening{}, fresh: map[pair]uint32{}, oldest: list.New(),
+		loop: l, verdict: new(verdicts), maxFlows: 16, opening: map[pair]*opening{}, recent: map[pair]uint32{}, oldest: list.New(),
 		flows: map[*flow]bool{}, count: TCPStats{Drops: map[string]uint64{}},
 	}
 	t.Cleanup(func() {
@@ -89,7 +89,7 @@ func TestFirstSegmentsThatFindNoPlace(t *testing.T) {
 		for range c.flows {
 			all.flows[new(flow)] = true
 		}
-		all.ask(nfqueue.Packet{ID: 7, Head: c.head})
+		all.handleSYN(nfqueue.Packet{ID: 7, Head: c.head})
 		verdict, id, _ := all.said()
 		if verdict != 0 || id != 7 || all.count.Drops[c.cause] != 1 || len(all.opening) != 0 {
 			t.Errorf("%s: verdict %d on packet %d, drops %v, %d being opened", c.name, verdict, id, all.count.Drops, len(all.opening))
@@ -118,7 +118,7 @@ func TestOldestMakesRoom(t *testing.T) {
 	if len(all.opening) != maxOpening || len(all.count.Drops) != 0 {
 		t.Fatalf("%d being opened, drops %v", len(all.opening), all.count.Drops)
 	}
-	all.ask(firstSegment(9999, 9999, to))
+	all.handleSYN(firstSegment(9999, 9999, to))
 	verdict, id, _ := all.said()
 	if verdict != 0 || id != 1 || all.count.Drops["gave up for a newer one"] != 1 {
 		t.Errorf("verdict %d on packet %d, drops %v; want the first one discarded", verdict, id, all.count.Drops)
@@ -140,7 +140,7 @@ func TestAnsweredAreNotGivenUp(t *testing.T) {
 		all.opening[o.pair], o.age = o, all.oldest.PushBack(o)
 	}
 	silent := all.oldest.Front().Value.(*opening)
-	all.ask(firstSegment(1, 1, to))
+	all.handleSYN(firstSegment(1, 1, to))
 	first := all.opening[pair{netip.MustParseAddrPort("10.116.0.0:1"), to.AddrPort()}]
 	far, err := l.AcceptTCP()
 	if first == nil || err != nil {
@@ -149,14 +149,14 @@ func TestAnsweredAreNotGivenUp(t *testing.T) {
 	defer far.Close()
 	all.oldest.MoveToFront(first.age) // older than all of them
 	first.Ready(unix.EPOLLOUT)
-	all.ask(firstSegment(2, 9998, to))
+	all.handleSYN(firstSegment(2, 9998, to))
 	if all.opening[silent.pair] != nil || all.opening[first.pair] != first || all.count.Drops["gave up for a newer one"] != 1 {
 		t.Errorf("the silent one went: %t, the answered one: %t; drops %v", all.opening[silent.pair] == nil, all.opening[first.pair] == nil, all.count.Drops)
 	}
 	for _, o := range all.opening {
 		o.connected = true
 	}
-	all.ask(firstSegment(3, 9999, to))
+	all.handleSYN(firstSegment(3, 9999, to))
 	verdict, id, _ := all.said()
 	if verdict != 0 || id != 3 || all.count.Drops["too many being opened"] != 1 || len(all.opening) != maxOpening {
 		t.Errorf("verdict %d on packet %d, drops %v, %d being opened; want the newcomer discarded", verdict, id, all.count.Drops, len(all.opening))
@@ -174,13 +174,13 @@ func TestRepeatedSegmentReadLate(t *testing.T) {
 	if s.seq == 0 {
 		t.Fatal("the sample's number is 0: nothing would be shown")
 	}
-	all.fresh[s.pair] = s.seq
-	all.ask(p)
+	all.recent[s.pair] = s.seq
+	all.handleSYN(p)
 	if verdict, id, _ := all.said(); verdict != 0 || id != 4 || len(all.opening) != 0 {
 		t.Errorf("verdict %d on packet %d, %d being opened; want it discarded", verdict, id, len(all.opening))
 	}
-	all.fresh[s.pair] = s.seq + 1
-	if all.ask(p); len(all.opening) != 1 {
+	all.recent[s.pair] = s.seq + 1
+	if all.handleSYN(p); len(all.opening) != 1 {
 		t.Error("a new connection of the same pair is not opened")
 	}
 }
@@ -189,8 +189,8 @@ func TestRepeatedSegmentReadLate(t *testing.T) {
 func TestSameSegmentAgain(t *testing.T) {
 	all := askedOf(t)
 	_, to := remote(t)
-	all.ask(firstSegment(1, 1, to))
-	all.ask(firstSegment(2, 1, to))
+	all.handleSYN(firstSegment(1, 1, to))
+	all.handleSYN(firstSegment(2, 1, to))
 	if verdict, id, _ := all.said(); verdict != 0 || id != 1 || len(all.opening) != 1 || all.only().held != 2 {
 		t.Errorf("verdict %d on packet %d, %d being opened, packet %d held", verdict, id, len(all.opening), all.only().held)
 	}
@@ -208,8 +208,8 @@ func TestNewerSegmentIsTheOneRemembered(t *testing.T) {
 		p.Head[1] = 0xb8
 		return p
 	}
-	all.ask(firstSegment(1, 1, to))
-	all.ask(renewed(2))
+	all.handleSYN(firstSegment(1, 1, to))
+	all.handleSYN(renewed(2))
 	far, err := l.AcceptTCP()
 	if err != nil {
 		t.Fatal(err)
@@ -222,7 +222,7 @@ func TestNewerSegmentIsTheOneRemembered(t *testing.T) {
 	o.Ready(unix.EPOLLOUT)
 	o.leave()
 	all.remember(o)
-	all.ask(renewed(3))
+	all.handleSYN(renewed(3))
 	if verdict, id, _ := all.said(); verdict != 0 || id != 3 || len(all.opening) != 0 {
 		t.Errorf("verdict %d on packet %d, %d being opened; want the repeat discarded", verdict, id, len(all.opening))
 	}
@@ -234,7 +234,7 @@ func TestNewerSegmentIsTheOneRemembered(t *testing.T) {
 func TestHostGoesAway(t *testing.T) {
 	all := askedOf(t)
 	l, to := remote(t)
-	all.ask(firstSegment(5, 1, to))
+	all.handleSYN(firstSegment(5, 1, to))
 	far, err := l.AcceptTCP()
 	if err != nil {
 		t.Fatal(err)

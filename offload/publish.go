@@ -12,9 +12,9 @@ import (
 	"github.com/toe-project/toe/offload/loop"
 )
 
-// meetLimit is how long a service of the host may take to accept. The link
+// dialLimit is how long a service of the host may take to accept. The link
 // loses nothing: no answer in this time is none at all.
-const meetLimit = 10 * time.Second
+const dialLimit = 10 * time.Second
 
 // publish listens for a service of the host, at every address of the card.
 // The agent's firewall lets the wire and the links get here.
@@ -30,7 +30,7 @@ func (t *tcp) publish(p Publish) error {
 			return fmt.Errorf("publish tcp port %d: %w", p.Port, err)
 		}
 		t.published[p] = append(t.published[p], fd)
-		take := func(fd int, client netip.AddrPort) { t.meet(p, fd, client) }
+		take := func(fd int, client netip.AddrPort) { t.dialService(p, fd, client) }
 		if err := t.loop.AddLevel(fd, acceptor{t: t, fd: fd, take: take}); err != nil {
 			return err
 		}
@@ -38,16 +38,16 @@ func (t *tcp) publish(p Publish) error {
 	return nil
 }
 
-// meeting is a client of a published service that waits for the service.
-type meeting struct {
+// dialing is a client of a published service that waits for the service.
+type dialing struct {
 	t            *tcp
 	client, host int
 	limit        *loop.Timer
 }
 
-// meet takes a client to the host. Its handshake with the card is complete:
+// dialService takes a client to the host. Its handshake with the card is complete:
 // what only pretends to be a client gets no further than the card's kernel.
-func (t *tcp) meet(p Publish, client int, from netip.AddrPort) {
+func (t *tcp) dialService(p Publish, client int, from netip.AddrPort) {
 	if t.fullForWire() {
 		_ = unix.Close(client)
 		return
@@ -63,9 +63,9 @@ func (t *tcp) meet(p Publish, client int, from netip.AddrPort) {
 		_ = unix.Close(client)
 		return
 	}
-	m := &meeting{t: t, client: client, host: host}
-	t.meeting[m] = true
-	m.limit = t.loop.After(meetLimit, func() { m.fail() })
+	m := &dialing{t: t, client: client, host: host}
+	t.dialing[m] = true
+	m.limit = t.loop.After(dialLimit, func() { m.fail() })
 	if err := t.loop.Add(host, unix.EPOLLOUT, m); err != nil {
 		m.fail()
 	}
@@ -120,7 +120,7 @@ func networks(names []string) []*net.IPNet {
 }
 
 // Ready is the service's answer. It implements loop.Handler.
-func (m *meeting) Ready(events uint32) {
+func (m *dialing) Ready(events uint32) {
 	if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
 		return
 	}
@@ -131,21 +131,21 @@ func (m *meeting) Ready(events uint32) {
 	m.leave()
 	m.t.count.Opened++
 	m.t.count.Published++
-	m.t.add(&flow{t: m.t, fd: [2]int{m.host, m.client}, knock: true})
+	m.t.add(&flow{t: m.t, fd: [2]int{m.host, m.client}, inbound: true})
 }
 
-func (m *meeting) fail() {
+func (m *dialing) fail() {
 	m.t.drop("published service not reached")
 	m.end()
 }
 
-func (m *meeting) end() {
+func (m *dialing) end() {
 	m.leave()
 	m.t.loop.Close(m.host)
 	_ = unix.Close(m.client)
 }
 
-func (m *meeting) leave() {
+func (m *dialing) leave() {
 	m.t.loop.Cancel(m.limit)
-	delete(m.t.meeting, m)
+	delete(m.t.dialing, m)
 }

@@ -21,8 +21,8 @@ const (
 	// maxOpening connections may wait for a remote. Beyond, the oldest makes
 	// room: a scan of silent addresses must not keep everything else waiting.
 	maxOpening = 4096
-	// maxMeeting clients of published services may wait for the host.
-	maxMeeting = 4096
+	// maxDialing clients of published services may wait for the host.
+	maxDialing = 4096
 	// flowCost is what the card sets aside for a connection, in bytes: two
 	// sockets at rest, and some payload under way for those that are not.
 	flowCost = 16 << 10
@@ -46,11 +46,11 @@ type tcp struct {
 
 	opening  map[pair]*opening // asked for by the host
 	answered int               // of these, whose remote has: they wait to be accepted
-	fresh    map[pair]uint32   // accepted since the queue was empty, with the number of the first segment
+	recent   map[pair]uint32   // accepted since the queue was empty, with the number of the first segment
 	oldest   *list.List        // of *opening
-	meeting  map[*meeting]bool // asked for by the wire
+	dialing  map[*dialing]bool // asked for by the wire
 	flows    map[*flow]bool
-	knocks   int // of flows, those that the wire began
+	inbound  int // of flows, those that the wire began
 	maxFlows int
 	pipes    pipes
 
@@ -73,7 +73,7 @@ func newTCP(l *loop.Loop, conf Config, logf func(string, ...any)) (*tcp, error) 
 	t := &tcp{
 		loop: l, conf: conf, logf: logf,
 		published: map[Publish][]int{},
-		opening:   map[pair]*opening{}, fresh: map[pair]uint32{}, oldest: list.New(), meeting: map[*meeting]bool{}, flows: map[*flow]bool{},
+		opening:   map[pair]*opening{}, recent: map[pair]uint32{}, oldest: list.New(), dialing: map[*dialing]bool{}, flows: map[*flow]bool{},
 		maxFlows: max(1024, memory/flowCost),
 		pipes:    pipes{room: memory / 16},
 		wide:     largestReceive() / 2,
@@ -87,12 +87,12 @@ func newTCP(l *loop.Loop, conf Config, logf func(string, ...any)) (*tcp, error) 
 }
 
 func (t *tcp) open() (err error) {
-	t.queue, err = nfqueue.Open(queueNumber, t.ask, func() { t.drop("queue full") })
+	t.queue, err = nfqueue.Open(queueNumber, t.handleSYN, func() { t.drop("queue full") })
 	if err != nil {
 		return err
 	}
 	t.verdict = t.queue
-	t.queue.Empty = func() { clear(t.fresh) }
+	t.queue.Empty = func() { clear(t.recent) }
 	if err := t.loop.AddLevel(t.queue.FD(), t.queue); err != nil {
 		return err
 	}
@@ -161,7 +161,7 @@ func (t *tcp) stats() TCPStats {
 	s := t.count
 	s.Drops = maps.Clone(t.count.Drops)
 	s.Open = uint64(len(t.flows))
-	s.Opening = uint64(len(t.opening) + len(t.meeting))
+	s.Opening = uint64(len(t.opening) + len(t.dialing))
 	return s
 }
 
@@ -180,9 +180,9 @@ func (t *tcp) full() bool {
 // quarters of the table: the wire cannot keep the host from connecting.
 func (t *tcp) fullForWire() bool {
 	switch {
-	case len(t.meeting) >= maxMeeting:
+	case len(t.dialing) >= maxDialing:
 		t.drop("too many clients waiting")
-	case t.knocks+len(t.meeting) >= t.maxFlows/4*3:
+	case t.inbound+len(t.dialing) >= t.maxFlows/4*3:
 		t.drop("too many clients")
 	default:
 		return t.full()
@@ -197,7 +197,7 @@ func (t *tcp) close() {
 	for _, o := range t.opening {
 		o.end()
 	}
-	for m := range t.meeting {
+	for m := range t.dialing {
 		m.end()
 	}
 	t.dropAll(t.listeners)

@@ -12,13 +12,13 @@ import (
 	"github.com/toe-project/toe/offload/loop"
 )
 
-// turnBatches is how many batches a socket may move before the others have
+// turnBatches is how many batches a socket may move before the others get
 // their turn.
 const turnBatches = 4
 
-// talksPerSocket bounds flows, which are small structs: many endpoints may
-// talk to many remotes over few sockets.
-const talksPerSocket = 4
+// sessionsPerSocket bounds sessions, which are small structs: many endpoints may
+// send to many remotes over few sockets.
+const sessionsPerSocket = 4
 
 // Causes of drops.
 const (
@@ -36,40 +36,41 @@ const (
 	dropOneShot   = "multicast DNS question without relay"
 )
 
-// udp is endpoint mode for datagrams. The life of one from the host:
+// udp is endpoint mode for datagrams. Upstream is the wire, downstream the host.
+// The life of a datagram from the host:
 //
-//	host ── nf_tables ─┬─ no socket yet: tproxy ─▶ udpListener, makes a face
-//	                   └─ socket transparent ────▶ face ─▶ talk ─▶ outlet ─▶ wire
+//	host ── nf_tables ─┬─ no socket yet: tproxy ─▶ udpListener, makes a downstream
+//	                   └─ socket transparent ────▶ downstream ─▶ session ─▶ mapping ─▶ wire
 //
-// and of an answer: wire ─▶ outlet ─▶ talk ─▶ face ─▶ host. An outlet is an
-// endpoint of the host on the wire, a face is a remote to the host, and a
-// talk is a flow, which needs one of each.
+// and of a reply: wire ─▶ mapping ─▶ session ─▶ downstream ─▶ host. A mapping is the
+// socket of one endpoint of the host on the wire, a downstream is the socket of one
+// remote towards the host, and a session joins one of each (RFC 4787).
 //
-// Datagrams of one flow and one size travel in trains that the kernel puts
+// Datagrams of one session and one size travel in trains that the kernel puts
 // together (UDP_GRO) and takes apart again (UDP_SEGMENT): as many packets go
 // through one system call and one pass of the network stack.
 type udp struct {
-	loop      *loop.Loop
-	conf      Config
-	logf      func(string, ...any)
-	in        *inbox
-	out       *outbox
-	d         datagram // the one under way
-	listeners []int
-	talks     *talks
-	outlets   map[peer]*outlet // by endpoint of the host
-	wirePorts map[wirePort]*outlet
-	faces     map[peer]*face // by remote
-	young     []*face        // made, and not yet in the loop
-	services  map[Publish]*service
-	icmp      *icmp
-	sockets   int
-	links     []int // interfaces that lead to the host
-	ports     []int // and to the wire
-	mdns      *mdns
-	limit     int
-	closed    bool
-	count     UDPStats
+	loop        *loop.Loop
+	conf        Config
+	logf        func(string, ...any)
+	in          *inbox
+	out         *outbox
+	d           datagram // the one under way
+	listeners   []int
+	sessions    *sessions
+	mappings    map[peer]*mapping // by endpoint of the host
+	wirePorts   map[wirePort]*mapping
+	downstreams map[peer]*downstream // by remote
+	unwatched   []*downstream        // made, and not yet watched
+	services    map[Publish]*service
+	icmp        *icmp
+	sockets     int
+	links       []int // interfaces that lead to the host
+	ports       []int // and to the wire
+	mdns        *mdns
+	limit       int
+	closed      bool
+	count       UDPStats
 }
 
 func newUDP(l *loop.Loop, conf Config, logf func(string, ...any)) (*udp, error) {
@@ -82,7 +83,7 @@ func newUDP(l *loop.Loop, conf Config, logf func(string, ...any)) (*udp, error) 
 func openUDP(l *loop.Loop, conf Config, logf func(string, ...any), listen []netip.AddrPort) (*udp, error) {
 	u := &udp{
 		loop: l, logf: logf, in: newInbox(), out: newOutbox(),
-		talks: newTalks(), outlets: map[peer]*outlet{}, wirePorts: map[wirePort]*outlet{}, faces: map[peer]*face{}, services: map[Publish]*service{},
+		sessions: newSessions(), mappings: map[peer]*mapping{}, wirePorts: map[wirePort]*mapping{}, downstreams: map[peer]*downstream{}, services: map[Publish]*service{},
 		limit: socketLimit(),
 	}
 	u.count.Drops = map[string]uint64{}
@@ -131,7 +132,7 @@ func (u *udp) configure(conf Config) error {
 
 func (u *udp) stats() UDPStats {
 	s := u.count
-	s.Flows = uint64(len(u.talks.all))
+	s.Flows = uint64(len(u.sessions.all))
 	s.Drops = maps.Clone(u.count.Drops)
 	return s
 }
@@ -143,8 +144,8 @@ func (u *udp) close() {
 		return
 	}
 	u.closed = true
-	for _, t := range u.talks.all {
-		u.endTalk(t)
+	for _, t := range u.sessions.all {
+		u.endSession(t)
 	}
 	for _, s := range u.services {
 		u.endService(s)
@@ -168,50 +169,50 @@ func (u *udp) tick() {
 	u.expire()
 }
 
-// expire ends flows that have rested for too long. Many may have begun in one
-// moment: they end over several turns.
+// expire ends sessions that have been idle for too long. Many may have begun at
+// the same time: they end over several turns.
 func (u *udp) expire() {
 	for range 256 {
-		t := u.talks.expired(u.loop.Now())
+		t := u.sessions.expired(u.loop.Now())
 		if t == nil || u.closed {
 			return
 		}
-		u.endTalk(t)
+		u.endSession(t)
 	}
 	u.loop.Soon(u.expire)
 }
 
-// room makes place for a flow, its outlet and its face. Who knocks at a service can
-// push away others of its kind only, and never has more than a quarter of
-// the table: the wire cannot end what the host has begun.
-func (u *udp) room(foreign bool) bool {
-	for u.sockets+2 > u.limit || len(u.talks.all) >= u.limit*talksPerSocket || foreign && 4*u.talks.foreign >= u.limit {
-		t := u.talks.idlest(knocked)
-		if t == nil && foreign {
-			t = u.talks.idlest(served)
+// makeRoom makes room for a session, its mapping and its downstream. A client of a
+// published service can evict clients only, and clients never have more than a
+// quarter of the table: the wire cannot end what the host has begun.
+func (u *udp) makeRoom(inbound bool) bool {
+	for u.sockets+2 > u.limit || len(u.sessions.all) >= u.limit*sessionsPerSocket || inbound && 4*u.sessions.inbound >= u.limit {
+		t := u.sessions.idlest(inboundUnreplied)
+		if t == nil && inbound {
+			t = u.sessions.idlest(inboundReplied)
 		}
-		if !foreign {
-			t = u.talks.idlest(asked, lookup, stream, knocked, served)
+		if !inbound {
+			t = u.sessions.idlest(unreplied, dnsReplied, replied, inboundUnreplied, inboundReplied)
 		}
 		if t == nil {
 			return false
 		}
 		u.drop(dropEvicted, 1)
-		u.endTalk(t)
+		u.endSession(t)
 	}
 	return true
 }
 
-// receiver is a socket that datagrams pass: an outlet or a face.
+// receiver is a socket that datagrams arrive at: a mapping or a downstream.
 type receiver interface {
 	descriptor() int
 	gone() bool
 	readErrors() int
-	pass(n int)    // sends on n datagrams of the inbox
-	again() func() // receive, made once
+	forward(n int) // forwards n datagrams of the inbox
+	turn() func()  // receive, made once
 }
 
-// receive passes on what waits at a socket, a few batches at a time.
+// receive forwards what waits at a socket, a few batches at a time.
 func (u *udp) receive(r receiver) {
 	for range turnBatches {
 		if r.gone() {
@@ -223,15 +224,15 @@ func (u *udp) receive(r receiver) {
 			r.readErrors()
 			continue
 		}
-		r.pass(n)
+		r.forward(n)
 		if n < batchSize {
 			return
 		}
 	}
-	u.loop.Soon(r.again())
+	u.loop.Soon(r.turn())
 }
 
-// udpListener gets the first datagrams of flows.
+// udpListener gets the first datagrams of sessions.
 type udpListener struct {
 	u  *udp
 	fd int
@@ -249,47 +250,47 @@ func (l udpListener) Ready(uint32) {
 			u.fromHost(&u.d)
 		}
 		if n < batchSize {
-			u.watchYoung()
+			u.watchNew()
 			return
 		}
 	}
-	u.watchYoung()
+	u.watchNew()
 	u.loop.Soon(func() { l.Ready(0) })
 }
 
-// fromHost sends a datagram on whose flow may have to be made.
+// fromHost forwards a datagram whose session may be new.
 func (u *udp) fromHost(d *datagram) {
-	t := u.talkOf(d)
+	t := u.sessionOf(d)
 	if t == nil {
 		return
 	}
 	t.widen(d, 1)
-	u.talks.touch(t, true, u.loop.Now())
+	u.sessions.touch(t, true, u.loop.Now())
 	t.send(u, d)
-	u.flush(t.wire)
+	u.flush(t.up)
 }
 
-// talkOf returns the flow of a datagram of the host, which may be new, or
-// counts why not.
-func (u *udp) talkOf(d *datagram) *talk {
-	key := talkKey{host: d.from, remote: d.to}
-	if t := u.talks.all[key]; t != nil {
+// sessionOf returns the session of a datagram of the host, which may be new, or
+// counts why there is none.
+func (u *udp) sessionOf(d *datagram) *session {
+	key := sessionKey{host: d.from, remote: d.to}
+	if t := u.sessions.all[key]; t != nil {
 		return t
 	}
-	if !d.from.talksTo() || !d.to.talksTo() {
+	if !d.from.isUnicast() || !d.to.isUnicast() {
 		u.drop(dropNoPlace, d.count())
 		return nil
 	}
-	if !u.room(false) {
+	if !u.makeRoom(false) {
 		u.drop(dropFull, d.count())
 		return nil
 	}
-	o, err := u.outletOf(d.from)
+	o, err := u.mappingOf(d.from)
 	if err != nil {
 		u.drop(dropNoSocket, d.count())
 		return nil
 	}
-	t, err := u.talkOver(o, key, asked)
+	t, err := u.newSession(o, key, unreplied)
 	if err != nil {
 		u.drop(dropNoSocket, d.count())
 		return nil

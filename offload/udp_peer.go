@@ -36,9 +36,9 @@ func (p *peer) is4() bool { return [12]byte(p[:12]) == mapped }
 
 func (p *peer) family() int { return familyOf(p.addr()) }
 
-// talksTo tells a place that datagrams can be sent to and come from: one
+// isUnicast tells a place that datagrams can be sent to and come from: one
 // machine. Link-local IPv6 is not one: there is one on every link.
-func (p *peer) talksTo() bool {
+func (p *peer) isUnicast() bool {
 	a := p.addr()
 	if p.port() == 0 || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
 		return false

@@ -9,14 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// service is a published port: an outlet of each family, which hears
-// everybody. Where the host sees the clients' addresses, it is also the outlet
-// of what the service itself sends first, so that its peers always see the
+// service is a published port: a mapping of each family whose filtering is
+// endpoint-independent. Where the host sees the clients' addresses, it is also the
+// mapping of what the service itself sends first, so that its peers always see the
 // published port.
 type service struct {
-	u       *udp
-	publish Publish
-	outlets []*outlet
+	u        *udp
+	publish  Publish
+	mappings []*mapping
 }
 
 // configureServices closes what is not published any more and opens what is
@@ -56,15 +56,15 @@ func (s *service) open() error {
 		if any.Is6() && errors.Is(err, unix.EAFNOSUPPORT) {
 			continue
 		}
-		o, err := s.u.watchOutlet(fd, err, peerOf(to), s)
+		o, err := s.u.watchMapping(fd, err, peerOf(to), s)
 		if err != nil {
 			return err
 		}
 		o.ours = !keep
 		o.take(wirePort{familyOf(any), s.publish.Port})
-		s.outlets = append(s.outlets, o)
-		if keep && s.u.outlets[o.host] == nil {
-			s.u.outlets[o.host] = o
+		s.mappings = append(s.mappings, o)
+		if keep && s.u.mappings[o.host] == nil {
+			s.u.mappings[o.host] = o
 		}
 	}
 	return nil
@@ -74,7 +74,7 @@ func (s *service) open() error {
 // have it.
 func (u *udp) servicePort(family int, port uint16) (int, error) {
 	if o := u.wirePorts[wirePort{family, port}]; o != nil && o.service == nil {
-		u.endOutlet(o)
+		u.endMapping(o)
 	}
 	return serviceSocket(family, port)
 }
@@ -88,30 +88,30 @@ func localPort(fd int) uint16 {
 }
 
 func (u *udp) endService(s *service) {
-	for _, o := range s.outlets {
+	for _, o := range s.mappings {
 		o.service = nil
-		u.endOutlet(o)
+		u.endMapping(o)
 	}
 }
 
-// endOutlet ends an outlet and every flow over it.
-func (u *udp) endOutlet(o *outlet) {
-	for _, t := range u.talks.all {
-		if t.wire == o {
-			u.endTalk(t)
+// endMapping ends a mapping and every session over it.
+func (u *udp) endMapping(o *mapping) {
+	for _, t := range u.sessions.all {
+		if t.up == o {
+			u.endSession(t)
 		}
 	}
 	u.release(o)
 }
 
-// find returns the flow of a client, which may be new.
-func (s *service) find(o *outlet, d *datagram) *talk {
+// find returns the session of a client, which may be new.
+func (s *service) find(o *mapping, d *datagram) *session {
 	u := s.u
-	if !d.from.talksTo() {
+	if !d.from.isUnicast() {
 		return nil
 	}
-	key := talkKey{host: o.host, remote: d.from, ours: o.ours || u.onLink(d.index)}
-	t := u.talks.all[key]
+	key := sessionKey{host: o.host, remote: d.from, ours: o.ours || u.onLink(d.index)}
+	t := u.sessions.all[key]
 	if t == nil {
 		if t = s.begin(o, key); t == nil {
 			return nil
@@ -120,11 +120,11 @@ func (s *service) find(o *outlet, d *datagram) *talk {
 	// The client may have used another of the card's addresses, or ports,
 	// than before: what it spoke to last is what answers.
 	t.local = d.to
-	if t.wire != o {
-		old := t.wire
-		old.talks--
-		o.talks++
-		t.wire = o
+	if t.up != o {
+		old := t.up
+		old.sessions--
+		o.sessions++
+		t.up = o
 		if old.last == t {
 			old.last = nil
 		}
@@ -133,11 +133,11 @@ func (s *service) find(o *outlet, d *datagram) *talk {
 	return t
 }
 
-func (s *service) begin(o *outlet, key talkKey) *talk {
-	if !s.u.room(true) {
+func (s *service) begin(o *mapping, key sessionKey) *session {
+	if !s.u.makeRoom(true) {
 		return nil
 	}
-	t, err := s.u.talkOver(o, key, knocked)
+	t, err := s.u.newSession(o, key, inboundUnreplied)
 	if err != nil {
 		return nil
 	}

@@ -80,18 +80,18 @@ func listenerSocket(at peer) (int, error) {
 	return boundTo(fd, err, &at)
 }
 
-// Ports of faces are those of remotes, and an outlet may have the same number
+// Ports of downstream sockets are those of remotes, and a mapping may have the same number
 // on the card: NTP, IKE and WireGuard speak from one port to the same port.
-// The kernel allows that if both sockets are sharable; that outlets do not
-// share a port with each other is seen to by the outlets' table.
+// The kernel allows that if both sockets are sharable; that mappings do not
+// share a port with each other is seen to by the mappings' table.
 var sharable = option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}
 
-// faceSocket is a remote as the host sees it.
+// downstreamSocket is a remote as the host sees it.
 //
 // It is not bound to a link: the way back is what the card's routes say, as
 // it is for a packet that is forwarded, and links keep strict reverse path
 // filtering, so nobody on another link can speak for this host.
-func faceSocket(remote peer) (int, error) {
+func downstreamSocket(remote peer) (int, error) {
 	family := remote.family()
 	fd, err := udpSocket(family, transparent(family), tellErrors(family), sharable, towardsHost)
 	return boundTo(fd, err, &remote)
@@ -126,7 +126,7 @@ func wireSocket(family int, port uint16) (int, error) {
 	return fd, err
 }
 
-// serviceSocket faces the wire for a published port.
+// serviceSocket downstream sockets the wire for a published port.
 func serviceSocket(family int, port uint16) (int, error) {
 	at := anyAddress(family, port)
 	fd, err := udpSocket(family, tellErrors(family), tellLocal(family), sharable)

@@ -6,139 +6,140 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// life is a stage of a flow: it says how long the flow may rest.
-type life int
+// state is how far a session has come. It decides how long the session may be idle.
+type state int
 
 const (
-	asked   life = iota // the host has spoken, the remote has not
-	lookup              // a question to a name server, which has answered
-	stream              // both have spoken
-	knocked             // somebody on the wire has spoken to a service
-	served              // the service has answered
-	lives
+	unreplied        state = iota // the host has sent, the remote has not
+	dnsReplied                    // a query to a name server, which has replied
+	replied                       // both have sent
+	inboundUnreplied              // a client on the wire has sent to a service
+	inboundReplied                // the service has replied
+	states
 )
 
-// patience is how long a flow may rest.
+// timeouts is how long a session may be idle.
 //
-//	asked, knocked  30 s: as long as the card's connection tracking waits
-//	                for a first answer. Later ones do not come in anyway.
-//	stream, served  2 min: RFC 4787, section 4.3, has it as the least, and
-//	                connection tracking forgets then. The wire's datagrams
-//	                prolong a flow as the host's do.
-//	lookup          10 s: the same section allows less for well-known ports.
-//	                A resolver's socket is for one name; a busy resolver on
-//	                the host makes hundreds a second, and the card's memory
-//	                is for flows that live.
-var patience = [lives]time.Duration{30 * time.Second, 10 * time.Second, 2 * time.Minute, 30 * time.Second, 2 * time.Minute}
+//	unreplied, inboundUnreplied  30 s: the card's connection tracking waits as
+//	                             long for a first answer. Later ones do not
+//	                             come in anyway.
+//	replied, inboundReplied      2 min: the minimum of RFC 4787, section 4.3, and
+//	                             connection tracking forgets then. Datagrams of
+//	                             either side refresh a session.
+//	dnsReplied                   10 s: the same section allows less for well-known
+//	                             ports. A resolver's socket is for one name; a busy
+//	                             resolver on the host makes hundreds a second, and
+//	                             the card's memory is for sessions that live.
+var timeouts = [states]time.Duration{30 * time.Second, 10 * time.Second, 2 * time.Minute, 30 * time.Second, 2 * time.Minute}
 
-// moveEvery is how exactly a flow's age is known: a flow moves in its list
-// this often at most, however many datagrams it carries.
+// moveEvery is the resolution of a session's age: a session moves in its list
+// at most this often, however many datagrams it carries.
 const moveEvery = time.Second
 
-// flows finds flows, and knows which has rested longest.
-type talks struct {
-	all     map[talkKey]*talk
-	rested  [lives]talkList
-	foreign int // those that somebody on the wire began
+// sessions finds sessions, and knows which has been idle longest.
+type sessions struct {
+	all     map[sessionKey]*session
+	idle    [states]sessionList
+	inbound int // those that the wire began
 }
 
-func newTalks() *talks {
-	f := &talks{all: make(map[talkKey]*talk)}
-	for i := range f.rested {
-		f.rested[i].init()
+func newSessions() *sessions {
+	f := &sessions{all: make(map[sessionKey]*session)}
+	for i := range f.idle {
+		f.idle[i].init()
 	}
 	return f
 }
 
-func (t *talks) add(f *talk, l life, now time.Time) {
+func (t *sessions) add(f *session, l state, now time.Time) {
 	t.all[f.key] = f
-	f.life, f.moved = l, now
-	f.foreign = l == knocked
-	if f.foreign {
-		t.foreign++
+	f.state, f.moved = l, now
+	f.inbound = l == inboundUnreplied
+	if f.inbound {
+		t.inbound++
 	}
-	t.rested[l].push(f)
+	t.idle[l].push(f)
 }
 
-func (t *talks) remove(f *talk) {
+func (t *sessions) remove(f *session) {
 	delete(t.all, f.key)
 	f.unlink()
-	if f.foreign {
-		t.foreign--
+	if f.inbound {
+		t.inbound--
 	}
 }
 
-// touch notes that a flow has carried something.
-func (t *talks) touch(f *talk, fromHost bool, now time.Time) {
-	l := f.life
+// touch notes that a session has carried something.
+func (t *sessions) touch(f *session, fromHost bool, now time.Time) {
+	l := f.state
 	switch {
-	case l == asked && !fromHost && f.key.remote.port() == 53:
-		l = lookup
-	case l == asked && !fromHost:
-		l = stream
-	case l == knocked && fromHost:
-		l = served
+	case l == unreplied && !fromHost && f.key.remote.port() == 53:
+		l = dnsReplied
+	case l == unreplied && !fromHost:
+		l = replied
+	case l == inboundUnreplied && fromHost:
+		l = inboundReplied
 	}
-	if l == f.life && now.Sub(f.moved) < moveEvery {
+	if l == f.state && now.Sub(f.moved) < moveEvery {
 		return
 	}
-	f.life, f.moved = l, now
+	f.state, f.moved = l, now
 	f.unlink()
-	t.rested[l].push(f)
+	t.idle[l].push(f)
 }
 
-// expired is a flow that has rested for too long, or nil.
-func (t *talks) expired(now time.Time) *talk {
-	for l := range t.rested {
-		if f := t.rested[l].first(); f != nil && now.Sub(f.moved) >= patience[l]+moveEvery {
+// expired is a session that has been idle for too long, or nil.
+func (t *sessions) expired(now time.Time) *session {
+	for l := range t.idle {
+		if f := t.idle[l].first(); f != nil && now.Sub(f.moved) >= timeouts[l]+moveEvery {
 			return f
 		}
 	}
 	return nil
 }
 
-// idlest is the flow that would expire first among those in these stages.
-func (t *talks) idlest(among ...life) *talk {
-	var found *talk
+// idlest is the session in one of these states that would expire first.
+func (t *sessions) idlest(among ...state) *session {
+	var found *session
 	var at time.Time
 	for _, l := range among {
-		f := t.rested[l].first()
+		f := t.idle[l].first()
 		if f == nil {
 			continue
 		}
-		if end := f.moved.Add(patience[l]); found == nil || end.Before(at) {
+		if end := f.moved.Add(timeouts[l]); found == nil || end.Before(at) {
 			found, at = f, end
 		}
 	}
 	return found
 }
 
-// talkList is a ring with the list itself as its one fixed member, ordered by
+// sessionList is a ring with the list itself as its one fixed member, ordered by
 // the time of the last move.
-type talkList struct{ head talk }
+type sessionList struct{ head session }
 
-func (l *talkList) init() { l.head.next, l.head.prev = &l.head, &l.head }
+func (l *sessionList) init() { l.head.next, l.head.prev = &l.head, &l.head }
 
-func (l *talkList) first() *talk {
+func (l *sessionList) first() *session {
 	if l.head.next == &l.head {
 		return nil
 	}
 	return l.head.next
 }
 
-func (l *talkList) push(f *talk) {
+func (l *sessionList) push(f *session) {
 	f.next, f.prev = &l.head, l.head.prev
 	f.prev.next, f.next.prev = f, f
 }
 
-func (f *talk) unlink() {
+func (f *session) unlink() {
 	f.prev.next, f.next.prev = f.next, f.prev
 	f.next, f.prev = nil, nil
 }
 
 // socketsFor is how many sockets the card's memory allows: a sixteenth of it,
 // at 4 KiB for a socket with its file, its place in epoll and our struct.
-// Each endpoint of the host has one, and each remote. In 256 MiB that is 4096: as
+// Each mapping has one, and each remote. In 256 MiB that is 4096: as
 // many resolvers that ask one server, or one program with as many peers.
 func socketsFor(memory uint64, descriptors uint64) int {
 	n := min(memory/16/4096, descriptors/4)

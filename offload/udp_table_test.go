@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-func talkTo(remote string, n int) *talk {
-	return &talk{key: talkKey{host: addressed(fmt.Sprintf("10.0.0.1:%d", 1000+n)), remote: addressed(remote)}}
+func sessionTo(remote string, n int) *session {
+	return &session{key: sessionKey{host: addressed(fmt.Sprintf("10.0.0.1:%d", 1000+n)), remote: addressed(remote)}}
 }
 
 // TestFlowsExpire: how long a flow may rest depends on who has spoken.
@@ -16,21 +16,21 @@ func TestFlowsExpire(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		remote string
-		life   life
-		answer func(f *talks, t *talk)
+		state  state
+		answer func(f *sessions, t *session)
 		want   time.Duration
 	}{
-		{"no answer", "192.0.2.1:123", asked, func(*talks, *talk) {}, 30 * time.Second},
-		{"answered", "192.0.2.1:123", asked, func(f *talks, t *talk) { f.touch(t, false, begin) }, 2 * time.Minute},
-		{"name server", "192.0.2.1:53", asked, func(f *talks, t *talk) { f.touch(t, false, begin) }, 10 * time.Second},
-		{"name server, no answer", "192.0.2.1:53", asked, func(*talks, *talk) {}, 30 * time.Second},
-		{"client", "192.0.2.1:5000", knocked, func(f *talks, t *talk) { f.touch(t, false, begin) }, 30 * time.Second},
-		{"client, served", "192.0.2.1:5000", knocked, func(f *talks, t *talk) { f.touch(t, true, begin) }, 2 * time.Minute},
+		{"no answer", "192.0.2.1:123", unreplied, func(*sessions, *session) {}, 30 * time.Second},
+		{"answered", "192.0.2.1:123", unreplied, func(f *sessions, t *session) { f.touch(t, false, begin) }, 2 * time.Minute},
+		{"name server", "192.0.2.1:53", unreplied, func(f *sessions, t *session) { f.touch(t, false, begin) }, 10 * time.Second},
+		{"name server, no answer", "192.0.2.1:53", unreplied, func(*sessions, *session) {}, 30 * time.Second},
+		{"client", "192.0.2.1:5000", inboundUnreplied, func(f *sessions, t *session) { f.touch(t, false, begin) }, 30 * time.Second},
+		{"client, served", "192.0.2.1:5000", inboundUnreplied, func(f *sessions, t *session) { f.touch(t, true, begin) }, 2 * time.Minute},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f := newTalks()
-			one := talkTo(c.remote, 1)
-			f.add(one, c.life, begin)
+			f := newSessions()
+			one := sessionTo(c.remote, 1)
+			f.add(one, c.state, begin)
 			c.answer(f, one)
 			if f.expired(begin.Add(c.want-time.Millisecond)) != nil {
 				t.Errorf("gone before %v", c.want)
@@ -39,7 +39,7 @@ func TestFlowsExpire(t *testing.T) {
 				t.Errorf("still there %v after %v", moveEvery, c.want)
 			}
 			f.remove(one)
-			if f.expired(begin.Add(time.Hour)) != nil || len(f.all) != 0 || f.foreign != 0 {
+			if f.expired(begin.Add(time.Hour)) != nil || len(f.all) != 0 || f.inbound != 0 {
 				t.Error("left behind")
 			}
 		})
@@ -47,29 +47,29 @@ func TestFlowsExpire(t *testing.T) {
 }
 
 func TestFlowsIdlest(t *testing.T) {
-	f, begin := newTalks(), time.Now()
-	var all []*talk
+	f, begin := newSessions(), time.Now()
+	var all []*session
 	for i := range 5 {
-		one := talkTo("192.0.2.1:123", i)
-		f.add(one, asked, begin)
+		one := sessionTo("192.0.2.1:123", i)
+		f.add(one, unreplied, begin)
 		f.touch(one, false, begin)
 		all = append(all, one)
 	}
-	young := talkTo("192.0.2.1:123", 9)
-	f.add(young, asked, begin)
+	idleOne := sessionTo("192.0.2.1:123", 9)
+	f.add(idleOne, unreplied, begin)
 	// Traffic moves a flow to the end, but not for every datagram.
 	f.touch(all[0], true, begin.Add(moveEvery/2))
-	if got := f.idlest(stream); got != all[0] {
+	if got := f.idlest(replied); got != all[0] {
 		t.Error("moved by the second datagram in half a second")
 	}
 	f.touch(all[0], true, begin.Add(2*moveEvery))
-	if got := f.idlest(stream); got != all[1] {
+	if got := f.idlest(replied); got != all[1] {
 		t.Errorf("idlest is %v, want the second", got.key)
 	}
-	if got := f.idlest(asked, lookup, stream, knocked, served); got != young {
+	if got := f.idlest(unreplied, dnsReplied, replied, inboundUnreplied, inboundReplied); got != idleOne {
 		t.Errorf("idlest of all is %v, want the one with the shortest time left", got.key)
 	}
-	if got := f.idlest(knocked, served); got != nil {
+	if got := f.idlest(inboundUnreplied, inboundReplied); got != nil {
 		t.Errorf("idlest of none is %v", got.key)
 	}
 }
@@ -98,8 +98,8 @@ func TestTalksTo(t *testing.T) {
 		"[::]:1": false, "[::1]:1": false, "[fe80::1]:1": false, "[ff02::1]:1": false, "[2001:db8::1]:0": false,
 	} {
 		p := addressed(a)
-		if p.talksTo() != want || p.String() != a {
-			t.Errorf("%s: %t, want %t", p, p.talksTo(), want)
+		if p.isUnicast() != want || p.String() != a {
+			t.Errorf("%s: %t, want %t", p, p.isUnicast(), want)
 		}
 	}
 }

@@ -187,7 +187,7 @@ func TestUDPClosedOnTheHost(t *testing.T) {
 		t.Errorf("the remote gets %v, want %v", err, unix.ECONNREFUSED)
 	}
 	var left int
-	r.loop.Do(func() { left = r.udp.sockets + len(r.udp.outlets) })
+	r.loop.Do(func() { left = r.udp.sockets + len(r.udp.mappings) })
 	if left != 0 {
 		t.Errorf("%d sockets left", left)
 	}
