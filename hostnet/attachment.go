@@ -31,7 +31,10 @@ type Attachment struct {
 	// connections over it (abortConnections); nil for a port.
 	Lock  func(ctx context.Context, on bool) error
 	Abort func(ctx context.Context) error
-	Died  <-chan error // says why the other side ended; nil where that cannot happen
+	// Blocked is a *firewall.Dropped where the host's firewall drops the link's
+	// packets; nil for a port and in a namespace, which have none.
+	Blocked func(ctx context.Context) error
+	Died    <-chan error // says why the other side ended; nil where that cannot happen
 	// Renewed brings another file in place of Files[0] whose other side has ended.
 	Renewed <-chan passt.Renewal
 	// Waits says what the other side is waiting for, "" for nothing; nil where

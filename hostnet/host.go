@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/hostnet/firewall"
 	"github.com/toe-project/toe/hostnet/netdev"
 	"github.com/toe-project/toe/internal/fds"
 	"github.com/toe-project/toe/internal/flock"
@@ -57,8 +58,9 @@ func (h *Host) Link(_ context.Context, want LinkOptions) (*Attachment, error) {
 	d := net.Dialer{}
 	return &Attachment{
 		Interface: name, Files: files, Seam: true, Dial: d.DialContext, Ping: netdev.Ping,
-		Lock:  func(_ context.Context, on bool) error { return netdev.LockMTU(name, want.Addrs, on) },
-		Abort: func(context.Context) error { return netdev.Abort(want.Addrs) },
+		Lock:    func(_ context.Context, on bool) error { return netdev.LockMTU(name, want.Addrs, on) },
+		Abort:   func(context.Context) error { return netdev.Abort(want.Addrs) },
+		Blocked: firewall.Probe,
 	}, nil
 }
 

@@ -87,10 +87,11 @@ func (w *scene) attach(ctx context.Context, name, iface string) (*hostnet.Attach
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return nil, errors.New("nobody there")
 		},
-		Ping:  func(ctx context.Context, _ netip.Addr) error { return w.step(ctx, "ping") },
-		Lock:  func(ctx context.Context, on bool) error { return w.step(ctx, fmt.Sprintf("lock %s %v", name, on)) },
-		Abort: func(ctx context.Context) error { return w.step(ctx, "abort "+name) },
-		Close: func() error { w.opened(name, -1); return nil },
+		Ping:    func(ctx context.Context, _ netip.Addr) error { return w.step(ctx, "ping") },
+		Lock:    func(ctx context.Context, on bool) error { return w.step(ctx, fmt.Sprintf("lock %s %v", name, on)) },
+		Abort:   func(ctx context.Context) error { return w.step(ctx, "abort "+name) },
+		Blocked: func(ctx context.Context) error { return w.step(ctx, "blocked") },
+		Close:   func() error { w.opened(name, -1); return nil },
 	}, nil
 }
 
@@ -261,7 +262,7 @@ func (w *scene) parts() Parts {
 			Start:    map[machine.Kind]time.Duration{machine.Fake: 300 * time.Millisecond},
 			Settle:   100 * time.Millisecond,
 			Shutdown: 100 * time.Millisecond, Stop: time.Second,
-			Poll: 20 * time.Millisecond, Knock: time.Millisecond,
+			Poll: 20 * time.Millisecond, Suspect: 10 * time.Millisecond, Knock: time.Millisecond,
 			Backoff: []time.Duration{0, 5 * time.Millisecond}, Stable: time.Minute,
 		},
 	}

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/toe-project/toe/hostnet/firewall"
 )
 
 // awaitReady waits until the agent answers over the link and a packet of full
@@ -14,6 +16,9 @@ func (l *life) awaitReady(ctx context.Context) error {
 	began := time.Now()
 	wctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
+	wctx, giveUp := context.WithCancelCause(wctx)
+	defer giveUp(nil)
+	go l.suspectFirewall(wctx, l.world.firstAttachment().Blocked, giveUp)
 	for _, step := range []struct {
 		stage string
 		try   func(context.Context) error
@@ -23,6 +28,9 @@ func (l *life) awaitReady(ctx context.Context) error {
 	} {
 		l.board.setStage(step.stage)
 		if err := l.insist(wctx, step.try); err != nil {
+			if d := (*firewall.Dropped)(nil); errors.As(context.Cause(wctx), &d) {
+				return fmt.Errorf("%w; fix: %s", d, d.Fix())
+			}
 			if ctx.Err() == nil && wctx.Err() != nil {
 				err = fmt.Errorf("not done after %s (%w)", time.Since(began).Round(time.Second), err)
 			}
@@ -30,6 +38,25 @@ func (l *life) awaitReady(ctx context.Context) error {
 		}
 	}
 	return l.settle(ctx)
+}
+
+// suspectFirewall looks at the host's firewall when the agent has not answered
+// for a while, and gives the wait up where it drops the link's packets.
+func (l *life) suspectFirewall(
+	ctx context.Context, blocked func(context.Context) error, giveUp context.CancelCauseFunc,
+) {
+	if blocked == nil {
+		return
+	}
+	select {
+	case <-ctx.Done():
+		return
+	case <-time.After(l.limits.Suspect):
+	}
+	var dropped *firewall.Dropped
+	if err := blocked(ctx); errors.As(err, &dropped) {
+		giveUp(dropped)
+	}
 }
 
 func (l *life) ask(ctx context.Context) error {

@@ -50,6 +50,7 @@ type Limits struct {
 	Shutdown time.Duration                  // for the card to power itself off
 	Stop     time.Duration                  // for its machine to end after that
 	Poll     time.Duration                  // between questions to a healthy agent
+	Suspect  time.Duration                  // from power on until the host's firewall is suspected
 	Knock    time.Duration                  // between tries to reach a booting one
 	Backoff  []time.Duration                // before restarts in a row, the first being the first's
 	Stable   time.Duration                  // a life that lasts this long ends the row
@@ -63,6 +64,7 @@ func DefaultLimits() Limits {
 		Shutdown: 5 * time.Second,
 		Stop:     5 * time.Second,
 		Poll:     5 * time.Second,
+		Suspect:  3 * time.Second,
 		Knock:    10 * time.Millisecond,
 		Stable:   10 * time.Second,
 		Backoff:  []time.Duration{0, 500 * time.Millisecond, time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second},

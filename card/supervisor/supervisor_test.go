@@ -22,6 +22,7 @@ import (
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/card/store/storetest"
 	"github.com/toe-project/toe/control/cardpb"
+	"github.com/toe-project/toe/hostnet/firewall"
 	"github.com/toe-project/toe/machine"
 	"github.com/toe-project/toe/machine/fake"
 )
@@ -89,6 +90,24 @@ func TestInterruptInEveryState(t *testing.T) {
 			}
 			r.checkGone(t, status.Stopped, "")
 		})
+	}
+}
+
+// A firewall of the host that drops the link's packets ends the wait for the
+// agent: the machine's own limit is a minute here.
+func TestFirewallEndsTheWait(t *testing.T) {
+	if !store.Privileged() {
+		t.Skip("without root the link is in a namespace, which has no firewall")
+	}
+	w := newScene()
+	w.hang["agent"] = true
+	w.fault["blocked"] = &firewall.Dropped{Chains: []firewall.Chain{{Family: "inet", Table: "t", Name: "in"}}}
+	parts := w.parts()
+	parts.Limits.Start[machine.Fake] = time.Minute
+	err := New(storetest.Card(t, ""), parts, discard()).Run(t.Context(), nil)
+	var dropped *firewall.Dropped
+	if !errors.As(err, &dropped) || !strings.Contains(err.Error(), "; fix: sudo nft insert rule inet t in ") {
+		t.Errorf("ended with %v", err)
 	}
 }
 
