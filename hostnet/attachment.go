@@ -24,6 +24,7 @@ type Attachment struct {
 	Files     []*os.File // one a queue pair; the keeper's from NewKeeper on
 	Seam      bool       // layer 3: the frame seam is on
 	Stream    bool       // Files[0] is a stream socket with a length before each frame (passt)
+	Program   string     // what packets go through in user space (passt), for people
 	Namespace *Namespace // not nil for toe exec's
 	Dial      func(ctx context.Context, network, address string) (net.Conn, error)
 	Ping      func(ctx context.Context, card netip.Addr) error

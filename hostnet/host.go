@@ -16,8 +16,10 @@ import (
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/hostnet/firewall"
 	"github.com/toe-project/toe/hostnet/netdev"
+	"github.com/toe-project/toe/hostnet/passt"
 	"github.com/toe-project/toe/internal/fds"
 	"github.com/toe-project/toe/internal/flock"
+	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/link/tun"
 )
 
@@ -25,10 +27,14 @@ import (
 type Host struct {
 	card *store.Card
 	logf func(format string, args ...any)
+	// passt chooses the passt of user ports: passt.Choose, or a test's own.
+	passt func(ctx context.Context, cache string, p *progress.Progress) (passt.Program, error)
 }
 
 // NewHost is the host's side of card c. logf gets what child processes say.
-func NewHost(c *store.Card, logf func(string, ...any)) *Host { return &Host{c, logf} }
+func NewHost(c *store.Card, logf func(string, ...any)) *Host {
+	return &Host{card: c, logf: logf, passt: passt.Choose}
+}
 
 // maxLinks bounds the search for a free interface name.
 const maxLinks = 1000

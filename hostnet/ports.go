@@ -146,7 +146,7 @@ func netAdmin() bool {
 func (h *Host) Port(ctx context.Context, p spec.Port, mac net.HardwareAddr, kind machine.Kind) (*Attachment, error) {
 	switch p.Attach.Kind {
 	case spec.AttachUser:
-		att, err := h.userPort(p)
+		att, err := h.userPort(ctx, p)
 		if errors.Is(err, passt.ErrMissing) && kind != machine.UML && !h.card.Spec.Link.DefaultRoute {
 			return nil, nil // QEMU has something of its own
 		}

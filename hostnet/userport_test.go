@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
@@ -11,6 +12,7 @@ import (
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/hostnet/passt"
 	"github.com/toe-project/toe/internal/fds"
+	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/machine"
 )
 
@@ -29,6 +31,26 @@ func TestUserPortWithoutPasst(t *testing.T) {
 	}
 }
 
+// untested is a chooser that takes the host's passt for a good one.
+func untested(context.Context, string, *progress.Progress) (passt.Program, error) {
+	return passt.Program{Argv: []string{"passt"}}, nil
+}
+
+// A port whose passt moves wrong data is not opened, and no other network takes
+// its place.
+func TestUserPortWithFaultyPasst(t *testing.T) {
+	h := NewHost(&store.Card{}, t.Logf)
+	h.passt = func(context.Context, string, *progress.Progress) (passt.Program, error) {
+		return passt.Program{}, passt.ErrFaulty
+	}
+	p := spec.Port{Name: "wan", Attach: spec.Attach{Kind: spec.AttachUser}, MTU: 1500}
+	for _, kind := range []machine.Kind{machine.TCG, machine.KVM, machine.UML} {
+		if att, err := h.Port(t.Context(), p, nil, kind); att != nil || !errors.Is(err, passt.ErrFaulty) {
+			t.Errorf("%s: %v, %v, want %v", kind, att, err, passt.ErrFaulty)
+		}
+	}
+}
+
 // A host without a default route is the reason that is told, not what a DHCP
 // client on the card sees of it.
 func TestUserPortWithoutRoute(t *testing.T) {
@@ -41,7 +63,9 @@ func TestUserPortWithoutRoute(t *testing.T) {
 	}
 	t.Setenv("PATH", dir)
 	p := spec.Port{Name: "wan", Attach: spec.Attach{Kind: spec.AttachUser}, MTU: 1500}
-	att, err := NewHost(&store.Card{}, t.Logf).Port(t.Context(), p, nil, machine.UML)
+	h := NewHost(&store.Card{}, t.Logf)
+	h.passt = untested
+	att, err := h.Port(t.Context(), p, nil, machine.UML)
 	if err != nil {
 		t.Fatal(err)
 	}

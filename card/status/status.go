@@ -78,6 +78,7 @@ type Port struct {
 	Detail    string            `json:"detail,omitempty"`
 	Addresses []string          `json:"addresses"`
 	Gateways  []string          `json:"gateways"`
+	Program   string            `json:"program,omitempty"` // the passt of attach: user
 	PumpPID   int               `json:"pump_pid,omitempty"`
 	Queues    []link.QueueStats `json:"queues,omitempty"`
 }

@@ -56,6 +56,9 @@ func (w *world) report(st *status.Status) {
 		}
 	}
 	for i, d := range w.ports {
+		if d.Att != nil {
+			st.Ports[i].Program = d.Att.Program
+		}
 		if d.keeper != nil {
 			st.Ports[i].PumpPID, st.Ports[i].Queues = d.keeper.PumpPID(), d.keeper.Stats()
 		}

@@ -32,7 +32,9 @@ func firmwareBuildCmd() *cobra.Command {
 		Long: `Build fetches Debian packages through a private apt root, from the mirror that
 this host uses, verifies them, and makes one image of kernel, initramfs and
 manifest. For machine uml it compiles User-Mode Linux from Debian's newest
-linux-source, which takes minutes the first time.`,
+linux-source, which takes minutes the first time. Where the host's passt moves
+wrong data, as Debian 12's does, Build fetches another one, so that a card's
+first start needs no network.`,
 		Example: "  toe firmware build\n  toe firmware build --machine uml",
 		Args:    cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -58,6 +60,7 @@ linux-source, which takes minutes the first time.`,
 			if err != nil {
 				return err
 			}
+			bringPasst(cmd.Context(), dir, offline, o.Progress)
 			path := img.Path
 			if output != "" {
 				if err := img.Export(output); err != nil {

@@ -166,7 +166,7 @@ func buildFirst(ctx context.Context, c *store.Card, p *progress.Progress) error 
 	if _, err := image(ctx, c.Paths.Cache, c.Spec.Firmware.Edition, m.Kind(), p); err != nil {
 		return fmt.Errorf("firmware: %w", err)
 	}
-	return nil
+	return testPasst(ctx, c.Paths.Cache, c.Spec, p)
 }
 
 // runner is a `toe run` that was started here.

@@ -80,6 +80,9 @@ func printStatus(w io.Writer, st status.Status) {
 	}
 	for _, p := range st.Ports {
 		fmt.Fprintf(w, "  port      %s (%s), MTU %d, %s%s\n", p.Name, p.Attach, p.MTU, p.State, colon(strings.Join(p.Addresses, ", ")))
+		if p.Program != "" {
+			fmt.Fprintf(w, "            through %s\n", p.Program)
+		}
 	}
 	printOffload(w, st.Offload)
 	if st.Firmware.Version != "" {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -18,7 +17,6 @@ import (
 
 	"github.com/toe-project/toe/internal/child"
 	"github.com/toe-project/toe/internal/fds"
-	"github.com/toe-project/toe/link"
 )
 
 // What a card sees behind a user port; QEMU's own user network has the same
@@ -30,24 +28,14 @@ const (
 	DNS      = "10.0.2.3" // asks the resolver of the host, also one on its loopback
 )
 
-// ErrMissing: the program is missing.
-var ErrMissing = errors.New("passt is not installed; `apt install passt` brings it")
-
-// Start gives a user port to a card, and returns the pump's end of it: passt(1) opens the card's connections as
-// sockets of this host, without privilege. It gets one end of a stream socket,
-// the pump has the other.
+// Start starts a passt for a user port and returns the pump's end of its
+// stream socket. passt opens the card's connections as sockets of this host,
+// without privilege.
 //
-// QEMU's own user network (slirp) is only for where passt is missing: it maps
-// 10.0.2.2 to the host's loopback and cannot be told not to, and keeps QEMU in
-// the host's network. Of passt the loopback is kept off by --no-map-gw, and by
-// the pump for the versions that would connect to it by its own addresses
-// (link/loopback.go).
+// The loopback of the host is kept off by --no-map-gw, and by the pump for the
+// versions that would connect to it by its own addresses (link/loopback.go).
 func Start(o Options) (*Passt, *os.File, error) {
-	program, err := exec.LookPath("passt")
-	if err != nil {
-		return nil, nil, ErrMissing
-	}
-	run := &Passt{program: program, Options: o,
+	run := &Passt{Options: o,
 		Died: make(chan error, 1), Renewed: make(chan Renewal), quit: make(chan struct{}), done: make(chan struct{})}
 	ours, err := run.pair()
 	if err != nil {
@@ -59,10 +47,11 @@ func Start(o Options) (*Passt, *os.File, error) {
 
 // Options say what a user port needs.
 type Options struct {
-	Name   string // of the port, for messages
-	MTU    int    // bytes
-	Around bool   // keep off the routes through the card
-	Logf   func(format string, args ...any)
+	Program Program
+	Name    string // of the port, for messages
+	MTU     int    // bytes
+	Around  bool   // keep off the routes through the card
+	Logf    func(format string, args ...any)
 }
 
 // Renewal is a new socket in place of one whose passt has ended.
@@ -73,15 +62,11 @@ type Renewal struct {
 
 // pair makes the socket between passt and the pump and returns the pump's end.
 func (r *Passt) pair() (ours *os.File, err error) {
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	ours, r.theirs, err = socketpair()
 	if err != nil {
-		return nil, fmt.Errorf("socketpair for passt: %w", err)
+		return nil, err
 	}
-	for _, fd := range pair {
-		roomy(fd)
-	}
-	ours, r.theirs = os.NewFile(uintptr(pair[0]), "passt"), os.NewFile(uintptr(pair[1]), "passt's end")
-	gauge, err := unix.FcntlInt(uintptr(pair[0]), unix.F_DUPFD_CLOEXEC, 0)
+	gauge, err := unix.FcntlInt(ours.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
 		fds.CloseAll([]*os.File{ours, r.theirs})
 		return nil, fmt.Errorf("socket of passt: %w", err)
@@ -90,19 +75,9 @@ func (r *Passt) pair() (ours *os.File, err error) {
 	return ours, nil
 }
 
-// roomy gives a socket the send buffer that a stream should have. Root may go past
-// the host's limit (net.core.wmem_max); less than that matters only to frames
-// of more than 40 KiB (see link.SendBuffer).
-func roomy(fd int) {
-	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, link.SendBuffer) != nil {
-		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, link.SendBuffer)
-	}
-}
-
 // Passt is one passt, started as soon as the host has a way to anywhere.
 type Passt struct {
 	Options
-	program    string
 	theirs     *os.File // the socket's end for the next passt
 	gauge      *os.File // the pump's end once more
 	Renewed    chan Renewal
@@ -230,8 +205,11 @@ func defaultVia(family int) string {
 	return name
 }
 
-func (r *Passt) args(via4, via6 string) []string {
-	args := []string{"--foreground", "--stderr", "--quiet", "--fd", "3", "--mtu", fmt.Sprint(r.MTU),
+// arguments are those of a passt that has a stream socket as descriptor 3, and
+// the named interfaces as the host's ways out, by family; "" for none. With
+// around it stays on them where the host's default route leads through the card.
+func arguments(mtu int, via4, via6 string, around bool) []string {
+	args := []string{"--foreground", "--stderr", "--quiet", "--fd", "3", "--mtu", fmt.Sprint(mtu),
 		"--no-map-gw", "--no-dhcp-dns", "--no-dhcp-search", "--tcp-ports", "none", "--udp-ports", "none"}
 	if via4 == "" {
 		args = append(args, "--ipv6-only", "--interface", via6)
@@ -241,12 +219,12 @@ func (r *Passt) args(via4, via6 string) []string {
 	if via6 == "" {
 		args = append(args, "--ipv4-only", "--interface", via4)
 	}
-	if r.Around {
-		// The host's way leads through the card: passt must go around it.
-		for _, o := range [][2]string{{"--outbound-if4", via4}, {"--outbound-if6", via6}} {
-			if o[1] != "" {
-				args = append(args, o[:]...)
-			}
+	if !around {
+		return args
+	}
+	for _, o := range [][2]string{{"--outbound-if4", via4}, {"--outbound-if6", via6}} {
+		if o[1] != "" {
+			args = append(args, o[:]...)
 		}
 	}
 	return args
@@ -254,7 +232,7 @@ func (r *Passt) args(via4, via6 string) []string {
 
 // run is one life of passt. It returns nil when it was ended on purpose.
 func (r *Passt) run(via4, via6 string) error {
-	cmd := exec.Command(r.program, r.args(via4, via6)...)
+	cmd := r.Program.command(arguments(r.MTU, via4, via6, r.Around)...)
 	cmd.ExtraFiles = []*os.File{r.theirs}
 	stderr, err := cmd.StderrPipe()
 	if err != nil {

@@ -42,7 +42,7 @@ func fakePasst(t *testing.T, script string) (*Passt, *os.File) {
 	if err := os.WriteFile(program, []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	r := &Passt{program: program, Options: Options{Name: "wan", MTU: 1500, Logf: t.Logf}, quit: make(chan struct{}),
+	r := &Passt{Options: Options{Program: Program{Argv: []string{program}}, Name: "wan", MTU: 1500, Logf: t.Logf}, quit: make(chan struct{}),
 		Renewed: make(chan Renewal), Died: make(chan error, 1)}
 	ours, err := r.pair()
 	if err != nil {

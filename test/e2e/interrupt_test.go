@@ -71,7 +71,7 @@ func (h *host) newCache(t *testing.T) {
 	if err := os.Mkdir(h.cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	const copyTo = `tar -c -C "$0" --exclude='linux-source*' --exclude=./apt/bench ./apt ./uml | tar -x -C "$1"`
+	const copyTo = `tar -c -C "$0" --exclude='linux-source*' --exclude=./apt/bench ./apt ./uml $(cd "$0" && ls -d passt-* 2>/dev/null) | tar -x -C "$1"`
 	if out, err := exec.Command("sh", "-c", copyTo, cache, h.cache).CombinedOutput(); err != nil {
 		t.Fatalf("copy of %s: %v: %s", cache, err, out)
 	}

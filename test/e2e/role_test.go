@@ -18,10 +18,12 @@ func play(role string, args []string) int {
 		return told(playTune(args))
 	case role == "send" && len(args) == 2:
 		return told(playSend(args[0], args[1]))
+	case role == "halfclose" && len(args) == 1:
+		return told(playHalfClose(args[0]))
 	case role == "echo":
 		return told(playEcho(args))
 	case role != "get" || len(args) != 1:
-		fmt.Fprintf(os.Stderr, "role %q with %d arguments: there are get URL, tune WHAT…, send FILE ADDRESS, echo PORT…\n", role, len(args))
+		fmt.Fprintf(os.Stderr, "role %q with %d arguments: there are get URL, tune WHAT…, send FILE ADDRESS, halfclose ADDRESS, echo PORT…\n", role, len(args))
 		return 2
 	}
 	client := http.Client{Timeout: 15 * time.Second}

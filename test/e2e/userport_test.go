@@ -30,6 +30,7 @@ func TestUserPort(t *testing.T) {
 				t.Run(fmt.Sprintf("kill the port's pump %d", i+1), h.killUserPump)
 			}
 			t.Run("the host's loopback", h.loopback)
+			t.Run("half-closed connections", h.halfClose)
 			t.Run("kill passt", h.killPasst)
 		})
 	}
@@ -145,8 +146,6 @@ func (h *host) killUserPump(t *testing.T) {
 	kill(t, before.Ports[0].PumpPID)
 	p.answers(t, pumpGap)
 	stalled := s.moves(t, 5*time.Second)
-	// Passt of Debian 12 may spin when a connection with packets under way is
-	// reset (card/passtwatch.go), which is not what this is about.
 	s.finish(t)
 	gap := time.Duration(p.gap.Load())
 	t.Logf("no packet for %s; TCP goes on after %s", gap.Round(time.Millisecond), stalled.Round(time.Millisecond))
