@@ -18,11 +18,11 @@ import (
 
 const (
 	dialLimit = 2 * time.Second
-	dialFirst = 15 * time.Millisecond // a link answers in less than one
+	dialFirst = 15 * time.Millisecond // the round trip of a link is below 1 ms
 )
 
-// DialFunc opens the TCP connection to the card, so that a caller can bind it
-// to an interface or open it in another network namespace.
+// DialFunc opens the TCP connection to the card. With it a caller binds the
+// connection to an interface, or opens it in another network namespace.
 type DialFunc func(ctx context.Context, network, address string) (net.Conn, error)
 
 // Client calls one card.
@@ -31,13 +31,13 @@ type Client struct {
 	transport *http.Transport
 }
 
-// Dial prepares a client of the card at addr; nothing is sent before the
-// first call. The keys needed are CA, ClientCert and ClientKey. A nil dial
-// is a plain one. A connection
-// that nothing answers is given up after two seconds.
+// Dial prepares a client of the card at addr. It sends nothing before the first
+// call. It needs the keys CA, ClientCert and ClientKey. A nil dial is a plain
+// one. An attempt to connect ends after two seconds. What the card answers is
+// bounded and printable (answers.go).
 func Dial(addr netip.AddrPort, keys Keys, dial DialFunc) (*Client, error) {
 	if !addr.IsValid() {
-		return nil, fmt.Errorf("control: address %q: an address with a port is right", addr)
+		return nil, fmt.Errorf("control: address %q: want address:port", addr)
 	}
 	conf, err := ClientTLS(keys)
 	if err != nil {
@@ -52,8 +52,8 @@ func Dial(addr netip.AddrPort, keys Keys, dial DialFunc) (*Client, error) {
 		TLSHandshakeTimeout: 5 * time.Second,
 		IdleConnTimeout:     time.Minute,
 		ForceAttemptHTTP2:   true,
-		// A card that dies in the middle of a stream sends no FIN. Without a
-		// ping the stream would wait for ever.
+		// A card that dies in the middle of a stream sends no FIN. Without a ping
+		// the stream would never end.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second},
 	}
 	c := cardpb.NewCardClient(&http.Client{Transport: t}, "https://"+addr.String(),
@@ -61,9 +61,9 @@ func Dial(addr netip.AddrPort, keys Keys, dial DialFunc) (*Client, error) {
 	return &Client{c, t}, nil
 }
 
-// patient tries a connection again and again for dialLimit, each time for
-// longer. A card that starts drops the first SYN, and TCP sends the next one
-// only a second later, when the card has long been ready.
+// patient repeats a connection attempt for dialLimit, each time with a longer
+// limit. A card that boots drops the first SYN, and TCP sends the next one only
+// a second later, long after the card is ready.
 func patient(dial DialFunc) DialFunc {
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		ctx, cancel := context.WithTimeout(ctx, dialLimit)
@@ -80,10 +80,10 @@ func patient(dial DialFunc) DialFunc {
 	}
 }
 
-// Close lets go of idle connections; calls under way end by their contexts.
+// Close closes idle connections. Calls under way end by their contexts.
 func (c *Client) Close() { c.transport.CloseIdleConnections() }
 
-// ClientTLS is the host's side: it shows its certificate and accepts only
+// ClientTLS is the host's side: it presents its certificate and accepts only
 // its own card's.
 func ClientTLS(k Keys) (*tls.Config, error) {
 	cert, pool, err := pair(k.ClientCert, k.ClientKey, k.CA)
@@ -98,7 +98,7 @@ func ClientTLS(k Keys) (*tls.Config, error) {
 	}, nil
 }
 
-// ServerTLS is the card's side: only its own host gets past the handshake.
+// ServerTLS is the card's side: only its own host passes the handshake.
 func ServerTLS(k Keys) (*tls.Config, error) {
 	cert, pool, err := pair(k.ServerCert, k.ServerKey, k.CA)
 	if err != nil {
@@ -120,7 +120,7 @@ func pair(cert, key, ca []byte) (tls.Certificate, *x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(ca) {
-		return c, nil, errors.New("ca.pem holds no certificate, one in PEM is right")
+		return c, nil, errors.New("ca.pem has no certificate, want one in PEM")
 	}
 	return c, pool, nil
 }

@@ -140,7 +140,7 @@ func TestDialFuncIsUsed(t *testing.T) {
 		var d net.Dialer
 		return d.DialContext(ctx, network, addr.String())
 	}
-	// The address is one that nobody has: only the dial function leads to the card.
+	// No machine has this address: only the dial function leads to the card.
 	if err := status(t, netip.MustParseAddrPort("192.0.2.1:7464"), k, dial); err != nil || !called {
 		t.Errorf("status: %v, dial function called: %v", err, called)
 	}
@@ -179,7 +179,7 @@ func TestDialIsLimited(t *testing.T) {
 		t.Error("success without a card")
 	}
 	if d := time.Since(begin); d > 2*dialLimit {
-		t.Errorf("took %v, at most %v is right", d, dialLimit)
+		t.Errorf("took %v, want at most %v", d, dialLimit)
 	}
 }
 

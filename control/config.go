@@ -15,14 +15,14 @@ const MaxConfig = 1 << 20
 // LinkMTU is the MTU of every link, in bytes: the largest IPv4 packet.
 const LinkMTU = 65535
 
-// The words that Port.Addresses knows beside prefixes.
+// The values of Port.Addresses that are not prefixes.
 const (
 	DHCP = "dhcp" // IPv4 by DHCP (RFC 2131)
 	RA   = "ra"   // IPv6 by router advertisements (RFC 4862)
 )
 
-// Config is what a card is told about itself: card.json. The host writes it
-// from card.yaml, so people do not type it, but its errors reach them.
+// Config is card.json, the card's configuration. The host makes it from
+// card.yaml, so people do not type it, but they see its errors.
 type Config struct {
 	// Version is the format's, ConfigVersion at most. Encode leaves version 1 out:
 	// a card from before the key knows no other.
@@ -36,16 +36,17 @@ type Config struct {
 	// DNS overrides the name servers that the ports learn.
 	DNS    []netip.Addr `json:"dns,omitempty"`
 	Search []string     `json:"search,omitempty"`
-	// TimeServers are names or addresses of SNTP servers; without any the
-	// card's clock follows the host's.
+	// TimeServers are names or addresses of SNTP servers. Without them the card's
+	// clock follows the host's.
 	TimeServers []string `json:"time_servers,omitempty"`
 	Mode        string   `json:"mode"` // ModeRouter or ModeEndpoint
-	// NAT hides what is forwarded from the links behind the ports' addresses.
+	// NAT gives what is forwarded from the links the ports' addresses as source.
 	NAT bool `json:"nat"`
 	// Offload and Publish are for endpoint mode.
 	Offload Offload   `json:"offload,omitzero"`
 	Publish []Publish `json:"publish,omitempty"`
-	// AuthorizedKeys may log in by ssh: lines as in authorized_keys, without options.
+	// AuthorizedKeys may log in by ssh. Each is a line of authorized_keys(5) without
+	// options.
 	AuthorizedKeys []string `json:"authorized_keys,omitempty"`
 	// Firmware is the version that the host started, for Status to repeat.
 	Firmware string `json:"firmware,omitempty"`
@@ -60,7 +61,8 @@ type Config struct {
 type Link struct {
 	Name string `json:"name"`
 	MAC  string `json:"mac"`
-	// Card holds this end's addresses, one /31 and one /127 at most; Host the other ends'.
+	// Card has this end's addresses, at most one /31 and one /127. Host has the
+	// other ends'.
 	Card []netip.Prefix `json:"card"`
 	Host []netip.Addr   `json:"host"`
 }
@@ -90,7 +92,7 @@ func (c *Config) Encode() ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-// EffectiveHostname is the name that the card calls itself.
+// EffectiveHostname is the card's host name.
 func (c *Config) EffectiveHostname() string {
 	if c.Hostname != "" {
 		return c.Hostname
@@ -101,7 +103,7 @@ func (c *Config) EffectiveHostname() string {
 // HasDHCP says whether the port gets an address by DHCP.
 func (p *Port) HasDHCP() bool { return p.has(DHCP) }
 
-// HasRA says whether the port listens to router advertisements.
+// HasRA says whether the port accepts router advertisements.
 func (p *Port) HasRA() bool { return p.has(RA) }
 
 func (p *Port) has(word string) bool {
@@ -124,16 +126,16 @@ func (p *Port) Static() []netip.Prefix {
 	return out
 }
 
-// parseMAC accepts the one spelling that the kernel prints.
+// parseMAC accepts only the form that the kernel prints.
 func parseMAC(s string) (net.HardwareAddr, error) {
 	mac, err := net.ParseMAC(s)
 	switch {
 	case err != nil || len(mac) != 6:
-		return nil, fmt.Errorf("%q: six bytes like 02:00:00:00:00:01 are right", s)
+		return nil, fmt.Errorf("%q: want six bytes such as 02:00:00:00:00:01", s)
 	case mac.String() != s:
-		return nil, fmt.Errorf("%q: lower case with colons, %s, is right", s, mac)
+		return nil, fmt.Errorf("%q: want lower case with colons, %s", s, mac)
 	case mac[0]&1 != 0 || strings.Trim(s, "0:") == "":
-		return nil, fmt.Errorf("%q: a unicast address other than zero is right", s)
+		return nil, fmt.Errorf("%q: want a unicast address other than zero", s)
 	}
 	return mac, nil
 }

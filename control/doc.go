@@ -1,6 +1,7 @@
-// Package control is the API between a host and its card: the configuration
-// that a card gets, the keys that both sides know each other by, and the
-// calls. The generated protocol is in control/cardpb.
+// Package control is the API between a host and its card: the configuration of
+// the card, the keys that authenticate both sides, and the calls. The generated
+// protocol is in control/cardpb. docs/control.md has the rules for a host and a
+// card of different versions.
 package control
 
 //go:generate protoc --go_out=. --go_opt=module=github.com/toe-project/toe/control --connect-go_out=. --connect-go_opt=module=github.com/toe-project/toe/control,package_suffix=,simple=true control.proto
@@ -8,18 +9,18 @@ package control
 const (
 	// APIPort is the TCP port of the API on a card's link addresses.
 	APIPort = 7464
-	// ProxyPort is where a card in endpoint mode takes the host's traffic
-	// over, on its loopback addresses (package offload's proxyPort).
+	// ProxyPort is where endpoint mode listens for the host's traffic, on the
+	// card's loopback addresses (package offload's proxyPort).
 	ProxyPort = 7465
 	// ServerName is the name in every card's certificate. A card's address
 	// changes; its key does not.
 	ServerName = "card.toe"
-	// LinkMAC is the address that every link's device has on the card while
-	// it is up: the destination in the constant Ethernet head that the pump
-	// writes (docs/link.md). Link.MAC is only how a card tells its links apart
-	// before; nothing else on a link looks at an address.
+	// LinkMAC is the address that every link's device has on the card while it is
+	// up: the destination in the constant Ethernet header that the pump writes
+	// (docs/link.md). Before that, Link.MAC tells the card's links apart; nothing
+	// else on a link looks at an address.
 	LinkMAC = "02:74:6f:65:00:01"
-	// ConfigPath and KeysDir are where the card finds what its host gave it.
+	// ConfigPath and KeysDir are the files on the card that its host wrote.
 	ConfigPath = "/etc/toe/card.json"
 	KeysDir    = "/etc/toe/keys"
 	// ImagePath holds the SHA-256, in hex, of the manifest of the image that the

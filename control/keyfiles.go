@@ -5,13 +5,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/toe-project/toe/internal/atomicfile"
 )
 
 // keyFile is one file of a card's keys.
 type keyFile struct {
 	name   string
 	onCard bool // goes to KeysDir on the card
-	onHost bool // the host itself needs it to talk to the card
+	onHost bool // the host's programs need it to call the card
 	field  func(*Keys) *[]byte
 }
 
@@ -25,7 +27,7 @@ var keyFiles = []keyFile{
 	{"ssh_host_ed25519_key.pub", false, true, func(k *Keys) *[]byte { return &k.SSHHostPublic }},
 }
 
-// CardFiles are the files that belong in KeysDir on the card, by name.
+// CardFiles are the files of KeysDir on the card, by name.
 func (k Keys) CardFiles() map[string][]byte {
 	out := map[string][]byte{}
 	for _, f := range keyFiles {
@@ -36,19 +38,18 @@ func (k Keys) CardFiles() map[string][]byte {
 	return out
 }
 
-// Save writes all keys into a directory of the host, which exists, mode
-// 0600. An existing file is replaced whole or not at all.
+// Save writes all keys into an existing directory of the host, mode 0600. It
+// replaces a file whole or not at all.
 func (k Keys) Save(dir string) error {
 	for _, f := range keyFiles {
-		if err := replaceFile(filepath.Join(dir, f.name), *f.field(&k)); err != nil {
+		if err := atomicfile.Write(filepath.Join(dir, f.name), *f.field(&k), 0o600); err != nil {
 			return fmt.Errorf("keys: %w", err)
 		}
 	}
-	return syncDir(dir)
+	return nil
 }
 
-// LoadKeys reads what Save wrote. A missing file is an error that
-// errors.Is(err, fs.ErrNotExist) knows: the card has to be made anew.
+// LoadKeys reads what Save wrote. Errors: fs.ErrNotExist for a missing file.
 func LoadKeys(dir string) (Keys, error) {
 	return loadKeys(os.DirFS(dir), dir, func(keyFile) bool { return true })
 }
@@ -58,7 +59,7 @@ func LoadCardKeys(dir string) (Keys, error) {
 	return loadKeys(os.DirFS(dir), dir, func(f keyFile) bool { return f.onCard })
 }
 
-// LoadClientKeys reads only what a program of the host needs to call the card.
+// LoadClientKeys reads what a program of the host needs to call the card.
 func LoadClientKeys(dir string) (Keys, error) {
 	return loadKeys(os.DirFS(dir), dir, func(f keyFile) bool { return f.onHost })
 }
@@ -76,33 +77,4 @@ func loadKeys(fsys fs.FS, dir string, want func(keyFile) bool) (Keys, error) {
 		*f.field(&k) = data
 	}
 	return k, nil
-}
-
-// replaceFile is write, fsync, rename: a reader sees the old file or the new.
-func replaceFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(f.Name()) }()
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return os.Rename(f.Name(), path)
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }()
-	return d.Sync()
 }

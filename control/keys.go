@@ -13,10 +13,10 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// Keys are how one card and its host know each other. Every card has its
-// own authority, whose private key is forgotten as soon as it has signed the
-// two certificates: nobody can issue a third. All fields are PEM, but for
-// SSHHostPublic, which is a line as in known_hosts after the address.
+// Keys authenticate one card and its host to each other. Every card has its own
+// authority, whose private key is discarded as soon as it has signed the two
+// certificates: there cannot be a third. All fields are PEM, except
+// SSHHostPublic, which is the end of a line of known_hosts, after the address.
 type Keys struct {
 	CA            []byte
 	ServerCert    []byte
@@ -53,8 +53,8 @@ type authority struct {
 }
 
 // template gives certificates that never expire (RFC 5280, section 4.1.2.5)
-// and have been valid since the epoch: a card may have no clock when it has
-// to prove who it is. A card's keys end with the card.
+// and are valid since the epoch: a card may have no clock when it
+// authenticates. The keys are removed with the card.
 func template(name string) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {

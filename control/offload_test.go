@@ -68,7 +68,7 @@ func TestEndpointRefusals(t *testing.T) {
 		"DHCP client":         {func(c *Config) { c.Publish[1].Port = 68 }, []string{"publish[1].port", "68", "DHCP"}},
 		"multicast DNS":       {func(c *Config) { c.Publish[1].Port = 5353 }, []string{"publish[1].port", "5353", "multicast DNS"}},
 		"no such link":        {func(c *Config) { c.Publish[0].Link = "wan" }, []string{"publish[0].link", "wan"}},
-		"to nobody":           {func(c *Config) { c.Publish[0].To = nil }, []string{"publish[0].to", "0 given"}},
+		"to nothing at all":   {func(c *Config) { c.Publish[0].To = nil }, []string{"publish[0].to", "0 given"}},
 		"to loopback":         {func(c *Config) { c.Publish[1].To = to("127.0.0.1:53") }, []string{"publish[1].to", "127.0.0.1:53", "loopback"}},
 		"to the card":         {func(c *Config) { c.Publish[1].To = to("10.116.0.1:53") }, []string{"publish[1].to", "10.116.0.1:53"}},
 		"to port zero":        {func(c *Config) { c.Publish[0].To = to("10.116.0.0:0") }, []string{"publish[0].to", "10.116.0.0:0"}},

@@ -49,12 +49,12 @@ const (
 
 // CardClient is a client for the toe.v1.Card service.
 type CardClient interface {
-	// Status says how the card is. The host's clock travels with the request.
+	// Status returns the card's state. The request carries the host's clock.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
-	// Apply makes a new configuration the one in force, or says why not and
-	// leaves the old one as it was.
+	// Apply puts a new configuration into force. On an error the old one stays in
+	// force.
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
-	// Logs sends what the card remembers, oldest first, then what comes.
+	// Logs sends the remembered lines, oldest first, and with follow the new ones.
 	Logs(context.Context, *LogsRequest) (*connect.ServerStreamForClient[LogLine], error)
 	// Reboot and PowerOff return when the shutdown has begun.
 	Reboot(context.Context, *RebootRequest) (*RebootResponse, error)
@@ -157,12 +157,12 @@ func (c *cardClient) PowerOff(ctx context.Context, req *PowerOffRequest) (*Power
 
 // CardHandler is an implementation of the toe.v1.Card service.
 type CardHandler interface {
-	// Status says how the card is. The host's clock travels with the request.
+	// Status returns the card's state. The request carries the host's clock.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
-	// Apply makes a new configuration the one in force, or says why not and
-	// leaves the old one as it was.
+	// Apply puts a new configuration into force. On an error the old one stays in
+	// force.
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
-	// Logs sends what the card remembers, oldest first, then what comes.
+	// Logs sends the remembered lines, oldest first, and with follow the new ones.
 	Logs(context.Context, *LogsRequest, *connect.ServerStream[LogLine]) error
 	// Reboot and PowerOff return when the shutdown has begun.
 	Reboot(context.Context, *RebootRequest) (*RebootResponse, error)

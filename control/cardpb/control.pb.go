@@ -378,11 +378,11 @@ func (x *Configuration) GetIgnored() []string {
 	return nil
 }
 
-// Offload is what endpoint mode has done since it started. Counters only
-// grow; what is a gauge says so.
+// Offload counts what endpoint mode did since it started. Counters only grow;
+// gauges are marked.
 type Offload struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Mode          string                 `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`        // "endpoint" or "router"; of the rest, router mode has nothing
+	Mode          string                 `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`        // "endpoint" or "router"; router mode has none of the rest
 	Running       bool                   `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"` // endpoint mode is in force
 	Tcp           *OffloadTCP            `protobuf:"bytes,3,opt,name=tcp,proto3" json:"tcp,omitempty"`
 	Udp           *OffloadUDP            `protobuf:"bytes,4,opt,name=udp,proto3" json:"udp,omitempty"`
@@ -582,7 +582,7 @@ type OffloadUDP struct {
 	ToHost        uint64                 `protobuf:"varint,4,opt,name=to_host,json=toHost,proto3" json:"to_host,omitempty"`
 	FromHostBytes uint64                 `protobuf:"varint,5,opt,name=from_host_bytes,json=fromHostBytes,proto3" json:"from_host_bytes,omitempty"`
 	ToHostBytes   uint64                 `protobuf:"varint,6,opt,name=to_host_bytes,json=toHostBytes,proto3" json:"to_host_bytes,omitempty"`
-	IcmpErrors    uint64                 `protobuf:"varint,7,opt,name=icmp_errors,json=icmpErrors,proto3" json:"icmp_errors,omitempty"`                                               // of the wire, told to the host
+	IcmpErrors    uint64                 `protobuf:"varint,7,opt,name=icmp_errors,json=icmpErrors,proto3" json:"icmp_errors,omitempty"`                                               // of the wire, passed on to the host
 	Drops         map[string]uint64      `protobuf:"bytes,8,rep,name=drops,proto3" json:"drops,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // by cause
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -674,7 +674,7 @@ func (x *OffloadUDP) GetDrops() map[string]uint64 {
 	return nil
 }
 
-// Reason is the state of one component and, in a person's words, why.
+// Reason is the state of one component, and why, for a person.
 type Reason struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Component     string                 `protobuf:"bytes,1,opt,name=component,proto3" json:"component,omitempty"` // "link pci0", "port wan", "dns", "clock", "nat"
@@ -959,7 +959,7 @@ func (x *ApplyRequest) GetConfig() []byte {
 
 type ApplyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What was changed, one line each; empty when nothing differed.
+	// What changed, one line each; empty if nothing differs.
 	Changes []string `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
 	// Keys that the card does not know and ignores.
 	Ignored       []string `protobuf:"bytes,2,rep,name=ignored,proto3" json:"ignored,omitempty"`
@@ -1014,7 +1014,7 @@ func (x *ApplyResponse) GetIgnored() []string {
 type LogsRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
 	Follow bool                   `protobuf:"varint,1,opt,name=follow,proto3" json:"follow,omitempty"`
-	// At most this many of the remembered lines, the newest; 0 for all.
+	// At most this many of the newest remembered lines; 0 for all.
 	Tail          uint32 `protobuf:"varint,2,opt,name=tail,proto3" json:"tail,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1069,7 +1069,7 @@ type LogLine struct {
 	TimeUnixNano int64                  `protobuf:"varint,1,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"`
 	Source       string                 `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"` // "agent" or "kernel"
 	Text         string                 `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
-	// Lines that this reader was too slow to get, just before this one.
+	// Lines that were dropped just before this one, because the reader was slow.
 	Missed        uint64 `protobuf:"varint,4,opt,name=missed,proto3" json:"missed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
