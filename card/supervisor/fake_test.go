@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/toe-project/toe/card/client"
 	"github.com/toe-project/toe/card/spec"
@@ -177,6 +178,9 @@ type fakeAgent struct {
 	silent  bool
 	configs [][]byte
 	off     func() // what PowerOff does
+	refuse  error  // what Apply answers without having done it
+	lost    error  // what Apply answers although it has done it
+	digest  string // of the configuration in force; empty: it does not tell
 	apply   func() // what Apply does before it answers, whatever its context says
 }
 
@@ -203,7 +207,11 @@ func (a *fakeAgent) Status(ctx context.Context, _ *cardpb.StatusRequest) (*cardp
 	if a.silent {
 		return nil, errors.New("no answer")
 	}
-	return a.status, nil
+	st := proto.Clone(a.status).(*cardpb.StatusResponse)
+	if a.digest != "" {
+		st.Configuration = &cardpb.Configuration{Digest: a.digest}
+	}
+	return st, nil
 }
 
 func (a *fakeAgent) Apply(_ context.Context, r *cardpb.ApplyRequest) (*cardpb.ApplyResponse, error) {
@@ -218,7 +226,14 @@ func (a *fakeAgent) Apply(_ context.Context, r *cardpb.ApplyRequest) (*cardpb.Ap
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.refuse != nil {
+		return nil, a.refuse
+	}
 	a.configs = append(a.configs, r.Config)
+	a.digest = control.Digest(r.Config)
+	if a.lost != nil {
+		return nil, a.lost
+	}
 	return &cardpb.ApplyResponse{}, nil
 }
 
