@@ -114,22 +114,43 @@ func (c *Card) EnsureKeys() error {
 	return c.makeKeys()
 }
 
-// makeKeys makes the card's keys where it has none yet.
+// makeKeys makes the card's keys where it has none yet. Keys that cannot be read
+// are an error: with new ones the card would be another for all who know it.
 func (c *Card) makeKeys() error {
-	if _, err := control.LoadKeys(c.Paths.Keys()); err == nil {
+	dir := c.Paths.Keys()
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if len(entries) > 0 {
+		if _, err := control.LoadKeys(dir); err != nil {
+			return fmt.Errorf("%w; fix: put the file back, or remove %s for new keys", err, dir)
+		}
 		return nil
 	}
 	keys, err := control.GenerateKeys()
 	if err != nil {
 		return err
 	}
-	if err := privateDir(c.Paths.Keys()); err != nil {
+	// All or none: a card whose making was cut short has no keys.
+	next := dir + ".new"
+	if err := os.RemoveAll(next); err != nil {
 		return err
 	}
-	if err := makeLoginKey(c.Paths.Keys()); err != nil {
+	if err := os.Mkdir(next, 0o700); err != nil {
 		return err
 	}
-	return keys.Save(c.Paths.Keys())
+	defer os.RemoveAll(next)
+	if err := errors.Join(makeLoginKey(next), keys.Save(next)); err != nil {
+		return err
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) { // it is empty
+		return err
+	}
+	if err := os.Rename(next, dir); err != nil {
+		return err
+	}
+	return atomicfile.SyncDir(c.Paths.State)
 }
 
 // List names the cards that exist, sorted.
@@ -283,10 +304,21 @@ func (c *Card) Replace(want spec.Spec) error {
 	return c.SetSpec(want)
 }
 
-// SetSpec replaces the specification of a card that is not running.
+// SetSpec replaces the specification of a card that is not running. It holds the
+// card's lock, and returns ErrRunning where a supervisor does.
 func (c *Card) SetSpec(want spec.Spec) error {
+	l, err := c.Lock()
+	if err != nil {
+		return fmt.Errorf("card %s: card.yaml: %w", c.Name, err)
+	}
+	defer l.Release()
+	before := c.Spec
 	c.Spec = c.Fill(want)
-	return c.SaveSpec()
+	if err := c.SaveSpec(); err != nil {
+		c.Spec = before
+		return err
+	}
+	return nil
 }
 
 // Fill gives a new specification what the card keeps where nothing is said:

@@ -100,12 +100,32 @@ func change(ctx context.Context, c *store.Card, want spec.Spec, res applyResult,
 	if err := client.New(c).Down(down); err != nil {
 		return res, err
 	}
+	before := c.Spec
 	if err := c.SetSpec(want); err != nil {
 		return res, err
 	}
+	if _, err := bringUp(ctx, c, p, nil); err != nil {
+		return res, goBack(ctx, c, before, err, p)
+	}
 	res.Restarted = true
-	_, err = bringUp(ctx, c, p, nil)
-	return res, err
+	return res, nil
+}
+
+// goBack gives a card that does not start with its new specification the one
+// before, and starts it with that. It returns why, with what it did.
+func goBack(ctx context.Context, c *store.Card, before spec.Spec, why error, p *progress.Progress) error {
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), downLimit)
+	defer cancel()
+	if err := errors.Join(client.AwaitEnd(end, c), c.SetSpec(before)); err != nil {
+		return fmt.Errorf("%w\nthe specification before could not be put back: %w", why, err)
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w\n%s is down, with the specification before", why, c.Name)
+	}
+	if _, err := bringUp(ctx, c, p, nil); err != nil {
+		return fmt.Errorf("%w\n%s does not start with the specification before either: %w", why, c.Name, err)
+	}
+	return fmt.Errorf("%w\n%s is up again with the specification before", why, c.Name)
 }
 
 func printApplied(w io.Writer, res applyResult) {
