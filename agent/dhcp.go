@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/netip"
 	"time"
 
-	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 	"github.com/vishvananda/netlink"
 )
@@ -18,32 +15,49 @@ const (
 	// is still being plugged in is lost, and a start should not wait for it.
 	dhcpFirstTry = 400 * time.Millisecond
 	dhcpTries    = 4 // each twice as long as the one before: 6 s in all
+	// Pauses between series of tries grow up to dhcpMaxPause, or to dhcpPresent
+	// when a router advertisement shows that the network is there.
 	dhcpMaxPause = 30 * time.Second
-	// A server may say any number; below this the card would do nothing else.
-	dhcpMinLease = time.Minute
+	dhcpPresent  = 3 * time.Second
+	// dhcpDeclined is the pause after DECLINE (RFC 2131, section 3.1.5).
+	dhcpDeclined = 10 * time.Second
+	// arpPause is PROBE_MIN of RFC 5227, section 1.1.
+	arpPause = time.Second
 )
 
 // runDHCP keeps an IPv4 lease on a port until ctx ends, then gives it back.
 func (p *port) runDHCP(ctx context.Context, name string) {
 	pause := time.Second
 	for ctx.Err() == nil {
-		carrier := p.carrierComes()
+		carrier, router := p.carrierComes(), p.routerComes()
 		p.awaitQueue(ctx, name, carrier)
-		l, err := p.acquire(ctx, name)
-		if err != nil {
-			p.setLease(nil, err)
-			select {
-			case <-carrier: // a cable was plugged in: the pause has lost its reason
-				pause = time.Second
-			case <-time.After(pause):
-				pause = min(2*pause, dhcpMaxPause)
-			case <-ctx.Done():
-			}
+		l, claim, err := p.acquire(ctx, name)
+		if err == nil {
+			pause = time.Second
+			err = p.hold(ctx, name, l, claim)
+		}
+		if err == nil {
 			continue
 		}
-		pause = time.Second
-		p.hold(ctx, name, l)
+		p.setLease(nil, err)
+		if errors.Is(err, errContested) {
+			pause, router = dhcpDeclined, nil
+		}
+		p.clock.wait(ctx, p.clock.now()+pause, carrier, router)
+		pause = nextPause(pause, p.routerSeen())
+		select {
+		case <-carrier: // a cable was plugged in: the pause has lost its reason
+			pause = time.Second
+		default:
+		}
 	}
+}
+
+func nextPause(last time.Duration, network bool) time.Duration {
+	if network {
+		return min(2*last, dhcpPresent)
+	}
+	return min(2*last, dhcpMaxPause)
 }
 
 // awaitQueue waits, for a moment at most, until the device takes packets. The
@@ -61,36 +75,56 @@ func (p *port) awaitQueue(ctx context.Context, name string, carrier <-chan struc
 	}
 }
 
-// hold uses a lease as long as it lasts.
-func (p *port) hold(ctx context.Context, name string, l *lease) {
+// errContested: another node on the wire has the address of the lease.
+var errContested = errors.New("address conflict")
+
+// hold uses a lease as long as it lasts. An error is why it could not be used;
+// a lease that ends by itself is none.
+func (p *port) hold(ctx context.Context, name string, l *lease, claim *claim) error {
+	defer claim.end()
+	if claim.lost() {
+		return p.refuse(name, l, claim)
+	}
 	dev, err := p.install(name, nil, l)
 	if err != nil {
-		p.setLease(nil, err)
-		sleep(ctx, time.Second)
-		return
+		return err
 	}
 	p.log.Sayf("port %s: %s by DHCP from %s, %s", name, l.prefix, l.server, l.lasts())
 	for {
-		next := p.renew(ctx, name, l)
+		next := p.renew(ctx, name, l, claim.contested)
 		if next == nil {
 			break
 		}
-		if _, err := p.install(name, l, next); err != nil {
-			p.setLease(nil, err)
+		if _, err = p.install(name, l, next); err != nil {
 			break
 		}
 		l = next
 	}
 	p.setLease(nil, nil)
-	if ctx.Err() != nil {
-		p.release(name, l)
-	} else {
-		p.log.Sayf("port %s: lease of %s has ended", name, l.prefix)
-	}
 	for _, r := range l.routes {
 		_ = removeRoute(p.nl, dev, r)
 	}
+	if ctx.Err() != nil {
+		p.release(name, l) // from the address, which must still be there
+	}
 	_ = removeAddress(p.nl, dev, l.prefix)
+	switch {
+	case ctx.Err() != nil || err != nil:
+	case claim.lost():
+		err = p.refuse(name, l, claim)
+	default:
+		p.log.Sayf("port %s: lease of %s has ended", name, l.prefix)
+	}
+	return err
+}
+
+func (p *port) refuse(name string, l *lease, claim *claim) error {
+	err := fmt.Errorf("DHCP: %w: %s has %s", errContested, claim.by, l.prefix.Addr())
+	p.log.Sayf("port %s: %v", name, err)
+	if derr := p.decline(name, l); derr != nil {
+		p.log.Printf("port %s: DECLINE of %s: %v", name, l.prefix, derr)
+	}
+	return err
 }
 
 // install puts a lease on the device in the place of an older one.
@@ -149,50 +183,33 @@ func (p *port) setLease(l *lease, err error) {
 	p.changed()
 }
 
-// acquire asks for a lease, from DISCOVER to ACK. The socket lives no longer
-// than that: it hears every packet of the port.
-func (p *port) acquire(ctx context.Context, name string) (*lease, error) {
-	c, err := nclient4.New(name, nclient4.WithTimeout(dhcpFirstTry), nclient4.WithRetry(dhcpTries))
-	if err != nil {
-		return nil, fmt.Errorf("DHCP: %w", err)
-	}
-	defer func() { _ = c.Close() }()
-	got, err := c.Request(ctx, p.dhcpOptions)
-	if errors.Is(err, nclient4.ErrNoResponse) {
-		return nil, errors.New("no DHCP offer")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("DHCP: %w", err)
-	}
-	return newLease(got, p.guarded)
-}
-
-func (p *port) dhcpOptions(m *dhcpv4.DHCPv4) {
-	m.UpdateOption(dhcpv4.OptParameterRequestList(
-		dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer, dhcpv4.OptionDomainName,
-		dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionInterfaceMTU, dhcpv4.OptionClasslessStaticRoute,
-		dhcpv4.OptionRenewTimeValue, dhcpv4.OptionRebindingTimeValue))
-}
-
-// renew waits until a lease is to be renewed and returns the next one, or
-// nil when the lease has ended, was refused, or ctx has ended.
+// renew waits until a lease is due and returns the next one. It returns nil
+// when the lease has ended, was refused or is contested, or when ctx has ended.
 // RFC 2131, section 4.4.5: from T1 on its own server is asked, from T2 any.
-func (p *port) renew(ctx context.Context, name string, l *lease) *lease {
-	at := l.start.Add(l.t1)
+func (p *port) renew(ctx context.Context, name string, l *lease, contested <-chan struct{}) *lease {
+	at := l.start + l.t1
 	for {
 		carrier := p.carrierComes()
+		stepped := p.clock.wait(ctx, at, carrier, contested)
+		now := p.clock.now()
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(time.Until(at)):
+		case <-contested:
+			return nil
 		case <-carrier:
-			// Another network may be plugged in now: ask everybody.
+			stepped = true
+		default:
 		}
-		now := time.Now()
-		if !now.Before(l.start.Add(l.time)) {
+		if now >= l.end() {
 			return nil
 		}
-		next, err := p.askAgain(ctx, name, l, now.Before(at) || !now.Before(l.start.Add(l.t2)))
+		if now < at && !stepped {
+			continue
+		}
+		// After a plug or a sleep another network may be there: ask everybody.
+		rebind := stepped || now >= l.start+l.t2
+		next, err := p.extendUntil(ctx, name, l, rebind)
 		var nak *nclient4.ErrNak
 		switch {
 		case err == nil:
@@ -202,71 +219,14 @@ func (p *port) renew(ctx context.Context, name string, l *lease) *lease {
 			return nil
 		}
 		p.log.Printf("port %s: renewal of %s: %v", name, l.prefix, err)
-		at = retryAt(now, l)
+		at = l.retryAt(p.clock.now())
 	}
 }
 
-// retryAt is half of what is left until the next turning point, but not
-// sooner than a minute, nor later than the lease's end.
-func retryAt(now time.Time, l *lease) time.Time {
-	end := l.start.Add(l.time)
-	turn := l.start.Add(l.t2)
-	if !now.Before(turn) {
-		turn = end
-	}
-	at := now.Add(max(turn.Sub(now)/2, time.Minute))
-	if at.After(end) {
-		return end
-	}
-	return at
-}
-
-func (p *port) askAgain(ctx context.Context, name string, l *lease, everybody bool) (*lease, error) {
-	c, err := l.client(name, everybody)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = c.Close() }()
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+// extendUntil gives up in time for the lease's next turning point.
+func (p *port) extendUntil(ctx context.Context, name string, l *lease, rebind bool) (*lease, error) {
+	left := l.turn(p.clock.now()) - p.clock.now()
+	ctx, cancel := context.WithTimeout(ctx, max(min(left, 10*time.Second), 10*time.Millisecond))
 	defer cancel()
-	got, err := c.Renew(ctx, l.raw, p.dhcpOptions)
-	if err != nil {
-		return nil, err
-	}
-	return newLease(got, p.guarded)
-}
-
-// client speaks from the lease's own address to its server, or, when it is
-// late, to everybody.
-func (l *lease) client(name string, everybody bool) (*nclient4.Client, error) {
-	options := []nclient4.ClientOpt{nclient4.WithTimeout(time.Second), nclient4.WithRetry(3)}
-	if !everybody {
-		options = append(options,
-			nclient4.WithUnicast(&net.UDPAddr{IP: l.prefix.Addr().AsSlice(), Port: nclient4.ClientPort}),
-			nclient4.WithServerAddr(&net.UDPAddr{IP: l.server.AsSlice(), Port: nclient4.ServerPort}))
-	}
-	return nclient4.New(name, options...)
-}
-
-// release gives the lease back; the server sends no answer.
-func (p *port) release(name string, l *lease) {
-	c, err := l.client(name, false)
-	if err != nil {
-		p.log.Printf("port %s: release of %s: %v", name, l.prefix, err)
-		return
-	}
-	defer func() { _ = c.Close() }()
-	if err := c.Release(l.raw); err != nil {
-		p.log.Printf("port %s: release of %s: %v", name, l.prefix, err)
-	}
-}
-
-// within says whether any guarded prefix contains the address.
-func within(guarded []netip.Prefix, a netip.Addr) bool {
-	for _, g := range guarded {
-		if g.Contains(a) {
-			return true
-		}
-	}
-	return false
+	return p.extend(ctx, name, l, rebind)
 }

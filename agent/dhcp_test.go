@@ -13,17 +13,25 @@ import (
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
 	"github.com/insomniacslk/dhcp/dhcpv4/server4"
+	"github.com/mdlayher/packet"
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/control"
 )
 
 // dhcpServer is a DHCP server in a namespace, as good or bad as a test wants.
 type dhcpServer struct {
-	mu       sync.Mutex
-	address  string
-	silent   bool
-	nak      bool
+	mu      sync.Mutex
+	address string
+	silent  bool
+	nak     bool
+	id      net.IP // of the server
+	// answers, if not nil, says whether a message is answered.
+	answers  func() bool
+	host     string
+	client   []byte // identifier
+	declined []string
 	lease    time.Duration
 	requests int
 	renewals int
@@ -38,7 +46,7 @@ func (d *dhcpServer) change(f func(*dhcpServer)) {
 
 func startDHCP(s *space, dev string) *dhcpServer {
 	s.t.Helper()
-	d := &dhcpServer{address: "192.0.2.77", lease: time.Hour}
+	d := &dhcpServer{address: "192.0.2.77", lease: time.Hour, id: net.IPv4(192, 0, 2, 1)}
 	var server *server4.Server
 	s.in(func() (err error) {
 		server, err = server4.NewServer(dev, nil, d.serve)
@@ -52,10 +60,14 @@ func startDHCP(s *space, dev string) *dhcpServer {
 func (d *dhcpServer) serve(conn net.PacketConn, peer net.Addr, m *dhcpv4.DHCPv4) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.host, d.client = m.HostName(), m.GetOneOption(dhcpv4.OptionClientIdentifier)
 	kind := dhcpv4.MessageTypeOffer
 	switch m.MessageType() {
 	case dhcpv4.MessageTypeRelease:
 		d.released = append(d.released, m.ClientIPAddr.String())
+		return
+	case dhcpv4.MessageTypeDecline:
+		d.declined = append(d.declined, m.RequestedIPAddress().String())
 		return
 	case dhcpv4.MessageTypeRequest:
 		kind = dhcpv4.MessageTypeAck
@@ -67,14 +79,14 @@ func (d *dhcpServer) serve(conn net.PacketConn, peer net.Addr, m *dhcpv4.DHCPv4)
 			kind = dhcpv4.MessageTypeNak
 		}
 	}
-	if d.silent {
+	if d.silent || d.answers != nil && !d.answers() {
 		return
 	}
 	answer, err := dhcpv4.NewReplyFromRequest(m,
 		dhcpv4.WithMessageType(kind),
 		dhcpv4.WithYourIP(net.ParseIP(d.address)),
-		dhcpv4.WithServerIP(net.IPv4(192, 0, 2, 1)),
-		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.IPv4(192, 0, 2, 1))),
+		dhcpv4.WithServerIP(d.id),
+		dhcpv4.WithOption(dhcpv4.OptServerIdentifier(d.id)),
 		dhcpv4.WithNetmask(net.CIDRMask(24, 32)),
 		dhcpv4.WithRouter(net.IPv4(192, 0, 2, 1)),
 		dhcpv4.WithDNS(net.IPv4(192, 0, 2, 53)),
@@ -102,6 +114,7 @@ func wanPort(t *testing.T) (*port, *space, *dhcpServer) {
 	log := NewLog(t.Output())
 	conf := control.Port{Name: "wan", MAC: wanMAC, Addresses: []string{control.DHCP}}
 	p := newPort(conf, handle(t), sysctls{"/proc/sys", log}, log)
+	p.hostname = func() string { return "edge" }
 	return p, wire, server
 }
 
@@ -247,7 +260,14 @@ func renewable(t *testing.T) (*port, *lease, *dhcpServer) {
 		t.Fatal(err)
 	}
 	var l *lease
-	eventually(t, 8*time.Second, "lease", func() (err error) { l, err = p.acquire(t.Context(), "wan"); return })
+	eventually(t, 8*time.Second, "lease", func() error {
+		got, claim, err := p.acquire(t.Context(), "wan")
+		if err == nil {
+			l = got
+			claim.end()
+		}
+		return err
+	})
 	if _, err := p.install("wan", nil, l); err != nil {
 		t.Fatal(err)
 	}
@@ -279,45 +299,213 @@ func TestConfiguredMTU(t *testing.T) {
 	}
 }
 
-func TestDHCPRenewal(t *testing.T) {
-	p, l, server := renewable(t)
-	l.t1 = time.Until(l.start) // due
-	next := p.renew(t.Context(), "wan", l)
-	if next == nil || next.prefix != l.prefix || !next.start.After(l.start) {
-		t.Fatalf("renewed to %+v", next)
+// fakeClock goes on by being waited for.
+type fakeClock struct {
+	mu    sync.Mutex
+	t     time.Duration
+	jump  time.Duration // what the next wait lasts longer: a sleep of the card
+	steps bool          // the next wait ends at once, because the wall clock was set
+}
+
+func (c *fakeClock) now() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t
+}
+
+func (c *fakeClock) wait(_ context.Context, at time.Duration, _ ...<-chan struct{}) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.steps {
+		c.steps = false
+		return true
 	}
-	server.change(func(d *dhcpServer) {
-		if d.renewals != 1 {
-			t.Errorf("%d renewals seen by the server, 1 is right", d.renewals)
-		}
-	})
-	// Rebinding: past T2 everybody is asked.
-	l.t2 = l.t1
-	if next := p.renew(t.Context(), "wan", l); next == nil {
-		t.Error("no rebinding")
+	c.t = max(c.t, at) + c.jump
+	c.jump = 0
+	return false
+}
+
+// TestDHCPLeaseLife is RFC 2131, section 4.4.5, as a table: what a lease does
+// whose server answers from some moment on, or never.
+func TestDHCPLeaseLife(t *testing.T) {
+	const never = time.Hour * 1000
+	for name, tt := range map[string]struct {
+		lease   time.Duration
+		answers time.Duration // since the lease's start
+		set     func(*port, *fakeClock, *dhcpServer)
+		renewed time.Duration // when the card has asked with success; 0: not
+		ended   time.Duration // when the lease was given up
+	}{
+		"renewed at T1":                   {lease: time.Hour, renewed: 30 * time.Minute},
+		"silent at T1, renewed before T2": {lease: time.Hour, answers: 35 * time.Minute, renewed: 41*time.Minute + 15*time.Second},
+		"120 s, silent at T1, rebound at T2": {
+			lease: 120 * time.Second, answers: 105 * time.Second, renewed: 105 * time.Second,
+		},
+		"120 s, another server at T2": {
+			lease: 120 * time.Second, answers: 105 * time.Second, renewed: 105 * time.Second,
+			set: func(_ *port, _ *fakeClock, d *dhcpServer) { d.id = net.IPv4(192, 0, 2, 2) },
+		},
+		"another server before T2": {
+			lease: 120 * time.Second, renewed: 105 * time.Second,
+			set: func(p *port, _ *fakeClock, d *dhcpServer) {
+				p.dhcpTry, d.id = 20*time.Millisecond, net.IPv4(192, 0, 2, 2)
+			},
+		},
+		"20 s, always silent":   {lease: 20 * time.Second, answers: never, ended: 20 * time.Second},
+		"1 hour, always silent": {lease: time.Hour, answers: never, ended: time.Hour},
+		"refused": {
+			lease: time.Hour, ended: 30 * time.Minute,
+			set: func(_ *port, _ *fakeClock, d *dhcpServer) { d.nak = true },
+		},
+		"asleep beyond T2": {
+			lease: time.Hour, renewed: 55 * time.Minute,
+			set: func(_ *port, c *fakeClock, _ *dhcpServer) { c.jump = 25 * time.Minute },
+		},
+		"asleep beyond the end": {
+			lease: time.Hour, ended: 90 * time.Minute,
+			set: func(_ *port, c *fakeClock, _ *dhcpServer) { c.jump = time.Hour },
+		},
+		"asleep, and only the wall clock knows": {
+			lease: time.Hour, renewed: 1,
+			set: func(_ *port, c *fakeClock, _ *dhcpServer) { c.t++; c.steps = true },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clock := &fakeClock{t: time.Hour}
+			p, l, server := renewable(t)
+			p.clock, p.dhcpTry = clock, 2*time.Millisecond
+			if tt.answers == 0 {
+				p.dhcpTry = 200 * time.Millisecond // a lost answer would be asked for later
+			}
+			l.start = clock.now()
+			l.time, l.t1, l.t2 = tt.lease, tt.lease/2, tt.lease/8*7
+			server.change(func(d *dhcpServer) {
+				d.answers = func() bool { return clock.now()-time.Hour >= tt.answers }
+				if tt.set != nil {
+					tt.set(p, clock, d)
+				}
+			})
+			next := p.renew(t.Context(), "wan", l, nil)
+			now := clock.now() - time.Hour
+			switch {
+			case (next != nil) != (tt.renewed != 0):
+				t.Errorf("renewed %v at %v, want %v", next != nil, now, tt.renewed)
+			case next != nil && (now != tt.renewed || next.start != clock.now()):
+				t.Errorf("renewed at %v from %v, want both %v", now, next.start-time.Hour, tt.renewed)
+			case next == nil && now != tt.ended:
+				t.Errorf("given up at %v, want %v", now, tt.ended)
+			}
+		})
 	}
 }
 
-func TestDHCPRefusedRenewal(t *testing.T) {
-	p, l, server := renewable(t)
-	server.change(func(d *dhcpServer) { d.nak = true })
-	l.t1 = 0
-	if next := p.renew(t.Context(), "wan", l); next != nil {
-		t.Errorf("a refused lease was renewed to %v", next.prefix)
-	}
-}
-
-func TestDHCPExpiry(t *testing.T) {
+// TestDHCPCancelled: the end of its context ends a lease.
+func TestDHCPCancelled(t *testing.T) {
 	p, l, _ := renewable(t)
-	l.start = time.Now().Add(-2 * time.Hour)
-	if next := p.renew(t.Context(), "wan", l); next != nil {
-		t.Error("an expired lease goes on")
-	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	l.start = time.Now()
-	if next := p.renew(ctx, "wan", l); next != nil {
+	if next := p.renew(ctx, "wan", l, nil); next != nil {
 		t.Error("a lease goes on after the end of its context")
+	}
+}
+
+// TestNextPause: seconds while a router shows that the network is there.
+func TestNextPause(t *testing.T) {
+	for _, tt := range []struct {
+		last    time.Duration
+		network bool
+		want    time.Duration
+	}{
+		{time.Second, false, 2 * time.Second}, {20 * time.Second, false, 30 * time.Second},
+		{time.Second, true, 2 * time.Second}, {20 * time.Second, true, 3 * time.Second},
+	} {
+		if got := nextPause(tt.last, tt.network); got != tt.want {
+			t.Errorf("after %v, network %v: %v, want %v", tt.last, tt.network, got, tt.want)
+		}
+	}
+}
+
+// TestDHCPSaysWhoItIs: host name and client identifier.
+func TestDHCPSaysWhoItIs(t *testing.T) {
+	_, _, server := renewable(t)
+	server.change(func(d *dhcpServer) {
+		if d.host != "edge" || fmt.Sprintf("%x", d.client) != "01020000000101" {
+			t.Errorf("host %q, client %x", d.host, d.client)
+		}
+	})
+}
+
+// TestDHCPConflict: the offered address is another node's, as its answer to our
+// probe shows. The lease is declined, its address goes, and the next one is taken.
+func TestDHCPConflict(t *testing.T) {
+	p, wire, server := wanPort(t)
+	wire.address("srv", "192.0.2.77/24")
+	p.arpPause = 20 * time.Millisecond
+	clock := &fakeClock{}
+	p.clock = clock
+	server.change(func(d *dhcpServer) {
+		d.answers = func() bool { // declined once, it offers another address
+			if len(d.declined) > 0 {
+				d.address = "192.0.2.78"
+			}
+			return true
+		}
+	})
+	_ = p.configure(t.Context(), p.wanted())
+	defer p.remove()
+	// The fake clock would end the second lease at once, over and over.
+	eventually(t, 8*time.Second, "DECLINE", func() (err error) {
+		server.change(func(d *dhcpServer) {
+			if !slices.Contains(d.declined, "192.0.2.77") {
+				err = fmt.Errorf("declined %v", d.declined)
+			}
+		})
+		return
+	})
+	eventually(t, 8*time.Second, "other address", hasAddress(t, p, "192.0.2.78/24"))
+	if addrs, _, _ := p.current(t); slices.Contains(addrs, netip.MustParsePrefix("192.0.2.77/24")) {
+		t.Errorf("addresses %v, the declined one is still there", addrs)
+	}
+	if clock.now() < dhcpDeclined {
+		t.Errorf("asked again after %v, want %v", clock.now(), dhcpDeclined)
+	}
+}
+
+// TestARPAnnouncement: what a port sends to claim its address.
+func TestARPAnnouncement(t *testing.T) {
+	p, wire, _ := wanPort(t)
+	p.arpPause = 20 * time.Millisecond
+	var conn *packet.Conn
+	wire.in(func() error {
+		dev, err := net.InterfaceByName("srv")
+		if err == nil {
+			conn, err = packet.Listen(dev, packet.Datagram, unix.ETH_P_ARP, nil)
+		}
+		return err
+	})
+	defer func() { _ = conn.Close() }()
+	if err := p.configure(t.Context(), p.wanted()); err != nil {
+		t.Fatal(err)
+	}
+	defer p.remove()
+	_ = conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	probes, announcements := 0, 0
+	for buf := make([]byte, 64); announcements < 2; {
+		n, _, err := conn.ReadFrom(buf)
+		if err != nil {
+			t.Fatalf("%d probes, %d announcements: %v", probes, announcements, err)
+		}
+		a, ok := parseARP(buf[:n])
+		switch ours := netip.MustParseAddr("192.0.2.77"); {
+		case !ok || a.target != ours:
+		case a.sender == netip.IPv4Unspecified():
+			probes++
+		case a.sender == ours:
+			announcements++
+		}
+	}
+	if probes != 3 {
+		t.Errorf("%d probes before the announcements, want 3", probes)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/miekg/dns"
+	"golang.org/x/sys/unix"
 )
 
 // nameServer is an upstream on a loopback address, port 53.
@@ -303,5 +304,33 @@ func TestDNSCountsWhatNobodyAnswers(t *testing.T) {
 	f.set([]netip.Addr{netip.MustParseAddr("127.0.0.3"), netip.MustParseAddr("127.0.0.2")})
 	if lookup(t, "udp", question("example.org.")); count() != 0 {
 		t.Errorf("%d unheard after an answer", count())
+	}
+}
+
+// TestDNSLinkLocalServer: a server that only exists on one port's wire.
+func TestDNSLinkLocalServer(t *testing.T) {
+	wire := newSpace(t)
+	cable(t, "cable0", wanMAC, wire, "srv", "")
+	nl := handle(t)
+	dev, err := nameDevice(nl, wanMAC, "wan")
+	if err == nil {
+		err = nl.LinkSetUp(dev)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	wire.address("srv", "fe80::53/64")
+	if err := addAddress(nl, dev, prefix("fe80::7/64"), unix.IFA_F_NODAD); err != nil {
+		t.Fatal(err)
+	}
+	var pc net.PacketConn
+	wire.in(func() (err error) { pc, err = net.ListenPacket("udp6", "[::]:53"); return })
+	server := &dns.Server{PacketConn: pc, Handler: dns.HandlerFunc(good)}
+	go func() { _ = server.ActivateAndServe() }()
+	t.Cleanup(func() { _ = server.Shutdown() })
+	f := startForwarder(t)
+	f.set([]netip.Addr{netip.MustParseAddr("fe80::53%wan")})
+	if m := lookup(t, "udp", question("example.org.")); len(m.Answer) != 1 {
+		t.Errorf("%v", m)
 	}
 }

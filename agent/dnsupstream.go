@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -83,7 +84,17 @@ func (u *upstream) exchange(ctx context.Context, q *query) ([]byte, error) {
 // dial returns a connection that is closed when ctx ends. One socket is one
 // question, from a port that nobody can guess; ICMP errors reach it.
 func (u *upstream) dial(ctx context.Context, network string) (net.Conn, func(), error) {
-	conn, err := new(net.Dialer).DialContext(ctx, network, u.addr.String())
+	at := u.addr
+	if zone := at.Addr().Zone(); zone != "" {
+		// The package net remembers the indexes of names for a minute; a port of
+		// the same name may have another one by then.
+		dev, err := net.InterfaceByName(zone)
+		if err != nil {
+			return nil, nil, err
+		}
+		at = netip.AddrPortFrom(at.Addr().WithZone(strconv.Itoa(dev.Index)), at.Port())
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, network, at.String())
 	if err != nil {
 		return nil, nil, err
 	}

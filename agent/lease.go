@@ -7,22 +7,22 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
-	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 )
 
 // lease is what a DHCP server said, checked. The server is on the wire and
 // not to be trusted with more than its own network.
 type lease struct {
-	raw    *nclient4.Lease
+	ack    *dhcpv4.DHCPv4
 	prefix netip.Prefix
 	server netip.Addr
 	routes []route
 	dns    []netip.Addr
 	search []string
 	mtu    int // 0: not said
-	start  time.Time
-	// time is how long it lasts, t1 when its server is to be asked again,
-	// t2 when any server is.
+	// start is when the card asked for it, by its leaseClock (RFC 2131, section
+	// 4.4.1); time is how long it lasts. At t1 its server is asked for more, at
+	// t2 any server.
+	start        time.Duration
 	time, t1, t2 time.Duration
 }
 
@@ -31,12 +31,11 @@ const endless = (1<<32 - 1) * time.Second
 
 const maxLeaseList = 16 // of any list in a lease
 
-func newLease(raw *nclient4.Lease, guarded []netip.Prefix) (*lease, error) {
-	ack := raw.ACK
-	l := &lease{raw: raw, start: raw.CreationTime}
+func newLease(ack *dhcpv4.DHCPv4, start time.Duration, guarded []netip.Prefix) (*lease, error) {
+	l := &lease{ack: ack, start: start}
 	addr := v4(ack.YourIPAddr)
 	if !unicast(addr) || within(guarded, addr) {
-		return nil, fmt.Errorf("DHCP: address %s was offered, a unicast address outside the link is right", ack.YourIPAddr)
+		return nil, fmt.Errorf("DHCP: address %s was offered, want a unicast address outside the link", ack.YourIPAddr)
 	}
 	mask := ack.SubnetMask()
 	if mask == nil {
@@ -44,13 +43,15 @@ func newLease(raw *nclient4.Lease, guarded []netip.Prefix) (*lease, error) {
 	}
 	ones, bits := mask.Size()
 	if bits != 32 || ones == 0 {
-		return nil, fmt.Errorf("DHCP: network mask %s was offered, one like 255.255.255.0 is right", mask)
+		return nil, fmt.Errorf("DHCP: network mask %s was offered, want one like 255.255.255.0", mask)
 	}
 	l.prefix = netip.PrefixFrom(addr, ones)
 	if l.server = v4(ack.ServerIdentifier()); !unicast(l.server) {
-		return nil, fmt.Errorf("DHCP: server identifier %s, a unicast address is right", ack.ServerIdentifier())
+		return nil, fmt.Errorf("DHCP: server identifier %s, want a unicast address", ack.ServerIdentifier())
 	}
-	l.times(ack)
+	if err := l.setTimes(ack); err != nil {
+		return nil, err
+	}
 	l.setRoutes(ack, guarded)
 	for _, ip := range bound(ack.DNS()) {
 		if a := v4(ip); unicast(a) {
@@ -65,16 +66,47 @@ func newLease(raw *nclient4.Lease, guarded []netip.Prefix) (*lease, error) {
 	return l, nil
 }
 
-// times follows RFC 2131, section 4.4.5, with a floor.
-func (l *lease) times(ack *dhcpv4.DHCPv4) {
-	l.time = max(ack.IPAddressLeaseTime(time.Hour), dhcpMinLease)
+// leastLease: below this the card would do nothing but ask.
+const leastLease = 4 * time.Second
+
+// setTimes follows RFC 2131, section 4.4.5. Lease times that make no sense
+// together are replaced by the defaults.
+func (l *lease) setTimes(ack *dhcpv4.DHCPv4) error {
+	l.time = ack.IPAddressLeaseTime(time.Hour)
+	if l.time < leastLease {
+		return fmt.Errorf("DHCP: lease of %v was offered, want %v at least", l.time, leastLease)
+	}
 	l.t1 = ack.IPAddressRenewalTime(l.time / 2)
 	// An endless lease is 136 years: seven times that is no time.Duration.
 	late := l.time / 8 * 7
 	l.t2 = ack.IPAddressRebindingTime(late)
-	if l.t1 < dhcpMinLease/2 || l.t1 >= l.t2 || l.t2 >= l.time {
+	if l.t1 < l.leastPause() || l.t1 >= l.t2 || l.t2 >= l.time {
 		l.t1, l.t2 = l.time/2, late
 	}
+	return nil
+}
+
+// leastPause keeps the halving of pauses from ending in a storm: a minute (RFC
+// 2131, section 4.4.5), and less where a lease is too short for that.
+func (l *lease) leastPause() time.Duration {
+	return max(min(l.time/32, time.Minute), time.Second/2)
+}
+
+func (l *lease) end() time.Duration { return l.start + l.time }
+
+// turn is the next turning point after a moment: T2, or the end.
+func (l *lease) turn(now time.Duration) time.Duration {
+	if t2 := l.start + l.t2; now < t2 {
+		return t2
+	}
+	return l.end()
+}
+
+// retryAt is half of what is left until the next turning point, and never
+// beyond it: what was silent until T2 may be answered by another server then.
+func (l *lease) retryAt(now time.Duration) time.Duration {
+	turn := l.turn(now)
+	return min(now+max((turn-now)/2, l.leastPause()), turn)
 }
 
 // lasts says for how long, to a person.
@@ -161,4 +193,14 @@ func prefix4(n *net.IPNet) netip.Prefix {
 
 func unicast(a netip.Addr) bool {
 	return a.Is4() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && a.As4()[0] != 0 && a.As4()[0] < 240
+}
+
+// within says whether any guarded prefix contains the address.
+func within(guarded []netip.Prefix, a netip.Addr) bool {
+	for _, g := range guarded {
+		if g.Contains(a) {
+			return true
+		}
+	}
+	return false
 }

@@ -8,10 +8,9 @@ import (
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
-	"github.com/insomniacslk/dhcp/dhcpv4/nclient4"
 )
 
-func ack(t testing.TB, modifiers ...dhcpv4.Modifier) *nclient4.Lease {
+func ack(t testing.TB, modifiers ...dhcpv4.Modifier) *dhcpv4.DHCPv4 {
 	t.Helper()
 	m, err := dhcpv4.New(append([]dhcpv4.Modifier{
 		dhcpv4.WithYourIP(net.IPv4(192, 0, 2, 77)),
@@ -22,7 +21,7 @@ func ack(t testing.TB, modifiers ...dhcpv4.Modifier) *nclient4.Lease {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &nclient4.Lease{Offer: m, ACK: m, CreationTime: time.Now()}
+	return m
 }
 
 func network(s string) *net.IPNet {
@@ -43,9 +42,10 @@ func TestLeaseRefusals(t *testing.T) {
 		"the link's":        {dhcpv4.WithYourIP(net.IPv4(10, 116, 0, 0)), "10.116.0.0"},
 		"mask with holes":   {dhcpv4.WithNetmask(net.IPMask{255, 0, 255, 0}), "ff00ff00"},
 		"mask of nothing":   {dhcpv4.WithNetmask(net.IPMask{0, 0, 0, 0}), "network mask"},
+		"no time":           {dhcpv4.WithLeaseTime(0), "lease of 0s"},
 		"no server":         {dhcpv4.WithOption(dhcpv4.OptServerIdentifier(net.IPv4zero)), "server identifier"},
 	} {
-		if _, err := newLease(ack(t, tt.modifier), linkPrefixes); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := newLease(ack(t, tt.modifier), 0, linkPrefixes); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, want an error with %q", name, err, tt.want)
 		}
 	}
@@ -64,10 +64,10 @@ func TestLeaseTimes(t *testing.T) {
 		"given":       {[]dhcpv4.Modifier{seconds(58, 10*time.Minute), seconds(59, 20*time.Minute)}, time.Hour, 10 * time.Minute, 20 * time.Minute, "for 1h0m0s"},
 		"nonsense":    {[]dhcpv4.Modifier{seconds(58, 50*time.Minute), seconds(59, 20*time.Minute)}, time.Hour, 30 * time.Minute, 52*time.Minute + 30*time.Second, "for 1h0m0s"},
 		"for ever":    {[]dhcpv4.Modifier{seconds(51, endless)}, endless, endless / 2, endless / 8 * 7, "no end"},
-		"no time":     {[]dhcpv4.Modifier{seconds(51, 0)}, time.Minute, 30 * time.Second, 52*time.Second + 500*time.Millisecond, "for 1m0s"},
+		"20 seconds":  {[]dhcpv4.Modifier{seconds(51, 20*time.Second)}, 20 * time.Second, 10 * time.Second, 17500 * time.Millisecond, "for 20s"},
 		"ever asking": {[]dhcpv4.Modifier{seconds(58, 0), seconds(59, time.Second)}, time.Hour, 30 * time.Minute, 52*time.Minute + 30*time.Second, "for 1h0m0s"},
 	} {
-		l, err := newLease(ack(t, tt.with...), nil)
+		l, err := newLease(ack(t, tt.with...), 0, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +84,7 @@ func TestLeaseTimes(t *testing.T) {
 // may be more exact than the link's own.
 func TestLeaseRoutes(t *testing.T) {
 	gw := net.IPv4(192, 0, 2, 1)
-	l, err := newLease(ack(t, dhcpv4.WithRouter(gw)), linkPrefixes)
+	l, err := newLease(ack(t, dhcpv4.WithRouter(gw)), 0, linkPrefixes)
 	if err != nil || len(l.routes) != 1 || l.routes[0].String() != "0.0.0.0/0 via 192.0.2.1" {
 		t.Errorf("router: %v %v", l, err)
 	}
@@ -95,7 +95,7 @@ func TestLeaseRoutes(t *testing.T) {
 		&dhcpv4.Route{Dest: network("10.116.0.0/31"), Router: gw},
 		&dhcpv4.Route{Dest: network("10.0.0.0/8"), Router: gw},
 		&dhcpv4.Route{Dest: network("192.0.2.128/25"), Router: net.IPv4(224, 0, 0, 1)},
-	))), linkPrefixes)
+	))), 0, linkPrefixes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestLeaseRoutes(t *testing.T) {
 // TestLeaseWords: what a server says does not become lines of resolv.conf.
 func TestLeaseWords(t *testing.T) {
 	l, err := newLease(ack(t, dhcpv4.WithOption(dhcpv4.OptDomainName("a\nnameserver 192.0.2.66")),
-		dhcpv4.WithDNS(net.IPv4(127, 0, 0, 1), net.IPv4(192, 0, 2, 53))), nil)
+		dhcpv4.WithDNS(net.IPv4(127, 0, 0, 1), net.IPv4(192, 0, 2, 53))), 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,31 +121,39 @@ func TestLeaseWords(t *testing.T) {
 	}
 }
 
+// TestRetryAt: half of what is left until the next turning point, at least a
+// minute or a 32nd of the lease, and never beyond it.
 func TestRetryAt(t *testing.T) {
-	now := time.Now()
-	l := &lease{start: now, time: time.Hour, t1: 30 * time.Minute, t2: 50 * time.Minute}
-	for after, want := range map[time.Duration]time.Duration{
-		30 * time.Minute:                40 * time.Minute, // half of what is left to T2
-		49*time.Minute + 30*time.Second: 50*time.Minute + 30*time.Second,
-		50 * time.Minute:                55 * time.Minute, // half of what is left at all
-		59*time.Minute + 30*time.Second: time.Hour,
+	hour := &lease{start: time.Hour, time: time.Hour, t1: 30 * time.Minute, t2: 50 * time.Minute}
+	short := &lease{start: time.Hour, time: 120 * time.Second, t1: time.Minute, t2: 105 * time.Second}
+	for _, tt := range []struct {
+		l           *lease
+		after, want time.Duration
+	}{
+		{hour, 30 * time.Minute, 40 * time.Minute},
+		{hour, 49*time.Minute + 30*time.Second, 50 * time.Minute},
+		{hour, 50 * time.Minute, 55 * time.Minute},
+		{hour, 59*time.Minute + 30*time.Second, time.Hour},
+		{short, 60 * time.Second, 82500 * time.Millisecond},
+		{short, 104 * time.Second, 105 * time.Second},
+		{short, 105 * time.Second, 112500 * time.Millisecond},
 	} {
-		if got := retryAt(now.Add(after), l).Sub(now); got != want {
-			t.Errorf("after %v: %v, want %v", after, got, want)
+		if got := tt.l.retryAt(tt.l.start+tt.after) - tt.l.start; got != tt.want {
+			t.Errorf("lease of %v, after %v: %v, want %v", tt.l.time, tt.after, got, tt.want)
 		}
 	}
 }
 
 // FuzzLease: whatever a server sends, no panic and nothing of the link's.
 func FuzzLease(f *testing.F) {
-	f.Add(ack(f, dhcpv4.WithRouter(net.IPv4(192, 0, 2, 1))).ACK.ToBytes())
-	f.Add(ack(f, dhcpv4.WithOption(dhcpv4.OptClasslessStaticRoute(&dhcpv4.Route{Dest: network("0.0.0.0/0"), Router: net.IPv4zero}))).ACK.ToBytes())
+	f.Add(ack(f, dhcpv4.WithRouter(net.IPv4(192, 0, 2, 1))).ToBytes())
+	f.Add(ack(f, dhcpv4.WithOption(dhcpv4.OptClasslessStaticRoute(&dhcpv4.Route{Dest: network("0.0.0.0/0"), Router: net.IPv4zero}))).ToBytes())
 	f.Fuzz(func(t *testing.T, data []byte) {
 		m, err := dhcpv4.FromBytes(data)
 		if err != nil {
 			return
 		}
-		l, err := newLease(&nclient4.Lease{Offer: m, ACK: m, CreationTime: time.Now()}, linkPrefixes)
+		l, err := newLease(m, 0, linkPrefixes)
 		if err != nil {
 			return
 		}

@@ -27,13 +27,18 @@ type port struct {
 	metric  int            // of its routes; lower wins, the first port has the lowest
 	guarded []netip.Prefix // the links' prefixes, which nothing on the wire may claim
 	changed func()         // called when its name servers may have changed
+	// hostname is what DHCP servers are told.
+	hostname func() string
+	clock    leaseClock
+	dhcpTry  time.Duration // the first wait for an answer; each further one is twice as long
+	arpPause time.Duration
 
 	// configuring is held while the device is changed, one change at a time.
 	configuring sync.Mutex
 	gone        bool // removed from the configuration
 	static      []netip.Prefix
 	routes      []route
-	worker      *worker // the DHCP client, nil when there is none
+	four, six   *worker // the DHCP and DHCPv6 clients, nil when there is none
 
 	mu       sync.Mutex // guards what follows, for readers
 	conf     control.Port
@@ -42,14 +47,19 @@ type port struct {
 	since    time.Time
 	lease    *lease
 	leaseErr error
-	advDNS   []advertised
-	carrier  chan struct{} // closed and replaced when the carrier comes
+	routers  routers
+	router   chan struct{} // see routerComes
+	lease6   *lease6
+	// lease6Err is why there is no lease6 although routers say there is one.
+	lease6Err error
+	carrier   chan struct{} // closed and replaced when the carrier comes
 }
 
 func newPort(conf control.Port, nl *netlink.Handle, sys sysctls, log *Log) *port {
 	return &port{
 		nl: nl, sys: sys, log: log, conf: conf, metric: 100, changed: func() {},
-		err: errStarting, since: time.Now(), carrier: make(chan struct{}),
+		err: errStarting, since: time.Now(), carrier: make(chan struct{}), router: make(chan struct{}),
+		hostname: func() string { return "" }, clock: bootClock{}, dhcpTry: dhcpFirstTry, arpPause: arpPause,
 	}
 }
 
@@ -172,15 +182,23 @@ func (p *port) setRoutes(dev netlink.Link, gateways []netip.Addr) error {
 	return nil
 }
 
+// setDHCP starts and ends the clients. The one for DHCPv6 waits for a router
+// that says there is a server.
 func (p *port) setDHCP(ctx context.Context, conf control.Port) {
+	p.four = runIf(ctx, conf.HasDHCP(), p.four, func(ctx context.Context) { p.runDHCP(ctx, conf.Name) })
+	p.six = runIf(ctx, conf.HasRA(), p.six, func(ctx context.Context) { p.runDHCP6(ctx, conf.Name) })
+}
+
+// runIf starts or ends a worker if it is not as wanted.
+func runIf(ctx context.Context, wanted bool, w *worker, f func(context.Context)) *worker {
 	switch {
-	case conf.HasDHCP() && p.worker == nil:
-		name := conf.Name
-		p.worker = startWorker(ctx, func(ctx context.Context) { p.runDHCP(ctx, name) })
-	case !conf.HasDHCP() && p.worker != nil:
-		p.worker.end()
-		p.worker = nil
+	case wanted && w == nil:
+		return startWorker(ctx, f)
+	case !wanted && w != nil:
+		w.end()
+		return nil
 	}
+	return w
 }
 
 // keepTrying configures the port until that succeeds once.
@@ -214,10 +232,7 @@ func (p *port) remove() {
 	p.configuring.Lock()
 	defer p.configuring.Unlock()
 	p.gone = true
-	if p.worker != nil {
-		p.worker.end()
-		p.worker = nil
-	}
+	p.setDHCP(context.Background(), control.Port{})
 	dev, err := p.nl.LinkByName(p.wanted().Name)
 	if err != nil {
 		return
@@ -241,6 +256,8 @@ func (p *port) linkChanged(name string, carrier bool) {
 	if name == p.conf.Name && carrier {
 		close(p.carrier)
 		p.carrier = make(chan struct{})
+		// The routers may be others now. What they said lives out its time.
+		p.routers.seen, p.routers.managed, p.routers.other, p.routers.prefix = false, false, false, false
 	}
 }
 
@@ -258,27 +275,37 @@ func (p *port) dns() []netip.Addr {
 	if p.lease != nil {
 		out = append(out, p.lease.dns...)
 	}
-	now := time.Now()
-	for _, a := range p.advDNS {
-		if now.Before(a.until) {
-			out = append(out, a.server)
-		}
+	out = append(out, p.routers.servers.values(p.clock.now())...)
+	if p.lease6 != nil {
+		out = append(out, p.lease6.dns...)
 	}
 	return out
 }
 
+// search is the list of domains that the port knows, of the first source that
+// names one.
 func (p *port) search() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.lease == nil {
-		return nil
+	if p.lease != nil && len(p.lease.search) > 0 {
+		return p.lease.search
 	}
-	return p.lease.search
+	if list := p.routers.domains.values(p.clock.now()); len(list) > 0 {
+		return list
+	}
+	if p.lease6 != nil {
+		return p.lease6.search
+	}
+	return nil
 }
 
 func (p *port) health() reason {
 	p.mu.Lock()
-	conf, err, leaseErr, lease, since := p.conf, p.err, p.leaseErr, p.lease, p.since
+	conf, err, since := p.conf, p.err, p.since
+	have := found{
+		lease: p.lease, leaseErr: p.leaseErr, lease6Err: p.lease6Err, routers: p.routers,
+		announced: p.clock.now() - p.routers.since,
+	}
 	p.mu.Unlock()
 	r := reason{component: "port " + conf.Name, state: healthy}
 	late := degraded
@@ -298,35 +325,6 @@ func (p *port) health() reason {
 	if dev.Attrs().RawFlags&unix.IFF_LOWER_UP == 0 {
 		return r.with(late, "no carrier")
 	}
-	return addressHealth(r, late, conf, addresses(p.nl, dev), lease, leaseErr)
-}
-
-// addressHealth asks for what was configured: an IPv4 lease where there is
-// DHCP, an IPv6 address where there are advertisements. A port that has one
-// of the two is healthy: few networks have both.
-func addressHealth(r reason, late health, conf control.Port, have []netip.Prefix, lease *lease, leaseErr error) reason {
-	for _, want := range conf.Static() {
-		if !slices.Contains(have, want) {
-			return r.with(late, fmt.Sprintf("address %s is not there or not yet checked for duplicates", want))
-		}
-	}
-	if lease != nil || !conf.HasDHCP() && !conf.HasRA() {
-		return r
-	}
-	if conf.HasRA() && slices.ContainsFunc(have, func(a netip.Prefix) bool {
-		return a.Addr().Is6() && !slices.Contains(conf.Static(), a)
-	}) {
-		return r
-	}
-	detail := "no router advertisement with a prefix"
-	if conf.HasDHCP() {
-		detail = "no DHCP offer"
-		if leaseErr != nil {
-			detail = leaseErr.Error()
-		}
-	}
-	if late == degraded {
-		detail += fmt.Sprintf(" after %v", grace)
-	}
-	return r.with(late, detail)
+	have.addresses = addresses(p.nl, dev)
+	return addressHealth(r, late, conf, have)
 }

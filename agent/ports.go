@@ -58,6 +58,7 @@ func (ps *portsPart) start(ctx context.Context) {
 func (ps *portsPart) make(conf control.Port) *port {
 	p := newPort(conf, ps.nl, ps.sys, ps.log)
 	p.changed = ps.learned
+	p.hostname = func() string { return ps.config().EffectiveHostname() }
 	for _, l := range ps.config().Links {
 		p.guarded = append(p.guarded, l.Card...)
 	}
@@ -71,14 +72,14 @@ func (ps *portsPart) make(conf control.Port) *port {
 }
 
 // advertised gives what a router advertised to the port that heard it.
-func (ps *portsPart) advertised(ifindex int, servers []advertised) {
+func (ps *portsPart) advertised(ifindex int, a *advertisement) {
 	dev, err := net.InterfaceByIndex(ifindex)
 	if err != nil {
 		return
 	}
 	for _, p := range ps.list() {
 		if p.wanted().Name == dev.Name {
-			p.advertise(servers)
+			p.advertise(a)
 			return
 		}
 	}

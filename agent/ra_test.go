@@ -14,8 +14,8 @@ import (
 	"github.com/toe-project/toe/control"
 )
 
-// advertisement is a router's: prefix 2001:db8:1::/64, one name server.
-func advertisement() []byte {
+// rawAdvertisement is a router's: prefix 2001:db8:1::/64, one name server.
+func rawAdvertisement() []byte {
 	p := []byte{
 		icmpRouterAdvertisement, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0,
 		3, 4, 64, 0xc0, 0, 1, 0x51, 0x80, 0, 1, 0x51, 0x80, 0, 0, 0, 0, // prefix information, RFC 4861, section 4.6.2
@@ -25,31 +25,98 @@ func advertisement() []byte {
 	return append(p, netip.MustParseAddr("2001:db8:1::53").AsSlice()...)
 }
 
-func TestParseRDNSS(t *testing.T) {
-	now := time.Now()
-	got := parseRDNSS(advertisement(), now)
-	if len(got) != 1 || got[0].server.String() != "2001:db8:1::53" || got[0].until != now.Add(600*time.Second) {
-		t.Errorf("got %v", got)
+// option is one of an advertisement: kind, length, two reserved bytes, 600 s.
+func option(kind byte, value []byte) []byte {
+	for len(value)%8 != 0 {
+		value = append(value, 0)
 	}
-	cut := advertisement()
-	zero := slices.Clone(cut)
-	zero[17] = 0
-	for name, p := range map[string][]byte{
-		"empty": nil, "short": cut[:10], "cut option": cut[:60], "length zero": zero,
-		"another type": append([]byte{133}, cut[1:]...),
+	return append([]byte{kind, byte(1 + len(value)/8), 0, 0, 0, 0, 0x02, 0x58}, value...)
+}
+
+func texts[T comparable](list []advertised[T]) []string {
+	out := []string{}
+	for _, a := range list {
+		out = append(out, fmt.Sprint("{", a.value, " ", a.lifetime, "}"))
+	}
+	return out
+}
+
+func TestParseAdvertisement(t *testing.T) {
+	rdnss := func(addresses ...string) []byte {
+		var v []byte
+		for _, a := range addresses {
+			v = append(v, netip.MustParseAddr(a).AsSlice()...)
+		}
+		return option(optRDNSS, v)
+	}
+	dnssl := func(v string) []byte { return option(optDNSSL, []byte(v)) }
+	flags := func(p []byte, f byte) []byte { p[5] = f; return p }
+	head := func() []byte { return slices.Clone(rawAdvertisement()[:raHeader]) }
+	for name, tt := range map[string]struct {
+		p    []byte
+		want string // servers, domains, M, O, prefix; nil when malformed
+	}{
+		"a usual one":      {rawAdvertisement(), "[{2001:db8:1::53 10m0s}] [] false false true"},
+		"M":                {flags(head(), 0x80), "[] [] true false false"},
+		"O":                {flags(head(), 0x40), "[] [] false true false"},
+		"link-local RDNSS": {append(head(), rdnss("fe80::1")...), "[{fe80::1 10m0s}] [] false false false"},
+		"hostile RDNSS":    {append(head(), rdnss("::1", "ff02::1", "::ffff:192.0.2.1", "::")...), "[] [] false false false"},
+		"DNSSL":            {append(head(), dnssl("\x07example\x03org\x00\x03lan\x00")...), "[] [{example.org 10m0s} {lan 10m0s}] false false false"},
+		"cut DNSSL":        {append(head(), dnssl("\x07example\x3forg")...), "[] [] false false false"},
+		"hostile DNSSL":    {append(head(), dnssl("\x05a\nb c\x00\x03lan\x00")...), "[] [{lan 10m0s}] false false false"},
+		"no A flag":        {func() []byte { p := rawAdvertisement(); p[19] = 0x80; return p }(), "[{2001:db8:1::53 10m0s}] [] false false false"},
+		"unknown option":   {append(head(), option(200, make([]byte, 8))...), "[] [] false false false"},
+		"empty":            {nil, "nil"},
+		"short":            {rawAdvertisement()[:10], "nil"},
+		"cut option":       {rawAdvertisement()[:60], "nil"},
+		"length zero":      {append(head(), 3, 0, 0, 0, 0, 0, 0, 0), "nil"},
+		"odd end":          {append(head(), 3), "nil"},
+		"another type":     {append([]byte{133}, rawAdvertisement()[1:]...), "nil"},
 	} {
-		if got := parseRDNSS(p, now); len(got) != 0 {
-			t.Errorf("%s: %v", name, got)
+		got := "nil"
+		if a := parseAdvertisement(tt.p); a != nil {
+			got = fmt.Sprint(texts(a.servers), texts(a.domains), a.managed, a.other, a.prefix)
+		}
+		if got != tt.want {
+			t.Errorf("%s: %s, want %s", name, got, tt.want)
 		}
 	}
 }
 
-func FuzzParseRDNSS(f *testing.F) {
-	f.Add(advertisement())
-	f.Add(advertisement()[:60])
+func FuzzParseAdvertisement(f *testing.F) {
+	f.Add(rawAdvertisement())
+	f.Add(rawAdvertisement()[:60])
+	f.Add(append(rawAdvertisement(), option(optDNSSL, []byte("\x07example\x03org\x00"))...))
 	f.Fuzz(func(t *testing.T, p []byte) {
-		if got := parseRDNSS(p, time.Now()); len(got) > maxAdvertised {
-			t.Fatalf("%d servers", len(got))
+		a := parseAdvertisement(p)
+		if a == nil {
+			return
+		}
+		if len(a.servers) > maxAdvertised || len(a.domains) > maxAdvertised {
+			t.Fatalf("%d servers, %d domains", len(a.servers), len(a.domains))
+		}
+		for _, d := range a.domains {
+			if !plainDomain(d.value) {
+				t.Fatalf("domain %q", d.value)
+			}
+		}
+	})
+}
+
+func FuzzParseARP(f *testing.F) {
+	ours := netip.MustParseAddr("192.0.2.77")
+	f.Add(arpPacket{arpRequest, [6]byte{2}, netip.IPv4Unspecified(), ours}.bytes())
+	f.Add(arpPacket{2, [6]byte{2}, ours, ours}.bytes())
+	f.Fuzz(func(t *testing.T, p []byte) {
+		a, ok := parseARP(p)
+		if !ok {
+			return
+		}
+		if again, ok := parseARP(a.bytes()); !ok || again != a {
+			t.Fatalf("%v became %v", a, again)
+		}
+		if a.contests(ours, a.mac) {
+			t.Fatal("a port contests its own address")
 		}
 	})
 }
@@ -63,7 +130,7 @@ func TestRouterAdvertisement(t *testing.T) {
 	sys := sysctls{"/proc/sys", log}
 	sys.late(256 << 20)
 	p := newPort(control.Port{Name: "wan", MAC: wanMAC, Addresses: []string{control.RA}}, handle(t), sys, log)
-	heard := func(_ int, servers []advertised) { p.advertise(servers) }
+	heard := func(_ int, a *advertisement) { p.advertise(a) }
 	if err := listenAdvertisements(t.Context(), heard); err != nil {
 		t.Fatal(err)
 	}
@@ -109,26 +176,37 @@ func advertiseUntil(wire *space, stop <-chan struct{}) {
 			}
 			_ = pc.SetMulticastHopLimit(255)
 			cm := &ipv6.ControlMessage{HopLimit: 255, IfIndex: dev.Index}
-			_, err = pc.WriteTo(advertisement(), cm, &net.IPAddr{IP: net.IPv6linklocalallnodes, Zone: "srv"})
+			_, err = pc.WriteTo(rawAdvertisement(), cm, &net.IPAddr{IP: net.IPv6linklocalallnodes, Zone: "srv"})
 			return err
 		})
 	}
 }
 
 // TestAdvertisedLifetimes: named again is renewed, lifetime 0 is the end, and
-// what another advertisement does not name lives on.
+// what another advertisement does not name lives on until its time has come.
 func TestAdvertisedLifetimes(t *testing.T) {
-	one, two, link := netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("fd74:6f65::1")
+	clock := &fakeClock{}
 	p := newPort(control.Port{Name: "wan", Addresses: []string{control.RA}}, nil, sysctls{}, nil)
-	p.guarded = linkPrefixes
-	soon := time.Now().Add(time.Hour)
-	p.advertise([]advertised{{one, soon}, {link, soon}})
-	p.advertise([]advertised{{two, soon}})
-	if got := p.dns(); !slices.Equal(got, []netip.Addr{two, one}) {
-		t.Errorf("dns %v, want both and not the link's", got)
+	p.guarded, p.clock = linkPrefixes, clock
+	say := func(lifetime time.Duration, servers ...string) {
+		a := new(advertisement)
+		for _, s := range servers {
+			a.servers = append(a.servers, advertised[netip.Addr]{netip.MustParseAddr(s), lifetime})
+			a.domains = append(a.domains, advertised[string]{"lan", lifetime})
+		}
+		p.advertise(a)
 	}
-	p.advertise([]advertised{{one, time.Now()}})
-	if got := p.dns(); !slices.Equal(got, []netip.Addr{two}) {
-		t.Errorf("dns %v after one was taken back", got)
+	knows := func(step, dns, search string) {
+		t.Helper()
+		if got, s := fmt.Sprint(p.dns()), fmt.Sprint(p.search()); got != dns || s != search {
+			t.Errorf("%s: dns %s, search %s, want %s and %s", step, got, s, dns, search)
+		}
 	}
+	say(time.Hour, "2001:db8::1", "fd74:6f65::1")
+	say(2*time.Hour, "fe80::2")
+	knows("two routers, without the link's", "[fe80::2%wan 2001:db8::1]", "[lan]")
+	say(0, "2001:db8::1")
+	knows("one taken back", "[fe80::2%wan]", "[]")
+	clock.t = 3 * time.Hour
+	knows("expired", "[]", "[]")
 }

@@ -1,0 +1,51 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+)
+
+// TestBootClock: a wait ends at its time, at a wake-up or with its context, and
+// says that nobody has set the wall clock.
+func TestBootClock(t *testing.T) {
+	var c bootClock
+	start := c.now()
+	if c.wait(t.Context(), start+20*time.Millisecond) || c.now() < start+20*time.Millisecond {
+		t.Errorf("waited from %v to %v, want 20 ms at least", start, c.now())
+	}
+	if c.wait(t.Context(), start-time.Hour) {
+		t.Error("a time that has passed: stepped")
+	}
+	wake := make(chan struct{})
+	time.AfterFunc(10*time.Millisecond, func() { close(wake) })
+	if c.wait(t.Context(), far, nil, wake) {
+		t.Error("woken: stepped")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(10*time.Millisecond, cancel)
+	if c.wait(ctx, far) {
+		t.Error("cancelled: stepped")
+	}
+	before := openFiles(t)
+	for range 50 {
+		c.wait(t.Context(), c.now())
+	}
+	eventually(t, 3*time.Second, "end of the timers", func() error {
+		if n := openFiles(t); n > before {
+			return fmt.Errorf("%d open files, %d before", n, before)
+		}
+		return nil
+	})
+}
+
+func openFiles(t *testing.T) int {
+	t.Helper()
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(list)
+}
