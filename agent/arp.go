@@ -56,7 +56,7 @@ func (a arpPacket) contests(address netip.Addr, mac [6]byte) bool {
 	return a.sender == address || probe
 }
 
-// claim checks that nobody else on the wire has an address, and then announces
+// claim checks that no other node on the wire has an address, and then announces
 // it (RFC 5227, section 2). The address is in use from the start: waiting for the
 // whole probe would make each start of a card longer by 5 s.
 type claim struct {
@@ -68,7 +68,9 @@ type claim struct {
 
 // claimAddress sends the first probe before it returns. Probes are pause apart;
 // then, twice as far apart, come two announcements.
-func claimAddress(ctx context.Context, name string, address netip.Addr, pause time.Duration) (*claim, error) {
+func claimAddress(
+	ctx context.Context, name string, address netip.Addr, pause time.Duration,
+) (*claim, error) {
 	dev, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("ARP on %s: %w", name, err)

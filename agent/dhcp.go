@@ -89,7 +89,7 @@ func (p *port) hold(ctx context.Context, name string, l *lease, claim *claim) er
 	if err != nil {
 		return err
 	}
-	p.log.Sayf("port %s: %s by DHCP from %s, %s", name, l.prefix, l.server, l.lasts())
+	p.log.Sayf("port %s: %s by DHCP from %s, %s", name, l.prefix, l.server, lasts(l.time))
 	for {
 		next := p.renew(ctx, name, l, claim.contested)
 		if next == nil {

@@ -67,7 +67,7 @@ func (p *port) hold6(ctx context.Context, name string, l *lease6, changed <-chan
 		p.clock.wait(ctx, l.end(), changed)
 		return nil
 	}
-	p.log.Sayf("port %s: %s by DHCPv6 for %v", name, l.address, l.valid)
+	p.log.Sayf("port %s: %s by DHCPv6, %s", name, l.address, lasts(l.valid))
 	for next := l; next != nil; next = p.renew6(ctx, name, l) {
 		if next.address != l.address {
 			p.drop6(name, l)
@@ -115,7 +115,9 @@ func (p *port) renew6(ctx context.Context, name string, l *lease6) *lease6 {
 
 // ask6 is one exchange: SOLICIT and REQUEST, or INFORMATION-REQUEST, without a
 // lease; else a message of a kind about it.
-func (p *port) ask6(ctx context.Context, name string, managed bool, l *lease6, kind dhcpv6.MessageType) (*lease6, error) {
+func (p *port) ask6(
+	ctx context.Context, name string, managed bool, l *lease6, kind dhcpv6.MessageType,
+) (*lease6, error) {
 	c, err := p.client6(name)
 	if err != nil {
 		return nil, fmt.Errorf("DHCPv6: %w", err)
@@ -123,7 +125,9 @@ func (p *port) ask6(ctx context.Context, name string, managed bool, l *lease6, k
 	defer func() { _ = c.Close() }()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	duid := dhcpv6.WithClientID(&dhcpv6.DUIDLL{HWType: iana.HWTypeEthernet, LinkLayerAddr: c.InterfaceAddr()})
+	duid := dhcpv6.WithClientID(&dhcpv6.DUIDLL{
+		HWType: iana.HWTypeEthernet, LinkLayerAddr: c.InterfaceAddr(),
+	})
 	start := p.clock.now()
 	var m *dhcpv6.Message
 	switch {
@@ -136,7 +140,7 @@ func (p *port) ask6(ctx context.Context, name string, managed bool, l *lease6, k
 			m, err = c.Request(ctx, m)
 		}
 	default:
-		m, err = exchange6(ctx, c, func() (*dhcpv6.Message, error) { return information6(duid) })
+		m, err = exchange6(ctx, c, information6(duid))
 	}
 	if errors.Is(err, nclient6.ErrNoResponse) || errors.Is(err, context.DeadlineExceeded) {
 		return nil, errors.New("no DHCPv6 answer")
@@ -168,7 +172,10 @@ func (p *port) client6(name string) (*nclient6.Client, error) {
 		nclient6.WithTimeout(p.dhcpTry), nclient6.WithRetry(dhcpTries))
 }
 
-func exchange6(ctx context.Context, c *nclient6.Client, build func() (*dhcpv6.Message, error)) (*dhcpv6.Message, error) {
+// builder makes a message.
+type builder func() (*dhcpv6.Message, error)
+
+func exchange6(ctx context.Context, c *nclient6.Client, build builder) (*dhcpv6.Message, error) {
 	m, err := build()
 	if err != nil {
 		return nil, err
@@ -190,19 +197,21 @@ func (p *port) release6(c *nclient6.Client, l *lease6, duid dhcpv6.Modifier) err
 var wanted6 = dhcpv6.OptRequestedOption(dhcpv6.OptionDNSRecursiveNameServer,
 	dhcpv6.OptionDomainSearchList, dhcpv6.OptionInformationRefreshTime)
 
-func information6(duid dhcpv6.Modifier) (*dhcpv6.Message, error) {
-	m, err := dhcpv6.NewMessage(duid)
-	if err != nil {
-		return nil, err
+func information6(duid dhcpv6.Modifier) builder {
+	return func() (*dhcpv6.Message, error) {
+		m, err := dhcpv6.NewMessage(duid)
+		if err != nil {
+			return nil, err
+		}
+		m.MessageType = dhcpv6.MessageTypeInformationRequest
+		m.AddOption(dhcpv6.OptElapsedTime(0))
+		m.AddOption(wanted6)
+		return m, nil
 	}
-	m.MessageType = dhcpv6.MessageTypeInformationRequest
-	m.AddOption(dhcpv6.OptElapsedTime(0))
-	m.AddOption(wanted6)
-	return m, nil
 }
 
 // about6 builds a RENEW, REBIND or RELEASE. REBIND names no server.
-func about6(kind dhcpv6.MessageType, l *lease6, duid dhcpv6.Modifier) func() (*dhcpv6.Message, error) {
+func about6(kind dhcpv6.MessageType, l *lease6, duid dhcpv6.Modifier) builder {
 	return func() (*dhcpv6.Message, error) {
 		m, err := dhcpv6.NewMessage(duid)
 		if err != nil {

@@ -170,7 +170,7 @@ func TestDHCPLease(t *testing.T) {
 	}
 	server.change(func(d *dhcpServer) {
 		if d.requests != 1 {
-			t.Errorf("%d DHCP requests, 1 is right", d.requests)
+			t.Errorf("%d DHCP requests, want 1", d.requests)
 		}
 	})
 
@@ -225,7 +225,7 @@ func TestDHCPAsksWhenTheDeviceTakesPackets(t *testing.T) {
 	}
 }
 
-// TestDHCPLateServer: nobody answers at first; the port says so and gets its
+// TestDHCPLateServer: no server answers at first; the port says so and gets its
 // address when the server comes.
 func TestDHCPLateServer(t *testing.T) {
 	p, _, server := wanPort(t)
@@ -287,7 +287,7 @@ func TestConfiguredMTU(t *testing.T) {
 	}
 	l.mtu = 1400
 	if _, err := p.install("wan", l, l); err != nil || mtu() != 1400 {
-		t.Fatalf("MTU %d, %v; the server's 1400 is right", mtu(), err)
+		t.Fatalf("MTU %d, %v; want the server's 1400", mtu(), err)
 	}
 	conf := p.wanted()
 	conf.MTU, conf.Addresses = 1300, nil
@@ -295,7 +295,7 @@ func TestConfiguredMTU(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, err := p.install("wan", l, l); err != nil || mtu() != 1300 {
-		t.Errorf("MTU %d, %v; the configured 1300 is right", mtu(), err)
+		t.Errorf("MTU %d, %v; want the configured 1300", mtu(), err)
 	}
 }
 

@@ -20,8 +20,10 @@ func (p *port) dhcpOptions(mac net.HardwareAddr) dhcpv4.Modifier {
 			m.UpdateOption(dhcpv4.OptHostName(name))
 		}
 		m.UpdateOption(dhcpv4.OptParameterRequestList(
-			dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter, dhcpv4.OptionDomainNameServer, dhcpv4.OptionDomainName,
-			dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionInterfaceMTU, dhcpv4.OptionClasslessStaticRoute,
+			dhcpv4.OptionSubnetMask, dhcpv4.OptionRouter,
+			dhcpv4.OptionDomainNameServer, dhcpv4.OptionDomainName,
+			dhcpv4.OptionDNSDomainSearchList, dhcpv4.OptionInterfaceMTU,
+			dhcpv4.OptionClasslessStaticRoute,
 			dhcpv4.OptionRenewTimeValue, dhcpv4.OptionRebindingTimeValue))
 	}
 }
@@ -45,7 +47,8 @@ func (p *port) acquire(ctx context.Context, name string) (*lease, *claim, error)
 	}
 	offered := v4(offer.YourIPAddr)
 	if !unicast(offered) {
-		return nil, nil, fmt.Errorf("DHCP: address %s was offered, want a unicast address", offer.YourIPAddr)
+		return nil, nil, fmt.Errorf("DHCP: address %s was offered, want a unicast address",
+			offer.YourIPAddr)
 	}
 	claim, err := claimAddress(ctx, name, offered, p.arpPause)
 	if err != nil {
@@ -78,7 +81,7 @@ func (p *port) extend(ctx context.Context, name string, l *lease, rebind bool) (
 	}
 	defer func() { _ = c.Close() }()
 	m, err := dhcpv4.NewRenewFromAck(l.ack, p.dhcpOptions(c.InterfaceAddr()),
-		dhcpv4.WithGeneric(dhcpv4.OptionMaximumDHCPMessageSize, []byte{nclient4.MaxMessageSize >> 8, nclient4.MaxMessageSize & 255}))
+		dhcpv4.WithOption(dhcpv4.OptMaxMessageSize(nclient4.MaxMessageSize)))
 	if err == nil {
 		m.TransactionID, err = dhcpv4.GenerateTransactionID()
 	}

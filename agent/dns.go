@@ -37,8 +37,8 @@ type unheard struct {
 }
 
 const (
-	// dnsSilence is for how long nobody may have answered, dnsUnheard queries
-	// at least, before the card says that its name servers are silent.
+	// dnsSilence is how long at least dnsUnheard queries must have gone without an
+	// answer before the card reports that its name servers are silent.
 	dnsSilence = 30 * time.Second
 	dnsUnheard = 3
 	// dnsForgets: the fault that the last question met may be over.

@@ -169,7 +169,7 @@ func TestDNSTruncation(t *testing.T) {
 	})
 	startForwarder(t, "127.0.0.2")
 	if m := lookup(t, "tcp", question("big.example.")); len(m.Answer) != 100 || m.Truncated {
-		t.Errorf("tcp: %d answers, truncated %v; 100 and false are right", len(m.Answer), m.Truncated)
+		t.Errorf("tcp: %d answers, truncated %v; want 100 and false", len(m.Answer), m.Truncated)
 	}
 	if m := lookup(t, "udp", question("big.example.")); !m.Truncated {
 		t.Errorf("udp, 512 bytes: %d answers and no truncation", len(m.Answer))
@@ -177,10 +177,10 @@ func TestDNSTruncation(t *testing.T) {
 	large := question("big.example.")
 	large.SetEdns0(32768, false)
 	if m := lookup(t, "udp", large); len(m.Answer) != 100 || m.Truncated {
-		t.Errorf("udp, 32 KiB: %d answers, truncated %v; 100 and false are right", len(m.Answer), m.Truncated)
+		t.Errorf("udp, 32 KiB: %d answers, truncated %v; want 100 and false", len(m.Answer), m.Truncated)
 	}
 	if _, tcp := n.seen(); tcp != 3 {
-		t.Errorf("%d questions over TCP upstream, 3 are right", tcp)
+		t.Errorf("%d questions over TCP upstream, want 3", tcp)
 	}
 }
 
@@ -249,7 +249,7 @@ func TestDNSIsBounded(t *testing.T) {
 
 // TestDNSSilence: a card says that its servers are silent when the host has
 // asked in vain for a while, and no longer when one answers, when they are
-// replaced, or when nobody has asked since.
+// replaced, or when no question came since.
 func TestDNSSilence(t *testing.T) {
 	start := time.Now()
 	at := func(seconds int) time.Time { return start.Add(time.Duration(seconds) * time.Second) }
@@ -292,7 +292,7 @@ func TestDNSCountsWhatNobodyAnswers(t *testing.T) {
 	startNameServer(t, "127.0.0.2", func(w dns.ResponseWriter, q *dns.Msg) {
 		_ = w.WriteMsg(new(dns.Msg).SetRcode(q, dns.RcodeServerFailure)) // alive
 	})
-	f := startForwarder(t, "127.0.0.3") // nobody is there
+	f := startForwarder(t, "127.0.0.3") // no server there
 	count := func() int {
 		f.mu.Lock()
 		defer f.mu.Unlock()

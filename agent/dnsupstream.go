@@ -82,7 +82,7 @@ func (u *upstream) exchange(ctx context.Context, q *query) ([]byte, error) {
 }
 
 // dial returns a connection that is closed when ctx ends. One socket is one
-// question, from a port that nobody can guess; ICMP errors reach it.
+// question, from a port that is hard to guess. ICMP errors reach it.
 func (u *upstream) dial(ctx context.Context, network string) (net.Conn, func(), error) {
 	at := u.addr
 	if zone := at.Addr().Zone(); zone != "" {

@@ -35,7 +35,8 @@ func newLease(ack *dhcpv4.DHCPv4, start time.Duration, guarded []netip.Prefix) (
 	l := &lease{ack: ack, start: start}
 	addr := v4(ack.YourIPAddr)
 	if !unicast(addr) || within(guarded, addr) {
-		return nil, fmt.Errorf("DHCP: address %s was offered, want a unicast address outside the link", ack.YourIPAddr)
+		return nil, fmt.Errorf("DHCP: address %s was offered, want a unicast address outside the link",
+			ack.YourIPAddr)
 	}
 	mask := ack.SubnetMask()
 	if mask == nil {
@@ -47,7 +48,8 @@ func newLease(ack *dhcpv4.DHCPv4, start time.Duration, guarded []netip.Prefix) (
 	}
 	l.prefix = netip.PrefixFrom(addr, ones)
 	if l.server = v4(ack.ServerIdentifier()); !unicast(l.server) {
-		return nil, fmt.Errorf("DHCP: server identifier %s, want a unicast address", ack.ServerIdentifier())
+		return nil, fmt.Errorf("DHCP: server identifier %s, want a unicast address",
+			ack.ServerIdentifier())
 	}
 	if err := l.setTimes(ack); err != nil {
 		return nil, err
@@ -109,12 +111,12 @@ func (l *lease) retryAt(now time.Duration) time.Duration {
 	return min(now+max((turn-now)/2, l.leastPause()), turn)
 }
 
-// lasts says for how long, to a person.
-func (l *lease) lasts() string {
-	if l.time >= endless {
+// lasts is the length of a lease in words for a person.
+func lasts(d time.Duration) string {
+	if d >= endless {
 		return "no end"
 	}
-	return "for " + l.time.Round(time.Second).String()
+	return "for " + d.Round(time.Second).String()
 }
 
 // setRoutes takes the classless routes and only without them the router
@@ -129,9 +131,10 @@ func (l *lease) setRoutes(ack *dhcpv4.DHCPv4, guarded []netip.Prefix) {
 	}
 	for _, r := range bound(list) {
 		via := v4(r.Router)
-		if dst := prefix4(r.Dest); dst.IsValid() && !hijacks(dst, guarded) && (unicast(via) || via == netip.IPv4Unspecified()) {
-			if via == netip.IPv4Unspecified() {
-				via = netip.Addr{} // on the wire itself
+		onWire := via == netip.IPv4Unspecified()
+		if dst := prefix4(r.Dest); dst.IsValid() && !hijacks(dst, guarded) && (unicast(via) || onWire) {
+			if onWire {
+				via = netip.Addr{}
 			}
 			l.routes = append(l.routes, route{dst: dst.Masked(), via: via})
 		}
@@ -166,7 +169,8 @@ func (l *lease) setSearch(ack *dhcpv4.DHCPv4) {
 // plainDomain keeps a server's words from becoming other lines of resolv.conf.
 func plainDomain(s string) bool {
 	for _, r := range s {
-		if (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && r != '-' && r != '.' && r != '_' {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z'
+		if !letter && (r < '0' || r > '9') && r != '-' && r != '.' && r != '_' {
 			return false
 		}
 	}
@@ -192,7 +196,7 @@ func prefix4(n *net.IPNet) netip.Prefix {
 }
 
 func unicast(a netip.Addr) bool {
-	return a.Is4() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && a.As4()[0] != 0 && a.As4()[0] < 240
+	return a.Is4() && !a.IsMulticast() && !a.IsLoopback() && a.As4()[0] != 0 && a.As4()[0] < 240
 }
 
 // within says whether any guarded prefix contains the address.

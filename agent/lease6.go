@@ -30,14 +30,17 @@ const (
 
 // newLease6 reads a REPLY. The name of the port becomes the zone of link-local
 // name servers.
-func newLease6(m *dhcpv6.Message, start time.Duration, managed bool, port string, guarded []netip.Prefix) (*lease6, error) {
+func newLease6(
+	m *dhcpv6.Message, start time.Duration, managed bool, port string, guarded []netip.Prefix,
+) (*lease6, error) {
 	l := &lease6{reply: m, start: start}
 	if s := m.Options.Status(); s != nil && s.StatusCode != 0 {
 		return nil, fmt.Errorf("DHCPv6: the server says %s", s.StatusCode)
 	}
 	for _, ip := range bound(m.Options.DNS()) {
 		a, ok := netip.AddrFromSlice(ip)
-		if !ok || !a.Is6() || a.Is4In6() || within(guarded, a) || !a.IsGlobalUnicast() && !a.IsLinkLocalUnicast() {
+		good := ok && a.Is6() && !a.Is4In6() && (a.IsGlobalUnicast() || a.IsLinkLocalUnicast())
+		if !good || within(guarded, a) {
 			continue
 		}
 		if a.IsLinkLocalUnicast() {
@@ -75,12 +78,13 @@ func (l *lease6) setAddress(m *dhcpv6.Message, guarded []netip.Prefix) error {
 	}
 	a, _ := netip.AddrFromSlice(given.IPv6Addr)
 	if !a.Is6() || a.Is4In6() || !a.IsGlobalUnicast() || within(guarded, a) {
-		return fmt.Errorf("DHCPv6: address %s was offered, want a global unicast address outside the link", given.IPv6Addr)
+		return fmt.Errorf("DHCPv6: address %s was offered, want a unicast address outside the link",
+			given.IPv6Addr)
 	}
 	l.address, l.preferred, l.valid = a, given.PreferredLifetime, given.ValidLifetime
 	if l.valid < leastLease || l.preferred > l.valid {
-		return fmt.Errorf("DHCPv6: %s was offered for %v, preferred for %v, want %v at least and the second not longer",
-			a, l.valid, l.preferred, leastLease)
+		return fmt.Errorf("DHCPv6: %s was offered for %v, preferred for %v; want %v at least, "+
+			"and the second not longer", a, l.valid, l.preferred, leastLease)
 	}
 	// RFC 8415, section 21.4: 0 leaves them to the client; half and 0.8 are advised.
 	l.t1, l.t2 = ia.T1, ia.T2

@@ -63,7 +63,7 @@ func TestLeaseTimes(t *testing.T) {
 		"defaults":    {nil, time.Hour, 30 * time.Minute, 52*time.Minute + 30*time.Second, "for 1h0m0s"},
 		"given":       {[]dhcpv4.Modifier{seconds(58, 10*time.Minute), seconds(59, 20*time.Minute)}, time.Hour, 10 * time.Minute, 20 * time.Minute, "for 1h0m0s"},
 		"nonsense":    {[]dhcpv4.Modifier{seconds(58, 50*time.Minute), seconds(59, 20*time.Minute)}, time.Hour, 30 * time.Minute, 52*time.Minute + 30*time.Second, "for 1h0m0s"},
-		"for ever":    {[]dhcpv4.Modifier{seconds(51, endless)}, endless, endless / 2, endless / 8 * 7, "no end"},
+		"endless":     {[]dhcpv4.Modifier{seconds(51, endless)}, endless, endless / 2, endless / 8 * 7, "no end"},
 		"20 seconds":  {[]dhcpv4.Modifier{seconds(51, 20*time.Second)}, 20 * time.Second, 10 * time.Second, 17500 * time.Millisecond, "for 20s"},
 		"ever asking": {[]dhcpv4.Modifier{seconds(58, 0), seconds(59, time.Second)}, time.Hour, 30 * time.Minute, 52*time.Minute + 30*time.Second, "for 1h0m0s"},
 	} {
@@ -74,7 +74,7 @@ func TestLeaseTimes(t *testing.T) {
 		if l.time != tt.lease || l.t1 != tt.t1 || l.t2 != tt.t2 {
 			t.Errorf("%s: %v %v %v, want %v %v %v", name, l.time, l.t1, l.t2, tt.lease, tt.t1, tt.t2)
 		}
-		if got := l.lasts(); got != tt.lasts {
+		if got := lasts(l.time); got != tt.lasts {
 			t.Errorf("%s: %q, want %q", name, got, tt.lasts)
 		}
 	}

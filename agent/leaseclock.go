@@ -14,8 +14,8 @@ type leaseClock interface {
 	// now is the time since some moment. It goes on while the card sleeps.
 	now() time.Duration
 	// wait returns at a time of this clock, when wake is closed, when ctx has
-	// ended, or when the wall clock is set: then nobody knows how long the card
-	// was suspended. stepped says that it was the last of these.
+	// ended, or when the wall clock is set. stepped reports the last of these: the
+	// card may have been suspended, and does not know for how long.
 	wait(ctx context.Context, at time.Duration, wake ...<-chan struct{}) (stepped bool)
 }
 

@@ -9,7 +9,7 @@ import (
 )
 
 // TestBootClock: a wait ends at its time, at a wake-up or with its context, and
-// says that nobody has set the wall clock.
+// reports no step of the wall clock.
 func TestBootClock(t *testing.T) {
 	var c bootClock
 	start := c.now()
