@@ -24,7 +24,7 @@ build: go
 	@mkdir -p bin
 	$(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS) -X main.buildVersion=$(VERSION)' -o bin/toe ./cmd/toe
 	$(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS) -X main.buildVersion=$(VERSION)' -o bin/toe-bench ./cmd/toe-bench
-	$(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS)' -o bin/toe-agent ./cmd/toe-agent
+	$(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS) -X "main.stamp=toe-agent-version=$(VERSION);"' -o bin/toe-agent ./cmd/toe-agent
 
 # A healthy card on this machine. A second time changes nothing.
 up: deps-up build

@@ -10,6 +10,66 @@ import (
 	"path/filepath"
 )
 
+// Agent says which agent an image has, or this host.
+type Agent struct {
+	Version string `json:"version,omitempty"` // empty where the program does not say it
+	SHA256  string `json:"sha256"`            // of the program
+}
+
+func (a Agent) check() error {
+	if a.Version != "" && !versionPattern.MatchString(a.Version) {
+		return fmt.Errorf("agent version %.64q: want a version", a.Version)
+	}
+	if !isSHA256(a.SHA256) {
+		return fmt.Errorf("agent sha256 %.80q: want 64 hexadecimal digits", a.SHA256)
+	}
+	return nil
+}
+
+func (a Agent) String() string {
+	if a.Version == "" {
+		return fmt.Sprintf("%.12s", a.SHA256)
+	}
+	return fmt.Sprintf("%s (%.12s)", a.Version, a.SHA256)
+}
+
+// Difference says for a person how the agent of an image differs from that of this host. It is
+// empty where they are the same, and where either is not known.
+func (a Agent) Difference(host Agent) string {
+	if a.SHA256 == "" || host.SHA256 == "" || a.SHA256 == host.SHA256 {
+		return ""
+	}
+	return fmt.Sprintf("its agent is %v, this host has %v", a, host)
+}
+
+// HostAgent is the agent that a build on this host puts into an image: the one beside this program.
+func HostAgent() (Agent, error) {
+	path, err := defaultAgent()
+	if err != nil {
+		return Agent{}, err
+	}
+	program, err := os.ReadFile(path)
+	if err != nil {
+		return Agent{}, err
+	}
+	return agentOf(program), nil
+}
+
+// versionMark stands before the version in the agent's program, and a ";" behind it: a program of
+// another architecture cannot be asked.
+const versionMark = "toe-agent-version="
+
+func agentOf(program []byte) Agent {
+	a := Agent{SHA256: member("", program).SHA256}
+	if _, rest, ok := bytes.Cut(program, []byte(versionMark)); ok {
+		version, _, ended := bytes.Cut(rest[:min(len(rest), 129)], []byte(";"))
+		if ended && versionPattern.Match(version) {
+			a.Version = string(version)
+		}
+	}
+	return a
+}
+
 // agentName is the file beside the toe program that becomes a card's /init.
 const agentName = "toe-agent"
 

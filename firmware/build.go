@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/toe-project/toe/internal/newc"
 	"github.com/toe-project/toe/machine"
@@ -65,18 +64,17 @@ func assemble(o Options, b *base, agent []byte) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	contents := []content{{kernelName, b.kernel}, {initramfsName, initramfs}}
 	m := describe(Manifest{
 		Edition: o.Edition, Arch: o.Arch, Target: o.Target,
-		Kernel: b.release, Config: b.config, Agent: member("", agent).SHA256,
-		Packages: b.packages,
-	}, b.kernel, initramfs)
-	return store(o.CacheDir, m, b.kernel, initramfs)
+		Kernel: b.release, Config: b.config, Agent: agentOf(agent), Packages: b.packages,
+	}, contents)
+	return store(o.CacheDir, m, contents)
 }
 
-// Ensure gives the cached image for a kind of machine if it was built from
-// the agent at hand, and builds one otherwise. With everything cached it
-// starts no program and uses no network; a new agent alone is put in with
-// the packages and the kernel that are there.
+// Ensure returns the cached image for a kind of machine, and builds one where there is none that
+// this version can read. With everything cached it starts no program and uses no network. The agent
+// of a cached image stays as it is.
 func Ensure(ctx context.Context, kind machine.Kind, o Options) (*Image, error) {
 	target, err := TargetOf(kind)
 	if err != nil {
@@ -87,15 +85,11 @@ func Ensure(ctx context.Context, kind machine.Kind, o Options) (*Image, error) {
 		return nil, err
 	}
 	img, err := find(o.CacheDir, o.Edition, o.Target, o.Arch)
-	if err == nil {
-		err = img.CheckAgent(o.AgentPath)
+	if errors.Is(err, ErrInvalid) {
+		o.Progress.Log("the firmware in the cache is of no use, building it anew: %v", err)
 	}
-	switch {
-	case err == nil, img != nil && errors.Is(err, fs.ErrNotExist): // no agent to compare with
-		return img, nil
-	case errors.Is(err, ErrNotBuilt), errors.Is(err, ErrStale), errors.Is(err, ErrInvalid):
-		o.keepKernel = true
+	if errors.Is(err, ErrNotBuilt) || errors.Is(err, ErrInvalid) {
 		return Build(ctx, o)
 	}
-	return nil, err
+	return img, err
 }

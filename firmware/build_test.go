@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/toe-project/toe/internal/apt/apttest"
+	"github.com/toe-project/toe/internal/atomicfile"
 	"github.com/toe-project/toe/machine"
 )
 
@@ -93,24 +94,65 @@ func TestEnsureNeedsNoMirrorOnceBuilt(t *testing.T) {
 	if err != nil || again.Path != first.Path {
 		t.Fatalf("with everything cached: %v", err)
 	}
+	// An image's agent is its own.
 	if err := os.WriteFile(o.AgentPath, tinyELF(t, false, "another agent"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := first.CheckAgent(o.AgentPath); !errors.Is(err, ErrStale) {
-		t.Errorf("another agent: %v, want ErrStale", err)
+	if again, err = Ensure(ctx, machine.TCG, o); err != nil || again.Path != first.Path {
+		t.Errorf("with another agent on the host: %+v, %v", again, err)
 	}
-	rebuilt, err := Ensure(ctx, machine.TCG, o)
+	rebuilt, err := Build(ctx, o)
 	if err != nil {
-		t.Fatalf("with a new agent: %v", err)
+		t.Fatal(err)
 	}
-	if rebuilt.Version == first.Version || rebuilt.CheckAgent(o.AgentPath) != nil {
-		t.Errorf("version %s → %s, agent %.8s", first.Version, rebuilt.Version, rebuilt.Agent)
+	if rebuilt.Version == first.Version || rebuilt.Agent == first.Agent {
+		t.Errorf("a build with another agent: version %s → %s, agent %v → %v", first.Version, rebuilt.Version, first.Agent, rebuilt.Agent)
 	}
 	if err := os.Remove(o.AgentPath); err != nil {
 		t.Fatal(err)
 	}
 	if img, err := Ensure(ctx, machine.TCG, o); err != nil || img.Path != rebuilt.Path {
-		t.Errorf("with no agent to compare with: %v", err)
+		t.Errorf("with no agent on the host: %v", err)
+	}
+}
+
+// What an older or newer toe left in the cache is read, or built anew.
+func TestImagesOfOtherVersions(t *testing.T) {
+	ctx := context.Background()
+	_, o := fakeDebian(t)
+	o, err := o.normal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	current := currentLink(o.CacheDir, o.Edition, o.Target, o.Arch)
+	if err := os.MkdirAll(filepath.Dir(current), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for manifest, kept := range map[string]bool{
+		first:                   true,
+		unknown(false):          true,
+		unknown(true):           false,
+		"{\"format\": 1000000}": false,
+		"":                      false,
+	} {
+		path := filepath.Join(filepath.Dir(current), "toe-micro-amd64-qemu-other.tar")
+		if err := os.WriteFile(path, imageOf(t, manifest), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		if err := atomicfile.Symlink(filepath.Base(path), current); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadStatus(o.CacheDir); err != nil {
+			t.Errorf("status: %v", err)
+		}
+		img, err := Ensure(ctx, machine.TCG, o)
+		if err != nil || (img.Path == path) != kept {
+			t.Errorf("manifest %.40q: %+v, %v; want it kept: %v", manifest, img, err, kept)
+			continue
+		}
+		if kept && !bytes.Equal(readFile(t, files(t, img).Kernel), testKernel) {
+			t.Errorf("manifest %.40q: another kernel", manifest)
+		}
 	}
 }
 
@@ -174,34 +216,6 @@ func TestPackagesThatTheMirrorDroppedAreReplaced(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("without a mirror: %v; want %q in it", err, want)
 		}
-	}
-}
-
-// A new agent must not mean minutes of compiling, and here it cannot: the
-// package of the source is empty.
-func TestEnsureKeepsTheUMLKernelThatIsBuilt(t *testing.T) {
-	ctx := context.Background()
-	r, o := fakeDebian(t)
-	r.Add(t, apttest.Deb{Name: "linux-source-7.3", Version: "7.3.4-1", Arch: "all"})
-	publish(t, r)
-	source := Package{Name: "linux-source-7.3", Version: "7.3.3-1"}
-	m := describe(Manifest{Edition: Micro, Arch: "amd64", Target: UML, Kernel: "7.3.3-toe", Config: "0123",
-		Agent: member("", []byte("old")).SHA256, Packages: []Package{source}}, testKernel, testInitramfs)
-	if _, err := store(o.CacheDir, m, testKernel, testInitramfs); err != nil {
-		t.Fatal(err)
-	}
-	img, err := Ensure(ctx, machine.UML, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if img.Kernel != "7.3.3-toe" || img.Config != "0123" || !slices.Contains(img.Packages, source) {
-		t.Errorf("manifest %+v", img.Manifest)
-	}
-	if err := img.CheckAgent(o.AgentPath); err != nil {
-		t.Error(err)
-	}
-	if kernel := files(t, img).Kernel; !bytes.Equal(readFile(t, kernel), testKernel) {
-		t.Errorf("kernel %s is not the one that was built", kernel)
 	}
 }
 

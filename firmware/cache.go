@@ -76,13 +76,13 @@ func holder(f *os.File) string {
 }
 
 // store puts an image into the cache and makes it the current one.
-func store(cacheDir string, m Manifest, kernel, initramfs []byte) (*Image, error) {
+func store(cacheDir string, m Manifest, contents []content) (*Image, error) {
 	dir := imageDir(cacheDir)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, imageName(m))
-	err := atomicfile.WriteFunc(path, 0o644, func(w io.Writer) error { return pack(w, m, kernel, initramfs) })
+	err := atomicfile.WriteFunc(path, 0o644, func(w io.Writer) error { return pack(w, m, contents) })
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/toe-project/toe/internal/atomicfile"
@@ -75,6 +76,9 @@ func lease(ctx context.Context, dir string) (*flock.Lock, error) {
 // appears under its name after all of the image was verified, by a rename.
 func (img *Image) unpacked(dir string) bool {
 	for _, f := range img.Members {
+		if !slices.Contains(known, f.Name) {
+			continue
+		}
 		info, err := os.Stat(filepath.Join(dir, f.Name))
 		if err != nil || !info.Mode().IsRegular() || info.Size() != f.Size {
 			return false
@@ -93,6 +97,9 @@ func (img *Image) unpack(ctx context.Context, dir string) error {
 	again, err := openImage(img.Path, img.cache, func(f Member, r io.Reader) error {
 		if err := ctx.Err(); err != nil {
 			return err
+		}
+		if !slices.Contains(known, f.Name) {
+			return nil
 		}
 		part, err := writePart(dir, fileMode(f.Name), r)
 		parts[f.Name] = part

@@ -6,9 +6,10 @@
 // Nothing in an image belongs to one card: what does is a second cpio archive,
 // added at each start by Overlay.
 //
-// An image is a plain tar, the same bytes from the same packages:
+// An image is a plain tar, the same bytes from the same packages. Its agent is its own: a newer
+// one on the host changes no image, and toe status says how they differ.
 //
-//	manifest.json    versions, packages, size and SHA-256 of what follows
+//	manifest.json    versions, packages, and the members: name, size and SHA-256, in order
 //	kernel           vmlinux (qemu) or the linux program (uml)
 //	initramfs        newc cpio, not compressed
 //
@@ -71,10 +72,6 @@ var ErrNotBuilt = errors.New("firmware is not built")
 // anew or fetch it again; nothing of it was used.
 var ErrInvalid = errors.New("not a valid firmware image")
 
-// ErrStale: the image was built from another agent than the one at hand.
-// Build makes a new one from the packages in the cache.
-var ErrStale = errors.New("firmware was built with another agent")
-
 // Options says what to build.
 type Options struct {
 	Edition  Edition // default Micro
@@ -91,8 +88,7 @@ type Options struct {
 	Update   bool
 	Progress *progress.Progress // nil reports nothing
 
-	keepKernel bool   // uml: rather the kernel at hand than compile one
-	keyring    string // tests: of an archive of their own
+	keyring string // tests: of an archive of their own
 }
 
 // normal fills in the defaults and refuses what cannot be built.

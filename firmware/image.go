@@ -74,18 +74,6 @@ func currentLink(cacheDir string, edition Edition, target Target, arch string) s
 	return filepath.Join(imageDir(cacheDir), fmt.Sprintf("current-%s-%s-%s", edition, arch, target))
 }
 
-// CheckAgent compares the image with the agent at path. Errors: ErrStale.
-func (img *Image) CheckAgent(path string) error {
-	sum, err := hashFile(path)
-	if err != nil {
-		return err
-	}
-	if sum != img.Agent {
-		return fmt.Errorf("%w: %s has %.12s, %s is %.12s", ErrStale, filepath.Base(img.Path), img.Agent, path, sum)
-	}
-	return nil
-}
-
 // openImage reads an image. With each == nil it stops behind the manifest;
 // otherwise each gets every member, and all contents are verified. What each
 // has stored counts only when openImage returns no error.
@@ -177,17 +165,4 @@ func readMember(tr *tar.Reader, f Member, each func(Member, io.Reader) error) er
 		return fmt.Errorf("%w: member %s has SHA-256 %s, the manifest says %s", ErrInvalid, f.Name, got, f.SHA256)
 	}
 	return nil
-}
-
-func hashFile(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("reading %s: %w", path, err)
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
 }

@@ -1,18 +1,26 @@
 package firmware
 
 import (
-	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"regexp"
+	"slices"
 
 	"github.com/toe-project/toe/machine"
 )
 
-// Format is the version of the image format that this package reads and writes.
-const Format = 1
+// Format is the version of the image format that this package writes. It reads that and oldest.
+//
+// An image of another version of toe is read by these rules. A field of the manifest that this
+// package does not know is ignored. A member that it does not know is ignored too, unless the
+// manifest calls it critical. What an older reader must not ignore is a critical member, or raises
+// the format.
+const (
+	Format = 2
+	oldest = 1 // the agent was agent_sha256, and there were kernel and initramfs only
+)
 
 const (
 	manifestName  = "manifest.json"
@@ -21,7 +29,11 @@ const (
 
 	maxManifest = 1 << 20 // bytes
 	maxMember   = 1 << 30 // bytes
+	maxMembers  = 64
 )
+
+// known are the members that this package knows, and that every image has.
+var known = []string{kernelName, initramfsName}
 
 // Package is a Debian package that something in an image was taken from.
 type Package struct {
@@ -36,9 +48,11 @@ type Member struct {
 	Name   string `json:"name"`
 	Size   int64  `json:"size"` // bytes
 	SHA256 string `json:"sha256"`
+	// Critical makes a reader that does not know the member refuse the image.
+	Critical bool `json:"critical,omitempty"`
 }
 
-// Manifest describes an image. It is the image's first member.
+// Manifest describes an image. It is the image's first file; the members follow in its order.
 type Manifest struct {
 	Format   int            `json:"format"`
 	Edition  Edition        `json:"edition"`
@@ -48,7 +62,7 @@ type Manifest struct {
 	Machines []machine.Kind `json:"machines"` // kinds that boot it
 	Kernel   string         `json:"kernel"`   // as uname -r has it
 	Config   string         `json:"kernel_config,omitempty"`
-	Agent    string         `json:"agent_sha256"`
+	Agent    Agent          `json:"agent"`
 	Packages []Package      `json:"packages"`
 	Members  []Member       `json:"members"`
 }
@@ -56,60 +70,79 @@ type Manifest struct {
 var (
 	versionPattern = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.+~_-]{0,127}$`)
 	wordPattern    = regexp.MustCompile(`^[a-z0-9]{1,32}$`)
+	memberPattern  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 )
 
 // parseManifest decodes and checks a manifest of hostile origin.
 func parseManifest(b []byte) (*Manifest, error) {
-	var m Manifest
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&m); err != nil {
+	var m struct {
+		Manifest
+		AgentSHA256 string `json:"agent_sha256"` // format 1
+	}
+	if err := json.Unmarshal(b, &m); err != nil {
 		return nil, fmt.Errorf("%w: %s: %v", ErrInvalid, manifestName, err)
 	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, fmt.Errorf("%w: %s: something follows the manifest", ErrInvalid, manifestName)
+	if m.Format == 1 {
+		m.Agent = Agent{SHA256: m.AgentSHA256}
 	}
 	if err := m.check(); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrInvalid, manifestName, err)
 	}
-	return &m, nil
+	return &m.Manifest, nil
 }
 
 func (m *Manifest) check() error {
-	if m.Format != Format {
-		return fmt.Errorf("format %d, this program reads format %d", m.Format, Format)
+	if m.Format < oldest || m.Format > Format {
+		return fmt.Errorf("format %d, this toe reads formats %d to %d", m.Format, oldest, Format)
 	}
 	for name, value := range map[string]string{"edition": string(m.Edition), "architecture": m.Arch, "target": string(m.Target)} {
 		if !wordPattern.MatchString(value) {
-			return fmt.Errorf("%s %q is no lower-case word", name, value)
+			return fmt.Errorf("%s %q: want a lower-case word", name, value)
 		}
 	}
 	for name, value := range map[string]string{"version": m.Version, "kernel": m.Kernel} {
 		if !versionPattern.MatchString(value) {
-			return fmt.Errorf("%s %q is no version", name, value)
+			return fmt.Errorf("%s %q: want a version", name, value)
 		}
 	}
-	if !isSHA256(m.Agent) {
-		return fmt.Errorf("agent_sha256 %q is no SHA-256", m.Agent)
+	if err := m.Agent.check(); err != nil {
+		return err
 	}
 	return m.checkMembers()
 }
 
-// checkMembers wants exactly the kernel and the initramfs, in this order.
 func (m *Manifest) checkMembers() error {
-	want := []string{kernelName, initramfsName}
-	if len(m.Members) != len(want) {
-		return fmt.Errorf("%d members, there must be %d: %v", len(m.Members), len(want), want)
+	if len(m.Members) > maxMembers {
+		return fmt.Errorf("%d members, want at most %d", len(m.Members), maxMembers)
 	}
-	for i, f := range m.Members {
-		switch {
-		case f.Name != want[i]:
-			return fmt.Errorf("member %d is %q, must be %q", i, f.Name, want[i])
-		case f.Size <= 0 || f.Size > maxMember:
-			return fmt.Errorf("member %s: size %d is not between 1 and %d bytes", f.Name, f.Size, maxMember)
-		case !isSHA256(f.SHA256):
-			return fmt.Errorf("member %s: sha256 %q is no SHA-256", f.Name, f.SHA256)
+	seen := map[string]bool{}
+	for _, f := range m.Members {
+		if err := f.check(); err != nil {
+			return fmt.Errorf("member %.64q: %w", f.Name, err)
 		}
+		if seen[f.Name] {
+			return fmt.Errorf("member %s is listed twice", f.Name)
+		}
+		seen[f.Name] = true
+	}
+	for _, name := range known {
+		if !seen[name] {
+			return fmt.Errorf("no member %s", name)
+		}
+	}
+	return nil
+}
+
+func (f Member) check() error {
+	switch {
+	case !memberPattern.MatchString(f.Name) || f.Name == manifestName:
+		return fmt.Errorf("the name does not match %s", memberPattern)
+	case f.Size <= 0 || f.Size > maxMember:
+		return fmt.Errorf("size %d, want 1 to %d bytes", f.Size, maxMember)
+	case !isSHA256(f.SHA256):
+		return fmt.Errorf("sha256 %.80q: want 64 hexadecimal digits", f.SHA256)
+	case f.Critical && !slices.Contains(known, f.Name):
+		return errors.New("this toe does not know it, and the image cannot be used without; a newer toe can")
 	}
 	return nil
 }

@@ -24,11 +24,20 @@ func imageSize(manifest int64, members []Member) int64 {
 	return n * tarBlock
 }
 
+// content is a member and what is in it.
+type content struct {
+	name string
+	data []byte
+}
+
 // describe completes a manifest with what follows from the contents.
-func describe(m Manifest, kernel, initramfs []byte) Manifest {
+func describe(m Manifest, contents []content) Manifest {
 	m.Format = Format
 	m.Machines = m.Target.kinds()
-	m.Members = []Member{member(kernelName, kernel), member(initramfsName, initramfs)}
+	m.Members = nil
+	for _, c := range contents {
+		m.Members = append(m.Members, member(c.name, c.data))
+	}
 	m.Packages = slices.Clone(m.Packages)
 	slices.SortFunc(m.Packages, func(a, b Package) int { return strings.Compare(a.Name, b.Name) })
 	all := sha256.New()
@@ -61,16 +70,13 @@ func imageName(m Manifest) string {
 }
 
 // pack writes an image; m must be complete.
-func pack(w io.Writer, m Manifest, kernel, initramfs []byte) error {
+func pack(w io.Writer, m Manifest, contents []content) error {
 	text, err := m.encode()
 	if err != nil {
 		return err
 	}
 	tw := tar.NewWriter(w)
-	for _, f := range []struct {
-		name string
-		data []byte
-	}{{manifestName, text}, {kernelName, kernel}, {initramfsName, initramfs}} {
+	for _, f := range slices.Concat([]content{{manifestName, text}}, contents) {
 		err := tw.WriteHeader(&tar.Header{
 			Typeflag: tar.TypeReg, Name: f.name, Size: int64(len(f.data)),
 			Mode: int64(fileMode(f.name)), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR,

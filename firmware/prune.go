@@ -38,16 +38,16 @@ func prune(cacheDir string, m Manifest, current string) {
 
 // pruneFiles removes unpacked files without an image, and what a killed process left half unpacked.
 func pruneFiles(cacheDir string) {
-	known := map[string]bool{}
+	ids := map[string]bool{}
 	paths, _ := filepath.Glob(filepath.Join(imageDir(cacheDir), "toe-*.tar"))
 	for _, path := range paths {
 		if img, err := openImage(path, cacheDir, nil); err == nil {
-			known[img.id] = true
+			ids[img.id] = true
 		}
 	}
 	dirs, _ := filepath.Glob(filepath.Join(filesDir(cacheDir), "*"))
 	for _, dir := range dirs {
-		if known[filepath.Base(dir)] {
+		if ids[filepath.Base(dir)] {
 			removeParts(dir)
 		} else {
 			removeUnused(dir)

@@ -13,7 +13,8 @@ import (
 func storeNumber(t *testing.T, cache string, i int) *Image {
 	t.Helper()
 	initramfs := bytes.Repeat([]byte{byte(i)}, 10)
-	img, err := store(cache, describe(testManifest(), testKernel, initramfs), testKernel, initramfs)
+	contents := []content{{kernelName, testKernel}, {initramfsName, initramfs}}
+	img, err := store(cache, describe(testManifest(), contents), contents)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -32,6 +32,7 @@ type Status struct {
 	CacheDir   string        `json:"cache_dir"`
 	CacheBytes int64         `json:"cache_bytes"`
 	Images     []ImageStatus `json:"images"`
+	HostAgent  *Agent        `json:"host_agent,omitempty"` // what a build would take
 }
 
 // ImageStatus is one image of the cache.
@@ -40,6 +41,8 @@ type ImageStatus struct {
 	Path  string `json:"path"`
 	Size  int64  `json:"size"`  // bytes
 	State string `json:"state"` // current, old, or what is wrong with it
+	// Differs says how the image's agent differs from that of this host; empty where it does not.
+	Differs string `json:"differs,omitempty"`
 }
 
 // ReadStatus looks through the cache. A damaged image is reported, not an error.
@@ -49,8 +52,15 @@ func ReadStatus(cacheDir string) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
+	if agent, err := HostAgent(); err == nil {
+		s.HostAgent = &agent
+	}
 	for _, path := range paths {
-		s.Images = append(s.Images, imageStatus(path, cacheDir))
+		i := imageStatus(path, cacheDir)
+		if s.HostAgent != nil {
+			i.Differs = i.Agent.Difference(*s.HostAgent)
+		}
+		s.Images = append(s.Images, i)
 	}
 	s.CacheBytes, err = diskUsage(cacheDir)
 	return s, err

@@ -114,41 +114,12 @@ func collectUML(ctx context.Context, o Options, root *apt.Root, source apt.Packa
 	b.config = configHash(slices.Concat(umlConfig, umlOlder))
 	dir := filepath.Join(o.CacheDir, "uml", fmt.Sprintf("linux-%s-%s", source.Version, b.config))
 	err := readUML(dir, b)
-	if errors.Is(err, os.ErrNotExist) && o.keepKernel && keepUML(ctx, o, b) {
-		return nil
-	}
 	if errors.Is(err, os.ErrNotExist) {
 		if err = buildUML(ctx, o, root, source, dir); err == nil {
 			err = readUML(dir, b)
 		}
 	}
 	return err
-}
-
-// keepUML takes the kernel of the current image, whatever it was configured
-// with: a card that is to start now does not wait minutes for a compiler.
-func keepUML(ctx context.Context, o Options, b *base) bool {
-	img, err := find(o.CacheDir, o.Edition, o.Target, o.Arch)
-	if err != nil {
-		return false
-	}
-	files, err := img.Files(ctx)
-	if err != nil {
-		return false
-	}
-	defer files.Close()
-	kernel, err := os.ReadFile(files.Kernel)
-	if err != nil {
-		return false
-	}
-	b.kernel, b.release, b.config = kernel, img.Kernel, img.Config
-	for _, p := range img.Packages {
-		if strings.HasPrefix(p.Name, sourcePrefix) {
-			b.packages[0] = p
-		}
-	}
-	o.Progress.Log("keeping the kernel that is built, %s; toe firmware build --machine uml makes the one of this version", img.Kernel)
-	return true
 }
 
 // configHash names a configuration in the cache, by its options alone.

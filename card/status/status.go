@@ -88,7 +88,11 @@ type Firmware struct {
 	Edition string `json:"edition"`
 	Version string `json:"version"`
 	Kernel  string `json:"kernel"`
-	Agent   string `json:"agent,omitempty"`
+	Agent   string `json:"agent,omitempty"` // its version, as it says itself
+	// AgentSHA256 is that of the agent in the image.
+	AgentSHA256 string `json:"agent_sha256,omitempty"`
+	// Differs says how that agent differs from the one of this host; empty where it does not.
+	Differs string `json:"differs,omitempty"`
 }
 
 // Event is something that happened to the card.

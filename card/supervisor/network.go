@@ -80,6 +80,7 @@ func LinkKeeper(d Device, event func(text string)) (Keeper, error) {
 type Image struct {
 	Edition, Version, KernelVersion string
 	Digest                          string // SHA-256, in hex, of the image's manifest
+	AgentVersion, AgentSHA256       string // of the agent in it; the version may be empty
 	Kernel, Initrd                  string // paths
 	// InUse keeps the files in the cache until it is closed. May be nil.
 	InUse io.Closer

@@ -35,7 +35,10 @@ func (w *world) report(st *status.Status) {
 		st.Machine.Kind = string(w.machine.Kind())
 	}
 	if w.image.Version != "" {
-		st.Firmware = status.Firmware{Edition: w.image.Edition, Version: w.image.Version, Kernel: w.image.KernelVersion}
+		st.Firmware = status.Firmware{
+			Edition: w.image.Edition, Version: w.image.Version, Kernel: w.image.KernelVersion,
+			Agent: w.image.AgentVersion, AgentSHA256: w.image.AgentSHA256,
+		}
 	}
 	for i, d := range w.links {
 		l := status.Link{

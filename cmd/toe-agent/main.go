@@ -4,14 +4,17 @@ package main
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/toe-project/toe/agent"
 )
 
-// version is set by the linker when firmware is built.
-var version = "devel"
+// stamp is set by the linker to "toe-agent-version=VERSION;". A build of firmware finds the version in
+// the program by what stands around it, which must not stand there twice (firmware/agent.go).
+var stamp = "devel"
 
 func main() {
+	version := strings.TrimSuffix(stamp[strings.Index(stamp, "=")+1:], ";")
 	if len(os.Args) == 2 && (os.Args[1] == "version" || os.Args[1] == "--version") {
 		fmt.Println("toe-agent", version)
 		return

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -120,9 +121,25 @@ func printFirmware(w io.Writer, s *firmware.Status) error {
 		return nil
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tw, "EDITION\tARCH\tMACHINE\tVERSION\tKERNEL\tSIZE\tSTATE")
+	fmt.Fprintln(tw, "EDITION\tARCH\tMACHINE\tVERSION\tKERNEL\tSIZE\tSTATE\tAGENT")
 	for _, i := range s.Images {
-		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.Edition, i.Arch, i.Target, i.Version, i.Kernel, progress.Size(i.Size), i.State)
+		if i.Agent.SHA256 == "" { // it could not be read
+			fmt.Fprintf(tw, "%s: %s\n", filepath.Base(i.Path), i.State)
+			continue
+		}
+		agent := "that of this host"
+		if s.HostAgent == nil || i.Differs != "" {
+			agent = i.Agent.String()
+		}
+		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.Edition, i.Arch, i.Target, i.Version, i.Kernel, progress.Size(i.Size), i.State, agent)
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for _, i := range s.Images {
+		if i.State == "current" && i.Differs != "" {
+			fmt.Fprintf(w, "%s for %s: %s; `toe firmware build --machine %s` puts this host's into a new image\n", i.Edition, i.Target, i.Differs, i.Target)
+		}
+	}
+	return nil
 }

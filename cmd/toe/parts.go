@@ -5,6 +5,7 @@ import (
 	"log"
 	"net/netip"
 
+	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/card/supervisor"
 	"github.com/toe-project/toe/control"
@@ -48,8 +49,16 @@ func image(ctx context.Context, cache, edition string, kind machine.Kind, p *pro
 	}
 	return supervisor.Image{
 		Edition: string(img.Edition), Version: img.Version, KernelVersion: img.Kernel, Digest: img.Digest(),
+		AgentVersion: img.Agent.Version, AgentSHA256: img.Agent.SHA256,
 		Kernel: files.Kernel, Initrd: files.Initrd, InUse: files,
 	}, nil
+}
+
+// compareAgent fills in how the card's agent differs from the one that a build on this host takes.
+func compareAgent(st *status.Status) {
+	if host, err := firmware.HostAgent(); err == nil {
+		st.Firmware.Differs = firmware.Agent{Version: st.Firmware.Agent, SHA256: st.Firmware.AgentSHA256}.Difference(host)
+	}
 }
 
 // umlBuilt says whether the quick kernel is at hand.

@@ -64,6 +64,7 @@ func up(cmd *cobra.Command, args []string, o upOptions) error {
 	if o.asJSON {
 		return cli.JSON(cmd.OutOrStdout(), st)
 	}
+	compareAgent(&st)
 	printUp(cmd.OutOrStdout(), c, st)
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"os"
@@ -87,6 +88,9 @@ func printStatus(w io.Writer, st status.Status) {
 	printOffload(w, st.Offload)
 	if st.Firmware.Version != "" {
 		fmt.Fprintf(w, "  firmware  %s %s, Linux %s\n", st.Firmware.Edition, st.Firmware.Version, st.Firmware.Kernel)
+		if st.Firmware.Differs != "" {
+			fmt.Fprintf(w, "            %s; `toe firmware build --machine %s`, `toe down` and `toe up` bring this host's\n", st.Firmware.Differs, cmp.Or(st.Machine.Kind, "KIND"))
+		}
 	}
 	if st.Machine.PID != 0 {
 		fmt.Fprintf(w, "  processes supervisor %d, machine %d, pump %d\n", st.Supervisor.PID, st.Machine.PID, st.Pump.PID)

@@ -201,6 +201,7 @@ func statusCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		compareAgent(&st)
 		if asJSON {
 			return cli.JSON(cmd.OutOrStdout(), st)
 		}

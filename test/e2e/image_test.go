@@ -1,13 +1,64 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
 	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/firmware"
 )
+
+// cacheOf returns shared where its images have the agent beside the program under test, and else
+// own, with images made of shared's packages and kernels: an image's agent is its own, and other
+// working trees use the shared cache too.
+func cacheOf(shared, own string) (string, error) {
+	status := exec.Command(toe, "firmware", "status", "--json")
+	status.Env = append(os.Environ(), "TOE_CACHE_DIR="+shared)
+	out, err := status.Output()
+	if err != nil {
+		return "", fmt.Errorf("toe firmware status: %w", err)
+	}
+	var s firmware.Status
+	if err := json.Unmarshal(out, &s); err != nil {
+		return "", err
+	}
+	var stale []firmware.Target
+	for _, i := range s.Images {
+		if i.State == "current" && i.Differs != "" {
+			stale = append(stale, i.Target)
+		}
+	}
+	if len(stale) == 0 {
+		return shared, nil
+	}
+	if err := copyPackages(shared, own); err != nil {
+		return "", err
+	}
+	for _, target := range stale {
+		build := exec.Command(toe, "firmware", "build", "--offline", "--quiet", "--machine", string(target))
+		build.Env = append(os.Environ(), "TOE_CACHE_DIR="+own)
+		if out, err := build.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("toe firmware build --machine %s: %w: %s", target, err, out)
+		}
+	}
+	return own, nil
+}
+
+// copyPackages makes the cache to, with the packages, User-Mode Linux kernels and passts of from.
+func copyPackages(from, to string) error {
+	if err := os.Mkdir(to, 0o755); err != nil {
+		return err
+	}
+	const copyTo = `tar -c -C "$0" --exclude='linux-source*' --exclude=./apt/bench ./apt ./uml $(cd "$0" && ls -d passt-* 2>/dev/null) | tar -x -C "$1"`
+	if out, err := exec.Command("sh", "-c", copyTo, from, to).CombinedOutput(); err != nil {
+		return fmt.Errorf("copy of %s: %w: %s", from, err, out)
+	}
+	return nil
+}
 
 // TestImageOfARunningCardStays: builds prune the cache, but not the image that a running card was
 // started from. Its next start needs it.

@@ -68,7 +68,11 @@ func setUp() (undo func(), err error) {
 		return nil, err
 	}
 	self = filepath.Join(dir, "self")
-	if err := errors.Join(os.Chmod(dir, 0o755), copyProgram(self)); err != nil {
+	err = errors.Join(os.Chmod(dir, 0o755), copyProgram(self))
+	if err == nil {
+		cache, err = cacheOf(cache, filepath.Join(dir, "cache"))
+	}
+	if err != nil {
 		os.RemoveAll(dir)
 		return nil, err
 	}
