@@ -52,7 +52,9 @@ type Cell struct {
 	Binds   []Bind
 	Scratch []Scratch
 	Files   map[string][]byte // small files to write: path in the cell to content
-	Links   map[string]string // symbolic links: path in the cell to target
+	// Programs are small files that can be executed.
+	Programs map[string][]byte
+	Links    map[string]string // symbolic links: path in the cell to target
 	// UID and GID are what the program runs as when the caller is root; 0
 	// means Nobody. Other callers keep their own user, in a user namespace.
 	UID, GID int

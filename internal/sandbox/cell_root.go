@@ -175,6 +175,14 @@ func (c Cell) writeFiles() error {
 			return err
 		}
 	}
+	for name, data := range c.Programs {
+		if err := writeFile(stage+name, data); err != nil {
+			return err
+		}
+		if err := os.Chmod(stage+name, 0o555); err != nil {
+			return err
+		}
+	}
 	for name, target := range c.Links {
 		if err := os.MkdirAll(filepath.Dir(stage+name), 0o755); err != nil {
 			return err

@@ -21,24 +21,28 @@ const (
 // rounds, and keeps its own few files beside it.
 const memorySlack = 16 << 20
 
-// program is where the kernel is. Its name is that of the process in ps, at most
-// 15 bytes of it.
-func program(card string) string { return "/toe: " + card }
+// kernelPath is where the kernel is. Its name is that of the process in ps, at most 15 bytes of it.
+func kernelPath(card string) string { return "/toe: " + card }
+
+// argument0 names the card for ps. At a reboot the kernel executes the program of this name that
+// it finds in /bin: itself elsewhere, rebootProgram here.
+func argument0(card string) string { return "toe-card-" + card }
 
 func cellSocket(i int) string { return fmt.Sprintf("/net%d", i) }
 
 // cell is all that the kernel gets to see of the host.
 func (m *Machine) cell(spec machine.Spec) sandbox.Cell {
 	c := sandbox.Cell{
-		Path: program(spec.Name),
+		Path: kernelPath(spec.Name),
 		Argv: arguments(spec),
 		// TMPDIR is where the RAM file goes, HOME where its control files do.
 		Env:            []string{"TMPDIR=" + cellMemory, "HOME=" + cellMemory},
 		UID:            m.cfg.UID,
 		GID:            m.cfg.GID,
-		Binds:          []sandbox.Bind{{Source: spec.Kernel, Target: program(spec.Name)}},
+		Binds:          []sandbox.Bind{{Source: spec.Kernel, Target: kernelPath(spec.Name)}},
 		Scratch:        []sandbox.Scratch{{Target: cellMemory, Bytes: spec.Memory + memorySlack}},
 		Files:          map[string][]byte{},
+		Programs:       map[string][]byte{"/bin/" + argument0(spec.Name): rebootProgram()},
 		Filter:         sandbox.UMLFilter,
 		FixedAddresses: true,
 		// With more CPUs its processes do run at once.
@@ -77,12 +81,10 @@ func firstCPU(info []byte) []byte {
 	return []byte(first + "\n\n")
 }
 
-// arguments are the kernel's. Argument 0 names the card for ps, and names no
-// file: at a reboot the kernel looks it up to execute itself again, does not
-// find it and ends, which is what the seam asks for (see exitOf).
+// arguments are the kernel's.
 func arguments(spec machine.Spec) []string {
 	args := []string{
-		"toe-card-" + spec.Name,
+		argument0(spec.Name),
 		fmt.Sprintf("mem=%dK", spec.Memory>>10),
 		// The filter of its own for the card's programs. Its other way,
 		// ptrace, is slower and is not allowed in the cell.

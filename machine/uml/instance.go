@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync/atomic"
 	"syscall"
 
@@ -52,15 +51,15 @@ func (i *instance) watch(stderr *os.File) {
 // panicStatus is uml_abort's in arch/um/os-Linux/util.c.
 const panicStatus = 127
 
-// exitOf reads the end of the process. The kernel's main returns 0 after a
-// power-off; after a reboot it fails to execute itself, and says so. After a
-// panic it aborts, which the cell turns into an exit (sandbox/uml_policy.go).
+// exitOf tells from its wait status how the process ended. The kernel's main returns 0 after a
+// power-off. At a reboot it executes a program that exits with rebootStatus. After a panic it aborts,
+// which the cell turns into an exit (sandbox/uml_policy.go).
 func exitOf(ws syscall.WaitStatus, stopped bool, words *tail.Buffer) machine.Exit {
 	last := words.LastLine()
 	switch {
 	case stopped:
 		return machine.Exit{Cause: machine.Stopped}
-	case ws.Exited() && strings.Contains(words.String(), "Failed to exec kernel"):
+	case ws.Exited() && ws.ExitStatus() == rebootStatus:
 		return machine.Exit{Cause: machine.Rebooted}
 	case ws.Exited() && ws.ExitStatus() == 0:
 		return machine.Exit{Cause: machine.PoweredOff}

@@ -22,10 +22,8 @@ func probeInitrd() []byte {
 	return b.Bytes()
 }
 
-// probeProgram is an ELF64 program for amd64 of one segment:
-// write(1, words), reboot(power off), and for ever pause.
+// probeProgram is write(1, words), reboot(power off), and then pause again and again.
 func probeProgram() []byte {
-	const base, headers = 0x400000, 64 + 56
 	words := []byte(probeWords + "\n")
 	code := []byte{
 		0xb8, 1, 0, 0, 0, // mov eax, SYS_write
@@ -44,18 +42,5 @@ func probeProgram() []byte {
 	}
 	// The words follow the code; rip in the lea is at its end, offset 17.
 	binary.LittleEndian.PutUint32(code[13:], uint32(len(code)-17))
-	body := append(code, words...)
-	var b bytes.Buffer
-	b.Write([]byte{0x7f, 'E', 'L', 'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0})
-	size := uint64(headers + len(body))
-	for _, v := range []any{
-		uint16(2), uint16(62), uint32(1), // ET_EXEC, EM_X86_64
-		uint64(base + headers), uint64(64), uint64(0), uint32(0), // entry, phoff, shoff, flags
-		uint16(64), uint16(56), uint16(1), uint16(0), uint16(0), uint16(0),
-		uint32(1), uint32(5), uint64(0), uint64(base), uint64(base), size, size, uint64(0x1000), // PT_LOAD, R+X
-	} {
-		_ = binary.Write(&b, binary.LittleEndian, v) // a bytes.Buffer takes all
-	}
-	b.Write(body)
-	return b.Bytes()
+	return program(append(code, words...))
 }
