@@ -10,8 +10,9 @@
 //     ready. Readiness is the supervisor's to judge, through the control API.
 //   - The machine process and whatever it starts die with the process that
 //     called Start, also when that one is killed with SIGKILL.
-//   - The machine is a client of every vhost-user socket in Spec.Nets; the
-//     sockets are already listening when Start is called.
+//   - A network device is of one of the kinds that Nets names. The machine is a
+//     client of the socket of every vhost-user device; the sockets are already
+//     listening when Start is called.
 //   - A card that reboots ends its instance with Exit.Cause Rebooted, and a
 //     card that powers off with PoweredOff: starting it again is the
 //     supervisor's decision, so that the next start sees a new Spec.
@@ -22,10 +23,12 @@
 package machine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"os"
+	"slices"
 )
 
 // Kind names a kind of machine as card.yaml and toe status spell it.
@@ -45,10 +48,40 @@ type Net struct {
 	MAC    net.HardwareAddr // locally administered, unique on the card
 	MTU    int              // bytes; 65535 on a link
 	Queues int              // queue pairs, at least 1
-	// Socket is the path of the vhost-user socket that the device's back end
-	// listens on. Empty means QEMU's own user-mode network (slirp), which
-	// only QEMU kinds can do.
-	Socket string
+	Kind   NetKind          // empty means VhostUser
+	Socket string           // of a vhost-user device: the path that its back end listens on
+}
+
+// NetKind is how a network device reaches what is behind it.
+type NetKind string
+
+const (
+	VhostUser NetKind = "vhost-user" // a back end behind a socket
+	UserNet   NetKind = "user"       // the machine's own user-mode network
+)
+
+func (n Net) kind() NetKind { return cmp.Or(n.Kind, VhostUser) }
+
+// IsVhostUser says whether the device has a vhost-user back end.
+func (n Net) IsVhostUser() bool { return n.kind() == VhostUser }
+
+// CheckNets finds the devices that m has not, and those whose socket is not there, which would show
+// as a dead card only.
+func CheckNets(m Machine, nets []Net) error {
+	for _, n := range nets {
+		if !slices.Contains(m.Nets(), n.kind()) {
+			return fmt.Errorf("network device %s: kind %q, machine %s has %q", n.Name, n.kind(), m.Kind(), m.Nets())
+		}
+		if !n.IsVhostUser() {
+			continue
+		}
+		if st, err := os.Stat(n.Socket); err != nil {
+			return fmt.Errorf("network device %s: vhost-user socket: %w", n.Name, err)
+		} else if st.Mode().Type() != os.ModeSocket {
+			return fmt.Errorf("network device %s: %s has mode %v, want a vhost-user socket", n.Name, n.Socket, st.Mode())
+		}
+	}
+	return nil
 }
 
 // Spec is all that a machine needs to know to run a card.
@@ -107,6 +140,8 @@ type Instance interface {
 // Machine is one kind of hardware.
 type Machine interface {
 	Kind() Kind
+	// Nets are the kinds of network devices that Start takes.
+	Nets() []NetKind
 	// Probe says whether this kind really works on this host now, in a few
 	// words for a person either way. It starts what it has to start (a few
 	// instructions in a guest, the kernel to its banner) under a time limit,

@@ -287,6 +287,7 @@ func (w *scene) parts() Parts {
 type machineWithFaults struct{ w *scene }
 
 func (m machineWithFaults) Kind() machine.Kind                        { return machine.Fake }
+func (m machineWithFaults) Nets() []machine.NetKind                   { return m.w.machine.Nets() }
 func (m machineWithFaults) Probe(ctx context.Context) (string, error) { return m.w.machine.Probe(ctx) }
 func (m machineWithFaults) Start(ctx context.Context, s machine.Spec) (machine.Instance, error) {
 	if err := m.w.step(ctx, "start"); err != nil {

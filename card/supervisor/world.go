@@ -217,7 +217,11 @@ func (w *world) machineSpec() machine.Spec {
 		if d.port.Name != "" {
 			name = d.port.Name
 		}
-		out.Nets = append(out.Nets, machine.Net{Name: name, MAC: d.MAC, MTU: d.MTU, Queues: d.Queues, Socket: d.Socket})
+		kind := machine.VhostUser
+		if d.Socket == "" {
+			kind = machine.UserNet
+		}
+		out.Nets = append(out.Nets, machine.Net{Name: name, MAC: d.MAC, MTU: d.MTU, Queues: d.Queues, Kind: kind, Socket: d.Socket})
 	}
 	return out
 }

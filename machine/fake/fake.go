@@ -47,6 +47,11 @@ func (m *Machine) Kind() machine.Kind {
 	return machine.Fake
 }
 
+// Nets are all kinds.
+func (m *Machine) Nets() []machine.NetKind {
+	return []machine.NetKind{machine.VhostUser, machine.UserNet}
+}
+
 // Probe answers with ProbeErr.
 func (m *Machine) Probe(ctx context.Context) (string, error) {
 	if m.ProbeErr != nil {

@@ -84,7 +84,7 @@ func kernelCommand(spec machine.Spec) string {
 
 func (m *Machine) netArguments(known features, i int, n machine.Net) []string {
 	dev := fmt.Sprintf("virtio-net-pci,netdev=net%d,mac=%s,disable-legacy=on,romfile=", i, n.MAC)
-	if n.Socket == "" {
+	if !n.IsVhostUser() {
 		return []string{"-netdev", fmt.Sprintf("user,id=net%d", i), "-device", dev}
 	}
 	queues := max(n.Queues, 1)

@@ -64,7 +64,7 @@ func (m *Machine) cardCell(known features, spec machine.Spec) (sandbox.Cell, err
 		c.Binds = append(c.Binds, sandbox.Bind{Source: spec.Disk, Target: cellDisk, Write: true})
 	}
 	for i, n := range spec.Nets {
-		if n.Socket != "" {
+		if n.IsVhostUser() {
 			c.Binds = append(c.Binds, sandbox.Bind{Source: n.Socket, Target: cellSocket(i), Write: true})
 			continue
 		}

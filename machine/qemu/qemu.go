@@ -45,6 +45,11 @@ func New(cfg Config) *Machine {
 // Kind is the one of the configuration.
 func (m *Machine) Kind() machine.Kind { return m.cfg.Kind }
 
+// Nets are vhost-user and QEMU's own user-mode network (slirp).
+func (m *Machine) Nets() []machine.NetKind {
+	return []machine.NetKind{machine.VhostUser, machine.UserNet}
+}
+
 // ErrNotInstalled means that there is no QEMU; its message names the package.
 var ErrNotInstalled = errors.New("QEMU is not installed (Debian: qemu-system-x86)")
 
@@ -72,14 +77,14 @@ func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instanc
 		return nil, fmt.Errorf("card %s: Spec.Console is nil, want the machine's end of a stream socket", spec.Name)
 	}
 	defer spec.Console.Close()
-	if err := check(spec); err != nil {
+	if err := m.check(spec); err != nil {
 		return nil, fmt.Errorf("card %s: %w", spec.Name, err)
 	}
 	path, err := m.binary()
 	if err != nil {
 		return nil, err
 	}
-	known, err := m.look(ctx, path, slices.ContainsFunc(spec.Nets, func(n machine.Net) bool { return n.Socket != "" }))
+	known, err := m.look(ctx, path, slices.ContainsFunc(spec.Nets, machine.Net.IsVhostUser))
 	if err != nil {
 		return nil, err
 	}
@@ -90,7 +95,7 @@ func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instanc
 }
 
 // check finds what would only show as a riddle on QEMU's stderr.
-func check(spec machine.Spec) error {
+func (m *Machine) check(spec machine.Spec) error {
 	if spec.Memory < 32<<20 || spec.Memory%(1<<20) != 0 {
 		return fmt.Errorf("%d bytes of memory, want a multiple of 1 MiB and at least 32 MiB", spec.Memory)
 	}
@@ -102,17 +107,7 @@ func check(spec machine.Spec) error {
 			return fmt.Errorf("%s: %w", f.what, err)
 		}
 	}
-	for _, n := range spec.Nets {
-		if n.Socket == "" {
-			continue
-		}
-		if st, err := os.Stat(n.Socket); err != nil {
-			return fmt.Errorf("network device %s: %w", n.Name, err)
-		} else if st.Mode().Type() != os.ModeSocket {
-			return fmt.Errorf("network device %s: %s is no socket", n.Name, n.Socket)
-		}
-	}
-	return nil
+	return machine.CheckNets(m, spec.Nets)
 }
 
 func (m *Machine) admit(spec machine.Spec) error {
@@ -128,7 +123,7 @@ func (m *Machine) admit(spec machine.Spec) error {
 		}
 	}
 	for _, n := range spec.Nets {
-		if n.Socket == "" {
+		if !n.IsVhostUser() {
 			continue
 		}
 		if err := sandbox.Admit(n.Socket, m.cfg.UID, m.cfg.GID, true); err != nil {

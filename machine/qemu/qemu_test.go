@@ -105,7 +105,7 @@ func TestConsoleStopAndKill(t *testing.T) {
 // TestUserNetwork: QEMU makes its own NAT inside the cell.
 func TestUserNetwork(t *testing.T) {
 	s := spec(t, "")
-	s.Nets = []machine.Net{{Name: "wan", MAC: []byte{2, 0, 0, 0, 0, 1}, MTU: 1500, Queues: 1}}
+	s.Nets = []machine.Net{{Name: "wan", MAC: []byte{2, 0, 0, 0, 0, 1}, MTU: 1500, Queues: 1, Kind: machine.UserNet}}
 	card := trial.Start(t, New(Config{Kind: machine.TCG}), s)
 	card.Await(t, "trial: up", bootLimit)
 }
@@ -122,7 +122,8 @@ func TestStartErrors(t *testing.T) {
 		{"initrd", "/nonexistent", func(s *machine.Spec) { s.Initrd = "/nonexistent" }},
 		{"disk", "/nonexistent", func(s *machine.Spec) { s.Disk = "/nonexistent" }},
 		{"socket", "network device wan", func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Socket: "/nonexistent"}} }},
-		{"no socket", "is no socket", func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Socket: "/bin/true"}} }},
+		{"another kind", `kind "vfio", machine tcg has ["vhost-user" "user"]`, func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Kind: "vfio"}} }},
+		{"no socket", "want a vhost-user socket", func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Socket: "/bin/true"}} }},
 		{"QEMU refuses", "last words", func(s *machine.Spec) { s.CPUs = 100000 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

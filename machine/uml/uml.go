@@ -39,6 +39,9 @@ func New(cfg Config) *Machine { return &Machine{cfg: cfg} }
 // Kind is machine.UML.
 func (m *Machine) Kind() machine.Kind { return machine.UML }
 
+// Nets is vhost-user only: User-Mode Linux has no user-mode network of its own.
+func (m *Machine) Nets() []machine.NetKind { return []machine.NetKind{machine.VhostUser} }
+
 // Start powers a card up.
 //
 // What the caller must see to: the process's main calls sandbox.Main before
@@ -52,7 +55,7 @@ func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instanc
 		return nil, fmt.Errorf("card %s: Spec.Console is nil, want the machine's end of a stream socket", spec.Name)
 	}
 	defer spec.Console.Close()
-	if err := check(spec); err != nil {
+	if err := m.check(spec); err != nil {
 		return nil, err
 	}
 	if err := m.admit(spec); err != nil {
@@ -62,19 +65,12 @@ func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instanc
 }
 
 // check finds what would only show as a dead card later.
-func check(spec machine.Spec) error {
+func (m *Machine) check(spec machine.Spec) error {
 	if spec.Memory < 32<<20 {
 		return fmt.Errorf("card %s: %d bytes of memory, want at least 32 MiB", spec.Name, spec.Memory)
 	}
-	for _, n := range spec.Nets {
-		if n.Socket == "" {
-			return fmt.Errorf("card %s, network device %s: User-Mode Linux has no user-mode network of its own, want a vhost-user socket", spec.Name, n.Name)
-		}
-		if st, err := os.Stat(n.Socket); err != nil {
-			return fmt.Errorf("card %s, network device %s: %w", spec.Name, n.Name, err)
-		} else if st.Mode().Type() != os.ModeSocket {
-			return fmt.Errorf("card %s, network device %s: %s is no socket", spec.Name, n.Name, n.Socket)
-		}
+	if err := machine.CheckNets(m, spec.Nets); err != nil {
+		return fmt.Errorf("card %s: %w", spec.Name, err)
 	}
 	st, err := os.Stat(spec.Kernel)
 	if err != nil {

@@ -115,7 +115,8 @@ func TestStartErrors(t *testing.T) {
 		{"kernel is no program", "executable", func(s *machine.Spec) { s.Kernel = "/etc/passwd" }},
 		{"initrd", "/nonexistent", func(s *machine.Spec) { s.Initrd = "/nonexistent" }},
 		{"no back end", "vhost-user socket", func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan"}} }},
-		{"no socket", "is no socket", func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Socket: "/bin/true"}} }},
+		{"user network", `kind "user", machine uml has ["vhost-user"]`, func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Kind: machine.UserNet}} }},
+		{"no socket", "want a vhost-user socket", func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Socket: "/bin/true"}} }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := good
