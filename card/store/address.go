@@ -38,7 +38,7 @@ func (l LinkAddrs) Card() []netip.Prefix {
 	return []netip.Prefix{odd(l.IPv4), odd(l.IPv6)}
 }
 
-// HostAddrs and CardAddrs are the same without the length.
+// HostAddrs are the host's addresses.
 func (l LinkAddrs) HostAddrs() []netip.Addr { return addrs(l.Host()) }
 
 // CardAddrs are the card's addresses.
@@ -52,9 +52,9 @@ func addrs(ps []netip.Prefix) []netip.Addr {
 	return out
 }
 
-// chooseAddrs picks a link's addresses: what is wanted where it is wanted,
-// else a prefix hashed from the card's and the link's name, so that a card
-// made anew gets the same ones, and another where that one is taken.
+// chooseAddrs picks a link's addresses: the wanted ones where there are any, else
+// a prefix hashed from the names of card and link, so that a card made anew gets
+// the same one, and the next hash where that one is taken.
 func chooseAddrs(card, link string, want4, want6 spec.Prefix, taken func(netip.Prefix) string) (LinkAddrs, error) {
 	var out LinkAddrs
 	for _, f := range []struct {

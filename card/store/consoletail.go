@@ -8,7 +8,7 @@ import (
 	"github.com/toe-project/toe/internal/tail"
 )
 
-// TailBytes is how much of it is shown with a failed start, in bytes.
+// TailBytes is how much of the console is shown with a failed start, in bytes.
 const TailBytes = 2000
 
 // ConsoleTail is the end of what the card printed in its last start, for people.
@@ -25,7 +25,8 @@ func (p Paths) ConsoleTail() string {
 	return LastLines(data, TailBytes)
 }
 
-// LastLines is fit for a terminal: a card may print what it likes.
+// LastLines returns the last n bytes of data at most, from the beginning of a
+// line. It is safe to print: a card writes what it likes to its console.
 func LastLines(data []byte, n int) string {
 	text := tail.Visible(strings.ReplaceAll(string(data), "\r", ""), "\n\t")
 	if len(text) > n {

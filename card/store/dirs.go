@@ -88,12 +88,12 @@ func (p Paths) Vhost(name string) string { return filepath.Join(p.Runtime, name+
 // maxSocketPath is the room in sockaddr_un.sun_path, less the final zero.
 const maxSocketPath = 107
 
-// MakeRuntime makes the runtime folder, and refuses one that somebody else
-// could have put there.
+// MakeRuntime makes the runtime folder. It refuses one that another user could
+// have put there.
 func (p Paths) MakeRuntime() error {
 	if longest := p.Vhost("port-fifteen-chars0"); len(longest) > maxSocketPath {
-		return fmt.Errorf("runtime folder %s: too long for a socket's path (%d of %d bytes); set TOE_RUNTIME_DIR to a shorter one",
-			p.Runtime, len(longest), maxSocketPath)
+		return fmt.Errorf("runtime folder %s: a socket in it would have a path of %d bytes, want %d at most; "+
+			"set TOE_RUNTIME_DIR to a shorter folder", p.Runtime, len(longest), maxSocketPath)
 	}
 	if err := privateDir(filepath.Dir(p.Runtime)); err != nil {
 		return err
@@ -113,8 +113,8 @@ func privateDir(dir string) error {
 	return ownDir(dir)
 }
 
-// Trusted says why the runtime folder may be somebody else's: below /tmp
-// anybody can make one before us, and answer from a socket in it.
+// Trusted returns an error if another user may have made the runtime folder.
+// Below /tmp every user can make it first, and answer from a socket in it.
 func (p Paths) Trusted() error {
 	for _, dir := range []string{filepath.Dir(p.Runtime), p.Runtime} {
 		if err := ownDir(dir); err != nil {
@@ -131,10 +131,10 @@ func ownDir(dir string) error {
 		return err
 	}
 	if st, ok := fi.Sys().(*syscall.Stat_t); !fi.IsDir() || !ok || int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("%s: must be a folder of user %d's own; somebody else put it there", dir, os.Geteuid())
+		return fmt.Errorf("%s: belongs to another user, or is no folder; want a folder of user %d", dir, os.Geteuid())
 	}
 	if fi.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("%s: others may write to it; `chmod 0700 %s` mends that", dir, dir)
+		return fmt.Errorf("%s: others may write to it; fix: `chmod 0700 %s`", dir, dir)
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/pem"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strings"
 
@@ -14,8 +15,8 @@ import (
 	"github.com/toe-project/toe/internal/atomicfile"
 )
 
-// userKeys are the public keys in home/.ssh that can be used; a key that
-// cannot be read is not worth failing for.
+// userKeys are the usable public keys in home/.ssh. A key that cannot be read is
+// left out.
 func userKeys(home string) []string {
 	files, _ := filepath.Glob(filepath.Join(home, ".ssh", "*.pub"))
 	var keys []string
@@ -54,7 +55,7 @@ func makeLoginKey(dir string) error {
 	return atomicfile.Write(filepath.Join(dir, loginKey+".pub"), ssh.MarshalAuthorizedKey(sshPub), 0o600)
 }
 
-// LoginKey is the private key of `toe ssh`, and HostKey what the card answers with.
+// LoginKey is the private key of `toe ssh`.
 func (c *Card) LoginKey() (ssh.Signer, error) {
 	data, err := os.ReadFile(filepath.Join(c.Paths.Keys(), loginKey))
 	if err != nil {
@@ -76,4 +77,15 @@ func (c *Card) HostKey() (ssh.PublicKey, error) {
 func (c *Card) LoginPublic() (string, error) {
 	data, err := os.ReadFile(filepath.Join(c.Paths.Keys(), loginKey+".pub"))
 	return strings.TrimSpace(string(data)), err
+}
+
+// Home is the home folder of the calling user; behind sudo, that of the user who called it.
+func Home() string {
+	if name := os.Getenv("SUDO_USER"); name != "" && os.Geteuid() == 0 {
+		if u, err := user.Lookup(name); err == nil {
+			return u.HomeDir
+		}
+	}
+	home, _ := os.UserHomeDir()
+	return home
 }

@@ -16,10 +16,16 @@ import (
 
 // Stopped is the status of a card without a supervisor.
 func (c *Card) Stopped() status.Status {
-	st := status.Status{Name: c.Name, State: status.Stopped, Reasons: []string{}, Ports: []status.Port{}, History: []status.Event{}}
-	st.Machine = status.Machine{Kind: c.Spec.Machine.Kind, CPUs: c.Spec.Machine.CPUs, Memory: int64(c.Spec.Machine.Memory)}
+	st := status.Status{
+		Name: c.Name, State: status.Stopped, Reasons: []string{}, Ports: []status.Port{}, History: []status.Event{},
+	}
+	m := c.Spec.Machine
+	st.Machine = status.Machine{Kind: m.Kind, CPUs: m.CPUs, Memory: int64(m.Memory)}
 	st.Firmware.Edition = c.Spec.Firmware.Edition
-	st.Link = status.Link{Interface: c.Spec.Link.Interface, MTU: control.LinkMTU, Host: []netip.Addr{}, Card: []netip.Addr{}, Queues: []link.QueueStats{}}
+	st.Link = status.Link{
+		Interface: c.Spec.Link.Interface, MTU: control.LinkMTU,
+		Host: []netip.Addr{}, Card: []netip.Addr{}, Queues: []link.QueueStats{},
+	}
 	var l Links
 	known := atomicfile.ReadJSON(c.Paths.Links(), &l) == nil
 	st.Offload = offloadStatus(&c.Spec, l)
@@ -31,19 +37,20 @@ func (c *Card) Stopped() status.Status {
 	}
 	for _, p := range c.Spec.Ports {
 		st.Ports = append(st.Ports, status.Port{
-			Name: p.Name, Attach: p.Attach.String(), MAC: c.MAC("port-" + p.Name).String(), MTU: p.MTU,
+			Name: p.Name, Attach: p.Attach.String(), MAC: c.MAC(PortDevice(p.Name)).String(), MTU: p.MTU,
 			State: string(status.Stopped), Addresses: []string{}, Gateways: []string{},
 		})
 	}
 	return st
 }
 
-// BootID changes when the host is restarted.
+// BootID returns the host's boot id (random(4)), which differs after each restart.
 func BootID() string {
 	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return strings.TrimSpace(string(data))
 }
 
+// ModTime returns when the file at path was modified, and whether it exists.
 func ModTime(path string) (time.Time, bool) {
 	fi, err := os.Stat(path)
 	if err != nil {
@@ -59,7 +66,7 @@ func firstAddrs(l Links) *LinkAddrs {
 	return l.Exec
 }
 
-// offloadStatus is what is known without the card.
+// offloadStatus is the part of the status that the specification decides.
 func offloadStatus(s *spec.Spec, l Links) status.Offload {
 	out := status.Offload{Mode: s.Offload.Mode}
 	for _, p := range s.Publish {

@@ -253,3 +253,25 @@ func TestConsoleTailIsFitForATerminal(t *testing.T) {
 		}
 	}
 }
+
+// Addresses that cannot be read are not free: the card that has them may run.
+func TestAddressesThatCannotBeReadAreNotGivenAway(t *testing.T) {
+	dirs := testDirs(t)
+	var cards []*Card
+	for _, name := range []string{"a", "b"} {
+		c, err := dirs.Create(spec.Default(name), t.TempDir())
+		if err != nil {
+			t.Fatal(err)
+		}
+		cards = append(cards, c)
+	}
+	if _, err := cards[0].Reserve(nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(cards[0].Paths.Links(), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := cards[1].Reserve(nil); err == nil || !strings.Contains(err.Error(), cards[0].Paths.Links()) {
+		t.Errorf("%v; want an error that names %s", err, cards[0].Paths.Links())
+	}
+}

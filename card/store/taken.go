@@ -1,15 +1,18 @@
 package store
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
 	"net/netip"
 
 	"github.com/toe-project/toe/internal/atomicfile"
 )
 
-// Used is an address range that somebody has, and who.
+// Used is an address range that is in use.
 type Used struct {
 	Prefix netip.Prefix
-	By     string
+	By     string // what uses it, for messages
 }
 
 func takenBy(used []Used) func(netip.Prefix) string {
@@ -34,8 +37,12 @@ func (c *Card) othersPrefixes(host []Used) ([]Used, error) {
 	own := map[netip.Prefix]bool{}
 	for _, name := range names {
 		var l Links
-		if atomicfile.ReadJSON(c.Dirs.Card(name).Links(), &l) != nil {
+		err := atomicfile.ReadJSON(c.Dirs.Card(name).Links(), &l)
+		if errors.Is(err, fs.ErrNotExist) {
 			continue // never started
+		}
+		if err != nil { // its addresses would be given away
+			return nil, fmt.Errorf("addresses of card %s: %w", name, err)
 		}
 		for _, a := range []*LinkAddrs{l.Link, l.Exec} {
 			if a == nil {
