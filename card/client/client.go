@@ -1,5 +1,5 @@
-// Package client is what the command line and others speak to a card by: its
-// supervisor where it has one, what it left behind where it has none.
+// Package client talks to the supervisor of a card, and reads what a supervisor
+// left behind where none runs.
 package client
 
 import (
@@ -22,7 +22,6 @@ import (
 	"github.com/toe-project/toe/card/spec"
 	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
-	"github.com/toe-project/toe/internal/atomicfile"
 	"github.com/toe-project/toe/internal/flock"
 	"github.com/toe-project/toe/internal/tail"
 )
@@ -30,14 +29,14 @@ import (
 // ErrNotRunning: the card has no supervisor. `toe up NAME` starts one.
 var ErrNotRunning = errors.New("the card is not running")
 
-// Client talks to the supervisor of a card.
+// Client talks to the supervisor of a card. It holds no connection between calls.
 type Client struct {
 	card  *store.Card
 	http  *http.Client
 	limit time.Duration // for an answer
 }
 
-// Client prepares to talk to the card's supervisor; nothing is sent yet.
+// New prepares to talk to the card's supervisor. It sends nothing.
 func New(c *store.Card) *Client {
 	t := &http.Transport{DisableKeepAlives: true}
 	cl := &Client{card: c, http: &http.Client{Transport: t}, limit: answerLimit}
@@ -67,8 +66,8 @@ func dial(ctx context.Context, c *store.Card, socket string) (net.Conn, error) {
 	return conn, err
 }
 
-// answerLimit is how long a supervisor may take to answer; it gives itself
-// statusWait for a status to change, and 30 s to apply a specification.
+// answerLimit is how long a supervisor may take to answer. It gives itself 20 s for
+// a status to change, and 30 s to apply a specification.
 const answerLimit = 45 * time.Second
 
 // call sends a request and decodes the answer, or the supervisor's refusal.
@@ -102,7 +101,7 @@ func (cl *Client) send(ctx context.Context, method, path string, body []byte) (*
 		err = ue.Err
 	}
 	if hungUp(err) {
-		return nil, fmt.Errorf("card %s: its supervisor hung up: %w; `toe status %s` tells why", cl.card.Name, ErrNotRunning, cl.card.Name)
+		return nil, fmt.Errorf("card %s: its supervisor hung up: %w; see `toe status %s`", cl.card.Name, ErrNotRunning, cl.card.Name)
 	}
 	if err != nil {
 		return nil, err
@@ -110,18 +109,18 @@ func (cl *Client) send(ctx context.Context, method, path string, body []byte) (*
 	return resp, cl.refusal(resp)
 }
 
-// hungUp says whether the other end died before it answered: a process that is
-// killed may take a connection still, and resets it.
+// hungUp says whether the other end died before it answered. A process that is
+// being killed may accept a connection and reset it.
 func hungUp(err error) bool {
 	if err == nil {
 		return false
 	}
 	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) ||
-		// net/http's own word for an end before the request was written.
+		// net/http's error for an end before the request was written.
 		strings.Contains(err.Error(), "server closed idle connection")
 }
 
-// refusal is the error in an answer, whose body it then closes.
+// refusal returns the error in an answer, and closes the answer's body.
 func (cl *Client) refusal(resp *http.Response) error {
 	if resp.StatusCode < 300 {
 		return nil
@@ -131,7 +130,7 @@ func (cl *Client) refusal(resp *http.Response) error {
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<16)).Decode(&p); err != nil || p.Error == "" {
 		return fmt.Errorf("card %s: its supervisor says %s", cl.card.Name, resp.Status)
 	}
-	return errors.New(tail.Visible(p.Error, "\n\t")) // it may have the card's own words in it
+	return errors.New(tail.Visible(p.Error, "\n\t")) // the card's own words may be in it
 }
 
 // Status asks how the card is, once its Sequence is above after (0: at once).
@@ -154,28 +153,13 @@ func (cl *Client) Down(ctx context.Context) error {
 	return AwaitEnd(ctx, cl.card)
 }
 
-// AwaitEnd waits until no supervisor holds the card.
-func AwaitEnd(ctx context.Context, c *store.Card) error {
-	for {
-		pid, held, err := flock.Owner(c.Paths.Lock())
-		if err != nil || !held {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("card %s: supervisor %d has not ended: %w", c.Name, pid, ctx.Err())
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
 // Reset starts the card's machine again.
 func (cl *Client) Reset(ctx context.Context) error {
 	return cl.call(ctx, http.MethodPost, "/reset", nil, &struct{}{})
 }
 
-// Apply gives a running card a new specification; Diff tells beforehand
-// whether it can take it.
+// Apply gives a running card a new specification, and returns the changes.
+// spec.Diff tells beforehand whether a running card can take it.
 func (cl *Client) Apply(ctx context.Context, spec spec.Spec) ([]string, error) {
 	data, err := spec.YAML()
 	if err != nil {
@@ -186,7 +170,7 @@ func (cl *Client) Apply(ctx context.Context, spec spec.Spec) ([]string, error) {
 	return a.Changes, err
 }
 
-// Logs gives each line of the card's log to f until there are no more.
+// Logs calls f for each line of the card's log, until there are no more.
 func (cl *Client) Logs(ctx context.Context, follow bool, tail uint32, f func(status.LogLine)) error {
 	path := "/logs?tail=" + strconv.FormatUint(uint64(tail), 10)
 	if follow {
@@ -235,7 +219,7 @@ func (cl *Client) Dial(ctx context.Context, port int) (net.Conn, error) {
 	return &buffered{conn, r}, nil
 }
 
-// buffered is a connection of which something has been read already.
+// buffered is a connection of which r has read some bytes.
 type buffered struct {
 	net.Conn
 	r *bufio.Reader
@@ -248,54 +232,4 @@ func (cl *Client) Exec(ctx context.Context) (status.Exec, error) {
 	var e status.Exec
 	err := cl.call(ctx, http.MethodGet, "/exec", nil, &e)
 	return e, err
-}
-
-// Status is how the card is, also when it has no supervisor.
-func Status(ctx context.Context, c *store.Card) (status.Status, error) {
-	st, err := New(c).Status(ctx, 0)
-	if err == nil || !errors.Is(err, ErrNotRunning) {
-		return st, err
-	}
-	return offline(c)
-}
-
-// offline is the status of a card whose supervisor does not answer.
-func offline(c *store.Card) (status.Status, error) {
-	st := c.Stopped()
-	pid, held, err := flock.Owner(c.Paths.Lock())
-	if err != nil {
-		return st, err
-	}
-	if held {
-		st.State, st.Supervisor.PID = status.Starting, pid
-		st.Reasons = append(st.Reasons, fmt.Sprintf("supervisor %d has only just been started, or is on its way out", pid))
-		return st, nil
-	}
-	var l status.Last
-	if err := atomicfile.ReadJSON(c.Paths.Last(), &l); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = nil
-		}
-		return st, err
-	}
-	st.State, st.Reasons = l.State, append(st.Reasons, l.Reasons...)
-	st.History = append(st.History, l.History...)
-	if l.State == status.Running {
-		st.Killed = true
-		st.State, st.Reasons = killed(c, l)
-	}
-	return st, nil
-}
-
-// killed says what is known of a supervisor that did not end by itself.
-func killed(c *store.Card, l status.Last) (status.State, []string) {
-	if l.Boot != store.BootID() {
-		return status.Stopped, []string{fmt.Sprintf("the host was restarted while the card ran; `toe up %s` starts it again", c.Name)}
-	}
-	when := l.Time
-	if t, ok := store.ModTime(c.Paths.Lock()); ok && t.After(when) {
-		when = t // its last sign of life
-	}
-	return status.Failed, []string{fmt.Sprintf("supervisor (pid %d) was killed, last seen alive at %s; `toe up %s` starts it again",
-		l.PID, when.Format(time.TimeOnly), c.Name)}
 }

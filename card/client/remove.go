@@ -15,7 +15,7 @@ import (
 )
 
 // Remove deletes a card that is not running. It holds the card's lock, so
-// that nobody starts what is being deleted.
+// that no supervisor starts what is being deleted.
 func Remove(c *store.Card) error {
 	l, err := c.Lock()
 	if errors.Is(err, store.ErrRunning) {
@@ -29,7 +29,7 @@ func Remove(c *store.Card) error {
 	if err := hostnet.Clean(c); err != nil {
 		return err
 	}
-	// Without its specification it is no card any more, so that a removal
+	// The specification goes first: what has none is no card, and a removal that was
 	// cut short can be repeated.
 	if err := os.Remove(c.Paths.Spec()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err

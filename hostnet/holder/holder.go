@@ -10,27 +10,23 @@ import (
 	"os"
 	"os/exec"
 	"strconv"
-	"sync/atomic"
 	"syscall"
 	"time"
 
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/card/store"
-	"github.com/toe-project/toe/hostnet/netdev"
 	"github.com/toe-project/toe/internal/child"
 	"github.com/toe-project/toe/internal/fds"
 	"github.com/toe-project/toe/internal/privilege"
-	"github.com/toe-project/toe/internal/sandbox"
 	"github.com/toe-project/toe/link/tun"
 )
 
-// Verb is the hidden verb of the program that becomes a namespace
-// holder: a process in a network namespace of its own, and a user namespace
-// of its own where the caller is not root. It makes the TUN there, hands its
-// descriptors out, and opens connections for the supervisor, which stays
-// where it is. Orders come on descriptor 3 as packets of JSON.
+// Verb is the hidden verb of the program that becomes a namespace holder: a process
+// in a network namespace of its own, and a user namespace of its own where the
+// caller is not root. It makes the TUN there, passes its descriptors to the
+// supervisor, and opens connections for it. Orders come on descriptor 3 as packets
+// of JSON.
 const Verb = "netns-holder"
 
 // patience is how long a holder may take to be ready.
@@ -126,9 +122,9 @@ func start() (*Holder, error) {
 	return n, nil
 }
 
-// processAttr puts a process into namespaces of its own. Without root it is
-// itself there, not root, so that whoever joins it is, too; what it needs to
-// set up the network it keeps as ambient capabilities.
+// processAttr puts a process into namespaces of its own. Without root it keeps its
+// user id there, and so does a process that joins it. Ambient capabilities let it
+// set up the network.
 func processAttr() *syscall.SysProcAttr {
 	if store.Privileged() {
 		return &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
@@ -142,8 +138,8 @@ func processAttr() *syscall.SysProcAttr {
 	}
 }
 
-// ask sends an order with a socket for its answer, so that several can be
-// under way. It returns the descriptors that came with the answer.
+// ask sends an order with a socket for its answer, so that several can be under
+// way. It returns the descriptors in the answer.
 func (n *Holder) ask(ctx context.Context, o order) ([]*os.File, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		o.Limit = time.Until(deadline)
@@ -164,7 +160,7 @@ func (n *Holder) ask(ctx context.Context, o order) ([]*os.File, error) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
 	err = fds.Socket(n.orders.Fd()).Send(o, theirs)
-	theirs.Close() // the holder's copy is the only one: its end is an end of file
+	theirs.Close() // the holder has the only copy: its death is an end of file
 	if err != nil {
 		return nil, fmt.Errorf("the process that keeps the namespace is gone: %w", err)
 	}
@@ -219,7 +215,7 @@ func (n *Holder) Dial(ctx context.Context, network, address string) (net.Conn, e
 	return net.FileConn(files[0])
 }
 
-// Close ends the holder, and with it the namespace once nobody else is in it.
+// Close ends the holder. The namespace ends with the last process in it.
 func (n *Holder) Close() error {
 	n.orders.Close()
 	select {
@@ -229,140 +225,4 @@ func (n *Holder) Close() error {
 		<-n.Died
 	}
 	return nil
-}
-
-// ordersFD is the descriptor that a holder is told by what to do.
-const ordersFD = 3
-
-// Main is the holder. It ends when its supervisor hangs up; connections
-// through an endpoint then end with it, for the namespace may live on in the
-// programs that are in it.
-func Main() error {
-	orders := os.NewFile(ordersFD, "orders")
-	if orders == nil {
-		return errors.New("no orders on descriptor 3; only toe itself starts this")
-	}
-	sandbox.SetName("toe: exec")
-	if err := sandbox.CloseInherited(ordersFD); err != nil {
-		return err
-	}
-	var endpoint atomic.Pointer[store.LinkAddrs] // of the link, while it leads to one
-	defer func() {
-		if a := endpoint.Load(); a != nil {
-			_ = netdev.Abort(*a)
-		}
-	}()
-	for {
-		var o order
-		passed, err := fds.Receive(fds.Socket(orders.Fd()), &o, maxPacket, 1)
-		if errors.Is(err, fds.ErrPacket) {
-			continue
-		}
-		if err != nil {
-			return nil
-		}
-		files := passedFiles(passed)
-		if len(files) != 1 {
-			fds.CloseAll(files)
-			continue
-		}
-		if o.Op == "lock" {
-			endpoint.Store(nil)
-			if o.On {
-				endpoint.Store(&o.Addrs)
-			}
-		}
-		go func() {
-			defer files[0].Close()
-			out, err := o.obey()
-			reply(files[0], out, err)
-		}()
-	}
-}
-
-func reply(to *os.File, out []*os.File, err error) {
-	defer fds.CloseAll(out)
-	var a answer
-	if err != nil {
-		a = answer{Error: err.Error(), Timeout: errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded)}
-	}
-	_ = fds.Socket(to.Fd()).Send(a, out...)
-}
-
-func (o order) obey() ([]*os.File, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), o.Limit)
-	defer cancel()
-	switch o.Op {
-	case "link":
-		return makeExecLink(o)
-	case "dial":
-		return dialFile(ctx, o.Network, o.Address)
-	case "lock":
-		return nil, netdev.LockMTU(Interface, o.Addrs, o.On)
-	case "abort":
-		return nil, netdev.Abort(o.Addrs)
-	case "ping":
-		card, err := netip.ParseAddr(o.Address)
-		if err != nil {
-			return nil, err
-		}
-		return nil, netdev.Ping(ctx, card)
-	}
-	return nil, fmt.Errorf("order %q: unknown", o.Op)
-}
-
-func dialFile(ctx context.Context, network, address string) ([]*os.File, error) {
-	var d net.Dialer
-	c, err := d.DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	f, err := c.(interface{ File() (*os.File, error) }).File()
-	if err != nil {
-		return nil, err
-	}
-	return []*os.File{f}, nil
-}
-
-// makeExecLink makes the namespace's network: loopback, the link, and the
-// card as the way to everywhere.
-func makeExecLink(o order) ([]*os.File, error) {
-	lo, err := netlink.LinkByName("lo")
-	if err == nil {
-		err = netlink.LinkSetUp(lo)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("loopback: %w", err)
-	}
-	// ping(8) without privilege, for the groups that exist here.
-	group := "0 2147483647"
-	if !store.Privileged() {
-		group = fmt.Sprintf("%d %d", os.Getegid(), os.Getegid())
-	}
-	_ = os.WriteFile("/proc/sys/net/ipv4/ping_group_range", []byte(group), 0)
-	files, err := tun.Open(tun.Options{Name: Interface, Queues: o.Queues})
-	if err != nil {
-		return nil, netdev.TUNProblem(err)
-	}
-	if err := netdev.Configure(Interface, o.Addrs); err != nil {
-		fds.CloseAll(files)
-		return nil, err
-	}
-	l, err := netlink.LinkByName(Interface)
-	for _, card := range o.Addrs.CardAddrs() {
-		if err != nil {
-			break
-		}
-		way := netdev.DefaultVia(l.Attrs().Index, card, unix.RT_TABLE_MAIN)
-		err = netlink.RouteAdd(&way)
-		if card.Is6() && !netdev.HasIPv6() {
-			err = nil
-		}
-	}
-	if err != nil {
-		fds.CloseAll(files)
-		return nil, fmt.Errorf("default route: %w", err)
-	}
-	return files, nil
 }

@@ -13,11 +13,11 @@ import (
 	"github.com/toe-project/toe/card/store"
 )
 
-// Abort ends this network namespace's TCP connections over a link,
-// as ECONNABORTED to their programs. An endpoint that is gone has taken their
-// other half with it, and a program that only reads would wait for ever. What
-// listens stays, and what is still connecting, which the next card answers.
-// It needs a kernel with CONFIG_INET_DIAG_DESTROY, as Debian's.
+// Abort ends the TCP connections over a link, of the caller's network namespace.
+// Their programs get ECONNABORTED. An endpoint that is gone has taken the other
+// half of a connection with it, and a program that only reads would wait forever.
+// Listening sockets stay, and so do connecting ones, which the next card answers.
+// It needs a kernel with CONFIG_INET_DIAG_DESTROY, such as Debian's.
 func Abort(a store.LinkAddrs) error {
 	w := wayOf(a)
 	var errs []error
@@ -33,7 +33,8 @@ func Abort(a store.LinkAddrs) error {
 			}
 			err := destroy(s)
 			if errors.Is(err, unix.EOPNOTSUPP) {
-				return errors.New("sock_diag: this kernel cannot destroy sockets (CONFIG_INET_DIAG_DESTROY): connections through the card end when their program writes, or by TCP keepalive")
+				return errors.New("sock_diag: this kernel cannot destroy sockets (CONFIG_INET_DIAG_DESTROY): " +
+					"connections through the card end when their program writes, or by TCP keepalive")
 			}
 			if err != nil && !errors.Is(err, unix.ENOENT) { // it has ended by itself
 				errs = append(errs, fmt.Errorf("sock_diag: destroy a connection to port %d: %w", s.ID.DestinationPort, err))

@@ -21,7 +21,7 @@ import (
 )
 
 // Configure brings the interface up with MTU 65535 and the host's
-// addresses. A kernel without IPv6 gets along with IPv4 alone.
+// addresses. On a kernel without IPv6 it sets the IPv4 ones only.
 func Configure(name string, a store.LinkAddrs) error {
 	l, err := netlink.LinkByName(name)
 	if err != nil {
@@ -43,13 +43,14 @@ func Configure(name string, a store.LinkAddrs) error {
 	return nil
 }
 
+// HasIPv6 says whether the kernel has IPv6.
 func HasIPv6() bool {
 	_, err := os.Stat("/proc/sys/net/ipv6")
 	return err == nil
 }
 
-// Quiet keeps the kernel from saying anything on the link by itself: no
-// link-local address, no router solicitation. What cannot be set is absent.
+// Quiet keeps the kernel from sending on the interface by itself: no link-local
+// address, no router solicitation. A kernel that lacks a setting needs none.
 func Quiet(name string) {
 	dir := "/proc/sys/net/ipv6/conf/" + name
 	for _, kv := range [][2]string{{"disable_ipv6", "0"}, {"addr_gen_mode", "1"}, {"accept_ra", "0"}, {"accept_dad", "0"}} {
@@ -57,16 +58,18 @@ func Quiet(name string) {
 	}
 }
 
+// Exists says whether the caller's network namespace has an interface of that name.
 func Exists(name string) bool {
 	_, err := netlink.LinkByName(name) // not /sys, which may show another namespace
 	return err == nil
 }
 
+// IPNet returns p in the form that netlink takes.
 func IPNet(p netip.Prefix) *net.IPNet {
 	return &net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }
 
-// zero is 0.0.0.0 or ::, as a is.
+// zero is 0.0.0.0 or ::, of the family of a.
 func zero(a netip.Addr) netip.Addr {
 	if a.Is4() {
 		return netip.IPv4Unspecified()

@@ -19,8 +19,8 @@ import (
 // fullPayload fills an IPv4 packet of 65535 bytes: less 20 for the IP header and 8 for ICMP's.
 const fullPayload = control.LinkMTU - 20 - 8
 
-// Ping sends one echo request of the link's full size and waits for its
-// answer. Where the caller may not send any, that is no fault of the link.
+// Ping sends one echo request of the link's full size and waits for its answer. It
+// returns nil where the caller may not send one: that is no fault of the link.
 func Ping(ctx context.Context, card netip.Addr) error {
 	conn, to, err := openPing(card)
 	if errors.Is(err, os.ErrPermission) {

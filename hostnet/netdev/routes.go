@@ -12,25 +12,24 @@ import (
 	"github.com/toe-project/toe/card/store"
 )
 
-// RouteProtocol marks the routes that toe makes, as `proto 116`: others of the
-// same interface are somebody else's business. (Below it are the kernel's
-// and those of well-known daemons, see /etc/iproute2/rt_protos.)
+// RouteProtocol marks the routes that toe makes, as `proto 116`. Other routes of
+// the same interface are left alone. The numbers below it are the kernel's and
+// those of well-known daemons (/etc/iproute2/rt_protos).
 const RouteProtocol = 116
 
-// LockMTU makes toe's own IPv4 routes of an interface of the link those to an
-// Endpoint, or those to a router.
+// LockMTU locks the path MTU of toe's own IPv4 routes of an interface of the link,
+// for a card in endpoint mode, or unlocks it, for a router.
 //
-// To an endpoint the path MTU is the link's own, whatever lies behind the
-// card: `mtu lock`. So a socket that leaves the path's MTU to the kernel
-// (IP_PMTUDISC_WANT, the default) does not forbid fragments, which would ask
-// the card not to make any, and nothing that is said of the wire lowers it.
-// The lock has no number: the kernel takes none above 65520 in a route, and
-// the largest datagram would be cut in two. Without a number it trusts a
-// gateway with 576 bytes; so these routes name the interface alone, at whose
-// other end there is only the card.
+// The path to an endpoint has the link's MTU, whatever lies behind the card:
+// `mtu lock`. A socket that leaves the path MTU to the kernel (IP_PMTUDISC_WANT,
+// the default) then does not set DF, which would keep the card from fragmenting,
+// and no ICMP message about the wire lowers the MTU. The lock has no number: the
+// kernel accepts none above 65520 in a route, and the largest datagram would be
+// fragmented. A route with a gateway and a lock without a number has an MTU of
+// 576, so these routes name the interface only. The card is alone at its other end.
 //
-// IPv6 has no such flag in its packets, and its senders alone make fragments:
-// what the card only forwards needs what routers say, so there nothing is locked.
+// IPv6 packets have no DF, and only their senders fragment. What the card forwards
+// needs the ICMPv6 messages of routers, so nothing is locked there.
 func LockMTU(iface string, a store.LinkAddrs, on bool) error {
 	l, err := netlink.LinkByName(iface)
 	if err != nil {
@@ -57,7 +56,7 @@ func LockMTU(iface string, a store.LinkAddrs, on bool) error {
 	return nil
 }
 
-// ReplaceRoute is netlink.RouteReplace, with a lock of the MTU that has no number.
+// ReplaceRoute is netlink.RouteReplace with a lock of the MTU without a number.
 func ReplaceRoute(r netlink.Route, lock bool) error {
 	m := nl.NewRtMsg()
 	req := nl.NewNetlinkRequest(unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE|unix.NLM_F_ACK)
@@ -93,7 +92,7 @@ func ReplaceRoute(r netlink.Route, lock bool) error {
 	return nil
 }
 
-// DefaultVia is the route to everywhere by way of a card, in a table.
+// DefaultVia is a default route in a table, through a card.
 func DefaultVia(index int, card netip.Addr, table int) netlink.Route {
 	return netlink.Route{LinkIndex: index, Table: table, Protocol: RouteProtocol, Gw: card.AsSlice(), Dst: IPNet(netip.PrefixFrom(zero(card), 0))}
 }

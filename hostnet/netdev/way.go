@@ -12,20 +12,19 @@ import (
 
 // linkWay tells which connections of this network namespace go over a link.
 //
-// Their socket has one of the host's addresses of the link, or goes to one of
-// the card's, and the kernel routes what it sends to the link. So a container
-// that talks to the link's address, and the host with itself, are not among
-// them. It is the route of now that is asked for, by source and destination
-// alone. What cannot be told:
+// Their socket has one of the host's addresses of the link, or is connected to one
+// of the card's, and the kernel routes its packets to the link. A container that
+// talks to the link's address, and connections of the host with itself, are not
+// among them. The route is looked up now, by source and destination only. So two
+// cases are not told apart:
 //
-//   - a socket with a packet mark that a rule of the host's looks at (the
-//     route without the mark decides), and one whose route was another when it
-//     was opened;
-//   - after the interface has gone, what a machine behind another gateway had
-//     with the link's address. It ends too: an address that is gone carries
-//     nothing any more. What is attached to the host directly is left alone.
+//   - A socket with a packet mark that a rule of the host matches is judged by the
+//     route without the mark; one whose route has changed, by the new route.
+//   - After the interface has gone, a connection of the link's address with a
+//     machine behind another gateway ends too: an address that is gone carries
+//     nothing. A machine attached to the host directly is left alone.
 //
-// What the host forwards for others, containers say, has no socket here.
+// Forwarded connections, such as those of containers, have no socket here.
 type linkWay struct {
 	addrs store.LinkAddrs
 	index int // of the interface; 0: it is gone
@@ -67,14 +66,14 @@ func (w linkWay) carries(s *netlink.Socket) bool {
 	return false
 }
 
-// routes says whether what goes from one address to the other goes by the link.
+// routes says whether packets from one address to the other go over the link.
 func (w linkWay) routes(from, to netip.Addr) bool {
 	found, err := netlink.RouteGetWithOptions(to.AsSlice(), &netlink.RouteGetOptions{SrcAddr: from.AsSlice()})
 	return err == nil && len(found) > 0 && found[0].LinkIndex == w.index
 }
 
-// attached says whether an address is the host's own, or on a network that a
-// device of the host is on.
+// attached says whether an address is the host's own, or on a network that the
+// host is attached to.
 func attached(to netip.Addr) bool {
 	found, err := netlink.RouteGet(net.IP(to.AsSlice()))
 	return err == nil && len(found) > 0 && found[0].Gw == nil && found[0].Via == nil
