@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/offload/loop"
+	"github.com/toe-project/toe/offload/raw"
 )
 
 // The sides of a flow, and the index of the direction that reads from one.
@@ -45,6 +46,7 @@ type way struct {
 	done bool  // and the end has been passed on
 
 	urgent bool // urgent data has been announced
+	last   bool // FIN has come, and no urgent data is in front of it
 }
 
 // drainLimit is how long payload that was there before an error may take to
@@ -104,9 +106,9 @@ func (s side) Ready(events uint32) {
 	if events&unix.EPOLLERR != 0 && pendingError(s.fd[s.s]) != nil {
 		s.dead[s.s] = true
 	}
-	if events&unix.EPOLLPRI != 0 {
-		s.way[s.s].urgent = true
-	}
+	w := &s.way[s.s]
+	w.urgent = w.urgent || events&unix.EPOLLPRI != 0
+	w.last = w.last || events&unix.EPOLLRDHUP != 0 && !w.urgent
 	calm := s.calm[s.s]
 	if calm && events == unix.EPOLLIN && s.hop(s.s) {
 		return
@@ -213,12 +215,14 @@ func (f *flow) fill(s int) bool {
 		return false
 	}
 	for {
-		n, err := splice(f.fd[s], p.w, t.pipes.portion())
+		n, err := raw.Splice(f.fd[s], p.w, t.pipes.portion())
 		switch {
 		case n > 0:
 			t.pipes.filled(p, n)
 			w.pipe = p
 			return true
+		case err == nil && w.last: // the end, and not the mark
+			w.end = true
 		case (err == nil || w.urgent && errors.Is(err, unix.EAGAIN)) && f.passUrgent(s, p):
 			if w.pipe != nil {
 				return true
@@ -244,20 +248,20 @@ func (f *flow) fill(s int) bool {
 // socket has SO_OOBINLINE. When there is no room for it as what it is, it goes
 // on as an ordinary one (RFC 6093 advises that much to programs).
 func (f *flow) passUrgent(s int, p *pipe) bool {
-	if at, err := unix.IoctlGetInt(f.fd[s], siocAtMark); err != nil || at == 0 {
+	if at, err := raw.IoctlInt(f.fd[s], siocAtMark); err != nil || at == 0 {
 		return false
 	}
 	var b [1]byte
-	if n, err := unix.Read(f.fd[s], b[:]); err != nil || n != 1 {
+	if n, err := raw.Read(f.fd[s], b[:]); err != nil || n != 1 {
 		return false // it is announced, and not here yet
 	}
 	f.way[s].urgent = false
-	err := unix.Sendto(f.fd[1-s], b[:], unix.MSG_OOB|unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nil)
+	err := raw.SendTo(f.fd[1-s], b[:], unix.MSG_OOB, nil)
 	if err == nil {
 		f.t.moved(s, 1)
 		return true
 	}
-	if n, err := unix.Write(p.w, b[:]); err == nil && n == 1 {
+	if n, err := raw.Write(p.w, b[:]); err == nil && n == 1 {
 		f.t.pipes.filled(p, 1)
 		f.way[s].pipe = p
 	}
@@ -272,7 +276,7 @@ const siocAtMark = 0x8905
 func (f *flow) drain(s int) int {
 	t, w := f.t, &f.way[s]
 	for {
-		n, err := splice(w.pipe.r, f.fd[1-s], w.pipe.n)
+		n, err := raw.Splice(w.pipe.r, f.fd[1-s], w.pipe.n)
 		switch {
 		case n > 0:
 			t.pipes.drained(w.pipe, n)
@@ -326,13 +330,6 @@ func (f *flow) retry(pause time.Duration) {
 	}
 }
 
-// splice moves bytes without copying them, and without waiting. It does not
-// say that more will come (SPLICE_F_MORE): the last segment would wait for it.
-func splice(from, to, n int) (int, error) {
-	k, err := unix.Splice(from, nil, to, nil, n, unix.SPLICE_F_MOVE|unix.SPLICE_F_NONBLOCK)
-	return int(max(k, 0)), err
-}
-
 // passEnd gives the end of what side s sends to the other side: FIN for FIN.
 // The end that an error makes is passed on by settle.
 func (f *flow) passEnd(s int) {
@@ -340,7 +337,7 @@ func (f *flow) passEnd(s int) {
 	if f.dead[s] || f.way[1-s].done {
 		return // settle closes both, with RST or with FIN
 	}
-	if err := unix.Shutdown(f.fd[1-s], unix.SHUT_WR); err != nil {
+	if err := raw.Shutdown(f.fd[1-s], unix.SHUT_WR); err != nil {
 		f.dead[1-s] = true
 	}
 }
@@ -372,7 +369,7 @@ func (f *flow) settleError(dead int) {
 	if !f.way[dead].done {
 		return
 	}
-	unsent, err := unix.IoctlGetInt(f.fd[1-dead], unix.TIOCOUTQ)
+	unsent, err := raw.IoctlInt(f.fd[1-dead], unix.TIOCOUTQ)
 	if err == nil && unsent > 0 {
 		// No event says when all is acknowledged. Less and less often: many may
 		// wait for one wire that stands still.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/toe-project/toe/offload/loop"
 	"github.com/toe-project/toe/offload/nfqueue"
+	"github.com/toe-project/toe/offload/raw"
 )
 
 // acceptLimit is how long the host may take from our answer to its first
@@ -119,7 +120,7 @@ func (o *opening) repeated(s segment, id uint32) {
 	if s.class != o.class {
 		o.class = s.class
 		for _, c := range classOptions(s) { // best effort, as without the card
-			_ = unix.SetsockoptInt(o.fd, c.level, c.name, c.value)
+			_ = raw.Setsockopt(o.fd, c.level, c.name, c.value)
 		}
 	}
 	o.seq, o.held, o.holds = s.seq, id, true
@@ -216,15 +217,15 @@ func (o *opening) leave() {
 
 // accepted joins a connection of the host with the one to its remote.
 func (t *tcp) accepted(fd int, peer netip.AddrPort) {
-	sa, err := unix.Getsockname(fd)
+	local, err := raw.Getsockname(fd)
 	if err != nil {
-		_ = unix.Close(fd)
+		_ = raw.Close(fd)
 		return
 	}
-	o := t.opening[pair{peer, addrPort(sa)}]
+	o := t.opening[pair{peer, local}]
 	if o == nil || !o.connected {
 		t.drop("not asked for")
-		_ = unix.Close(fd)
+		_ = raw.Close(fd)
 		return
 	}
 	o.leave()

@@ -1,6 +1,6 @@
 package offload
 
-import "golang.org/x/sys/unix"
+import "github.com/toe-project/toe/offload/raw"
 
 // Sizes of pipes, in bytes of payload.
 const (
@@ -37,21 +37,19 @@ func (p *pipes) get() (*pipe, error) {
 		p.spare = p.spare[:n-1]
 		return last, nil
 	}
-	var fds [2]int
-	if err := unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+	r, w, err := raw.Pipe(pipeSize)
+	if err != nil {
 		return nil, err
 	}
-	// Fails for want of memory: the default size does too.
-	_, _ = unix.FcntlInt(uintptr(fds[0]), unix.F_SETPIPE_SZ, pipeSize)
-	return &pipe{r: fds[0], w: fds[1]}, nil
+	return &pipe{r: r, w: w}, nil
 }
 
 // put gives a pipe back. One that is not empty is of no use to another.
 func (p *pipes) put(q *pipe) {
 	p.held -= q.n
 	if q.n > 0 || len(p.spare) >= sparePipes {
-		_ = unix.Close(q.r)
-		_ = unix.Close(q.w)
+		_ = raw.Close(q.r)
+		_ = raw.Close(q.w)
 		return
 	}
 	p.spare = append(p.spare, q)
@@ -67,8 +65,8 @@ func (p *pipes) drained(q *pipe, n int) { q.n -= n; p.held -= n }
 
 func (p *pipes) close() {
 	for _, q := range p.spare {
-		_ = unix.Close(q.r)
-		_ = unix.Close(q.w)
+		_ = raw.Close(q.r)
+		_ = raw.Close(q.w)
 	}
 	p.spare = nil
 }

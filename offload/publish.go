@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/offload/loop"
+	"github.com/toe-project/toe/offload/raw"
 )
 
 // dialLimit is how long a service of the host may take to accept. The link
@@ -49,7 +50,7 @@ type dialing struct {
 // what only pretends to be a client gets no further than the card's kernel.
 func (t *tcp) dialService(p Publish, client int, from netip.AddrPort) {
 	if t.fullForWire() {
-		_ = unix.Close(client)
+		_ = raw.Close(client)
 		return
 	}
 	to, keep := p.target(from.Addr())
@@ -60,7 +61,7 @@ func (t *tcp) dialService(p Publish, client int, from netip.AddrPort) {
 	host, err := dialFor(source, to)
 	if err != nil {
 		t.drop("published service not reached")
-		_ = unix.Close(client)
+		_ = raw.Close(client)
 		return
 	}
 	m := &dialing{t: t, client: client, host: host}
@@ -142,7 +143,7 @@ func (m *dialing) fail() {
 func (m *dialing) end() {
 	m.leave()
 	m.t.loop.Close(m.host)
-	_ = unix.Close(m.client)
+	_ = raw.Close(m.client)
 }
 
 func (m *dialing) leave() {

@@ -7,9 +7,10 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/raw"
 )
 
 // sockaddr is an address as the kernel takes it.
@@ -43,13 +44,13 @@ type option struct{ level, name, value int }
 
 // newSocket makes a socket that does not block, with options.
 func newSocket(family, kind int, options ...option) (int, error) {
-	fd, err := unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := raw.Socket(family, kind)
 	if err != nil {
 		return -1, fmt.Errorf("socket: %w", err)
 	}
 	for _, o := range options {
-		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
-			_ = unix.Close(fd)
+		if err := raw.Setsockopt(fd, o.level, o.name, o.value); err != nil {
+			_ = raw.Close(fd)
 			return -1, fmt.Errorf("socket option %d of level %d: %w", o.name, o.level, err)
 		}
 	}
@@ -93,8 +94,8 @@ func narrow(fd int, wide uint32) {
 	if err != nil || m.room <= room+linkBuffer/2 {
 		return
 	}
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, int(room/2))
-	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, sendLocked)
+	_ = raw.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, int(room/2))
+	_ = raw.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, sendLocked)
 }
 
 // largestReceive is what the kernel lets a receive buffer grow to, in bytes of
@@ -114,12 +115,7 @@ func largestReceive() uint32 {
 type memInfo struct{ received, room uint32 }
 
 func memory(fd int) (m memInfo, err error) {
-	size := uint32(unsafe.Sizeof(m))
-	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_MEMINFO,
-		uintptr(unsafe.Pointer(&m)), uintptr(unsafe.Pointer(&size)), 0)
-	if errno != 0 {
-		err = errno
-	}
+	err = raw.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_MEMINFO, &m)
 	return m, err
 }
 
@@ -146,11 +142,7 @@ var connection = []option{
 
 // linger makes close(2) reset a connection, or end it in order.
 func linger(fd int, reset bool) error {
-	l := unix.Linger{}
-	if reset {
-		l.Onoff = 1
-	}
-	return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &l)
+	return raw.SetLinger(fd, reset)
 }
 
 // listen makes a TCP listener. Accepted connections inherit its options.
@@ -164,12 +156,12 @@ func listen(at netip.AddrPort, options ...option) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("listener at %s: %w", at, err)
 	}
-	err = errors.Join(linger(fd, true), unix.Bind(fd, sockaddr(at)))
+	err = errors.Join(linger(fd, true), raw.Bind(fd, at))
 	if err == nil {
 		err = unix.Listen(fd, 4096)
 	}
 	if err != nil {
-		_ = unix.Close(fd)
+		_ = raw.Close(fd)
 		return -1, fmt.Errorf("listener at %s: %w", at, err)
 	}
 	return fd, nil
@@ -188,13 +180,13 @@ func dial(source, to netip.AddrPort, options ...option) (int, error) {
 	}
 	err = linger(fd, true)
 	if err == nil && source.IsValid() {
-		err = unix.Bind(fd, sockaddr(source))
+		err = raw.Bind(fd, source)
 	}
 	if err == nil {
-		err = unix.Connect(fd, sockaddr(to))
+		err = raw.Connect(fd, to)
 	}
 	if err != nil && !errors.Is(err, unix.EINPROGRESS) {
-		_ = unix.Close(fd)
+		_ = raw.Close(fd)
 		return -1, err
 	}
 	return fd, nil
@@ -202,8 +194,8 @@ func dial(source, to netip.AddrPort, options ...option) (int, error) {
 
 // pendingError takes the error that waits at a socket, if any.
 func pendingError(fd int) error {
-	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-	if err != nil {
+	var code int32
+	if err := raw.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_ERROR, &code); err != nil {
 		return err
 	}
 	if code != 0 {

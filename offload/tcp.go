@@ -13,6 +13,7 @@ import (
 
 	"github.com/toe-project/toe/offload/loop"
 	"github.com/toe-project/toe/offload/nfqueue"
+	"github.com/toe-project/toe/offload/raw"
 )
 
 // Bounds of the tables. What finds no place is dropped and counted: its
@@ -241,10 +242,10 @@ func (a acceptor) Ready(uint32) {
 }
 
 func (a acceptor) one() (more bool) {
-	fd, sa, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+	fd, peer, err := raw.Accept(a.fd)
 	switch {
 	case err == nil:
-		a.take(fd, addrPort(sa))
+		a.take(fd, peer)
 		return true
 	case errors.Is(err, unix.EMFILE), errors.Is(err, unix.ENFILE), errors.Is(err, unix.ENOBUFS), errors.Is(err, unix.ENOMEM):
 		a.t.drop("no descriptor or memory")

@@ -5,6 +5,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/raw"
 )
 
 const (
@@ -56,7 +58,8 @@ func (b *inbox) receive(fd int) (int, unix.Errno) {
 		b.headers[i].msg.SetControllen(controlSize)
 	}
 	for {
-		n, _, err := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.headers)),
+		raw.Calls.Add(1)
+		n, _, err := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.headers)),
 			batchSize, unix.MSG_DONTWAIT, 0, 0)
 		switch err {
 		case 0:

@@ -5,6 +5,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/raw"
 )
 
 // sink is what an outbox sends to.
@@ -193,7 +195,8 @@ func (b *outbox) split(fd, i int, s sink) {
 // sendmmsg returns how many were sent, or why the first was not.
 func sendmmsg(fd int, headers []mmsghdr) (int, unix.Errno) {
 	for {
-		n, _, err := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&headers[0])),
+		raw.Calls.Add(1)
+		n, _, err := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&headers[0])),
 			uintptr(len(headers)), unix.MSG_DONTWAIT, 0, 0)
 		if err != unix.EINTR {
 			return int(n), err

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/raw"
 )
 
 // Timer runs a function once.
@@ -55,7 +57,7 @@ type alarmHandler struct{ *Loop }
 
 func (a alarmHandler) Ready(uint32) {
 	var count [8]byte
-	_, _ = unix.Read(a.alarm, count[:])
+	_, _ = raw.Read(a.alarm, count[:])
 	a.alert = time.Time{}
 	for len(a.timers) > 0 && !a.timers[0].at.After(a.Now()) {
 		heap.Pop(&a.timers).(*Timer).f()
@@ -70,7 +72,7 @@ func (l *Loop) arm() {
 	}
 	l.alert = l.timers[0].at
 	in := unix.NsecToTimespec(max(1, int64(l.alert.Sub(l.Now())))) // 0 would disarm it
-	_ = unix.TimerfdSettime(l.alarm, 0, &unix.ItimerSpec{Value: in}, nil)
+	_ = raw.TimerfdSettime(l.alarm, &unix.ItimerSpec{Value: in})
 }
 
 // timers is a heap by time.

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/raw"
 )
 
 // Add watches fd, edge-triggered, for events (EPOLLIN, EPOLLOUT, EPOLLRDHUP).
@@ -35,7 +37,7 @@ func (l *Loop) register(fd int, events uint32, h Handler) error {
 	s.generation++
 	s.h = h
 	ev := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: int32(s.generation)}
-	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+	if err := raw.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
 		s.h = nil
 		return fmt.Errorf("epoll_ctl: %w", err)
 	}
@@ -46,7 +48,7 @@ func (l *Loop) register(fd int, events uint32, h Handler) error {
 // are pending.
 func (l *Loop) Modify(fd int, events uint32) error {
 	ev := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: int32(l.slots[fd].generation)}
-	if err := unix.EpollCtl(l.epoll, unix.EPOLL_CTL_MOD, fd, &ev); err != nil {
+	if err := raw.EpollCtl(l.epoll, unix.EPOLL_CTL_MOD, fd, &ev); err != nil {
 		return fmt.Errorf("epoll_ctl: %w", err)
 	}
 	return nil
@@ -68,5 +70,5 @@ func (l *Loop) Close(fd int) {
 	if fd < len(l.slots) {
 		l.slots[fd].h = nil
 	}
-	_ = unix.Close(fd)
+	_ = raw.Close(fd)
 }

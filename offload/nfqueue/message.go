@@ -5,6 +5,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/raw"
 )
 
 // Kinds, attributes and values of linux/netfilter/nfnetlink_queue.h.
@@ -136,7 +138,8 @@ func newBatch() *batch {
 func (b *batch) message(i int) []byte { return b.data[i][:min(int(b.headers[i].n), messageBytes)] }
 
 func (b *batch) receive(fd int) (int, unix.Errno) {
-	n, _, err := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.headers)),
+	raw.Calls.Add(1)
+	n, _, err := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.headers)),
 		BatchSize, unix.MSG_DONTWAIT, 0, 0)
 	if err != 0 {
 		return 0, err

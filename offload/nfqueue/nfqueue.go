@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/offload/raw"
 )
 
 // Packet is the head of a held packet. The kernel waits for a verdict by ID.
@@ -100,10 +102,16 @@ func (q *Queue) configure(a []byte) error {
 	return nil
 }
 
+// kernel is the kernel's netlink address, a struct sockaddr_nl.
+var kernel = func() (a [unix.SizeofSockaddrNetlink]byte) {
+	binary.NativeEndian.PutUint16(a[:], unix.AF_NETLINK)
+	return a
+}()
+
 func (q *Queue) send(kind, flags uint16, attributes ...[]byte) error {
 	q.seq++
 	q.out = appendMessage(q.out[:0], kind, flags, q.seq, q.number, attributes...)
-	return unix.Sendto(q.fd, q.out, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
+	return raw.SendTo(q.fd, q.out, 0, kernel[:])
 }
 
 // Accept lets a packet continue with a mark.
