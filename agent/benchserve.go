@@ -11,20 +11,19 @@ import (
 	"github.com/toe-project/toe/internal/ethtool"
 )
 
-// BenchServe is the far end of toe bench's traffic: on a TCP address of the
-// link, for as long as standard input is open, it serves connections whose
-// first byte says what for:
+// BenchServe is the far end of toe-bench's traffic. While standard input is
+// open it serves connections to a TCP address of the link. The first byte of a
+// connection selects what it does:
 //
-//	'i'              takes everything in
-//	'o'              gives out without end
-//	'e'              gives each byte back
+//	'i'              reads and discards
+//	'o'              writes without end
+//	'e'              echoes each byte
 //	'c' port size    answers with a 0, counts datagrams at a UDP port until the
-//	                 other side says by one more byte that it has sent all, and
-//	                 answers with their number
-//	'u' port size    sends datagrams to the other side's UDP port until that
-//	                 ends the connection
-//	'g' mtu tso      sets MTU and TSO (0 off, 1 on, 2 as it is) of the device
-//	                 that the address is on, and answers with a 0
+//	                 peer sends one more byte, and answers with their number
+//	'u' port size    sends datagrams to the peer's UDP port until the peer
+//	                 closes the connection
+//	'g' mtu tso      sets MTU and TSO (0 off, 1 on, 2 unchanged) of the device
+//	                 that has the address, and answers with a 0
 //
 // Numbers have 2 bytes, the answer to 'c' 8, all big-endian.
 func BenchServe(address string, in io.Reader, out io.Writer) error {
@@ -41,13 +40,13 @@ func BenchServe(address string, in io.Reader, out io.Writer) error {
 	for {
 		c, err := l.Accept()
 		if err != nil {
-			return nil // the other side is done
+			return nil // standard input was closed
 		}
 		go benchConn(c.(*net.TCPConn))
 	}
 }
 
-// benchConn serves one connection until the other side ends it.
+// benchConn serves one connection until the peer closes it.
 func benchConn(c *net.TCPConn) {
 	defer c.Close()
 	buf := make([]byte, 1<<20)
@@ -73,13 +72,14 @@ func benchConn(c *net.TCPConn) {
 	case 'c', 'u', 'g':
 		var numbers [4]byte
 		if _, err := io.ReadFull(c, numbers[:]); err == nil {
-			benchOrder(c, mode, int(binary.BigEndian.Uint16(numbers[:])), int(binary.BigEndian.Uint16(numbers[2:])))
+			first, second := binary.BigEndian.Uint16(numbers[:]), binary.BigEndian.Uint16(numbers[2:])
+			benchOrder(c, mode, int(first), int(second))
 		}
 	}
 }
 
-// benchOrder does what is told with two numbers. A connection that ends
-// without an answer says that it could not be done.
+// benchOrder does what takes two numbers. On an error it closes the connection
+// without an answer.
 func benchOrder(c *net.TCPConn, mode byte, first, second int) {
 	switch mode {
 	case 'c':
@@ -95,7 +95,7 @@ func benchOrder(c *net.TCPConn, mode byte, first, second int) {
 	}
 }
 
-// benchDevice changes the device that a connection came in by.
+// benchDevice changes the device that has the connection's local address.
 func benchDevice(c *net.TCPConn, mtu, tso int) error {
 	own := c.LocalAddr().(*net.TCPAddr).IP
 	links, err := netlink.LinkList()

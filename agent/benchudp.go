@@ -12,11 +12,11 @@ import (
 // benchBatch is how many datagrams one system call moves.
 const benchBatch = 64
 
-// benchSettle is how long datagrams that were sent may take to arrive.
+// benchSettle is how long datagrams may take to arrive after the last was sent.
 const benchSettle = 100 * time.Millisecond
 
-// benchCount counts the datagrams that come to a UDP port of the address that
-// the connection came to. A 0 on the connection says that the port is open.
+// benchCount counts the datagrams to a UDP port of the connection's local
+// address. It writes a 0 to the connection when the port is open.
 func benchCount(c *net.TCPConn, port int) (n uint64, err error) {
 	own := c.LocalAddr().(*net.TCPAddr)
 	u, err := net.ListenUDP("udp", &net.UDPAddr{IP: own.IP, Port: port, Zone: own.Zone})
@@ -29,7 +29,7 @@ func benchCount(c *net.TCPConn, port int) (n uint64, err error) {
 		return 0, err
 	}
 	go func() {
-		_, _ = c.Read(make([]byte, 1)) // when the other side has sent all
+		_, _ = c.Read(make([]byte, 1)) // the peer has sent all
 		_ = u.SetReadDeadline(time.Now().Add(benchSettle))
 	}()
 	batch := ipv4.NewPacketConn(u)
@@ -37,7 +37,7 @@ func benchCount(c *net.TCPConn, port int) (n uint64, err error) {
 	for {
 		got, err := batch.ReadBatch(messages, 0)
 		if err != nil {
-			return n, nil // nothing comes any more
+			return n, nil // no more datagrams
 		}
 		n += uint64(got)
 	}
@@ -59,7 +59,7 @@ func benchSend(c *net.TCPConn, port, size int) {
 	messages := benchMessages(size)
 	refused := 0
 	for refused < 1000 {
-		// A full queue and an ICMP answer are no reason to stop.
+		// Neither a full queue nor an ICMP error ends it.
 		if _, err := batch.WriteBatch(messages, 0); errors.Is(err, net.ErrClosed) {
 			return
 		} else if err != nil {

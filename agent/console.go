@@ -15,8 +15,8 @@ import (
 
 const consolePath = "/dev/console"
 
-// openConsole makes the console PID 1's three files: a kernel that found no
-// /dev/console in the initramfs started it without any.
+// openConsole makes the console PID 1's standard input, output and error. A
+// kernel that found no /dev/console in the initramfs started it without them.
 func openConsole() *os.File {
 	f, err := os.OpenFile(consolePath, os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -28,8 +28,8 @@ func openConsole() *os.File {
 	return f
 }
 
-// consoleShell keeps a shell on the console until ctx ends. Who reaches the
-// console is the host: it needs no password.
+// consoleShell keeps a shell on the console until ctx ends. It needs no
+// password, because only the host reaches the console.
 func consoleShell(ctx context.Context, p *procs, log *Log, name string) {
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -67,8 +67,8 @@ func runShell(p *procs, name string) error {
 	return p.wait(cmd)
 }
 
-// consoleTerminal is the terminal behind /dev/console, which itself cannot be
-// everybody's controlling terminal: without one there is no Ctrl-C.
+// consoleTerminal is the terminal behind /dev/console. /dev/console itself
+// cannot be a controlling terminal, and without one there is no Ctrl-C.
 func consoleTerminal() string {
 	data, err := os.ReadFile("/sys/class/tty/console/active")
 	if f := strings.Fields(string(data)); err == nil && len(f) > 0 {
@@ -80,7 +80,7 @@ func consoleTerminal() string {
 	return consolePath
 }
 
-// drain waits until the console has shown what it was given.
+// drain waits until the console has sent its output.
 func drain(console io.Writer) {
 	if f, ok := console.(*os.File); ok {
 		_ = unix.IoctlSetInt(int(f.Fd()), unix.TCSBRK, 1) // tcdrain(3)

@@ -9,14 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errNoDevice is what waiting can mend: the device may come yet.
+// errNoDevice may pass: the device may come later.
 var errNoDevice = errors.New("no device has this address")
 
-// borrowing are the kinds that have the address of a device below them.
-var borrowing = map[string]bool{"vlan": true, "macvlan": true, "macvtap": true, "ipvlan": true, "bridge": true, "bond": true}
+// borrowing are the kinds of devices that may have the address of a lower device.
+var borrowing = map[string]bool{
+	"vlan": true, "macvlan": true, "macvtap": true, "ipvlan": true, "bridge": true, "bond": true,
+}
 
-// findDevice returns the Ethernet device with a MAC address, be it the
-// present one or the one it was made with.
+// findDevice returns the Ethernet device whose present or permanent address is
+// mac. Errors: errNoDevice.
 func findDevice(nl *netlink.Handle, mac string) (netlink.Link, error) {
 	all, err := nl.LinkList()
 	if err != nil {
@@ -31,8 +33,8 @@ func findDevice(nl *netlink.Handle, mac string) (netlink.Link, error) {
 	return nil, fmt.Errorf("MAC %s: %w", mac, errNoDevice)
 }
 
-// nameDevice finds a device by its MAC address and gives it its name. A
-// device that has the name already stays up.
+// nameDevice finds a device by its MAC address and renames it. A device that
+// has the name already stays up. Errors: errNoDevice.
 func nameDevice(nl *netlink.Handle, mac, name string) (netlink.Link, error) {
 	dev, err := findDevice(nl, mac)
 	if err != nil {
@@ -77,7 +79,7 @@ func addAddress(nl *netlink.Handle, dev netlink.Link, p netip.Prefix, flags int)
 	return nil
 }
 
-// removeAddress is content when the address is gone already.
+// removeAddress succeeds if the address is gone already.
 func removeAddress(nl *netlink.Handle, dev netlink.Link, p netip.Prefix) error {
 	err := nl.AddrDel(dev, address(p))
 	if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.ENODEV) {
@@ -95,7 +97,8 @@ func addresses(nl *netlink.Handle, dev netlink.Link) []netip.Prefix {
 	var out []netip.Prefix
 	for _, a := range list {
 		ip, ok := netip.AddrFromSlice(a.IP)
-		if !ok || ip.Unmap().IsLinkLocalUnicast() && ip.Is6() || a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0 {
+		unusable := a.Flags&(unix.IFA_F_TENTATIVE|unix.IFA_F_DADFAILED) != 0
+		if !ok || unusable || ip.Is6() && ip.Unmap().IsLinkLocalUnicast() {
 			continue
 		}
 		ones, _ := a.Mask.Size()

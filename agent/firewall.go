@@ -10,17 +10,17 @@ import (
 	"github.com/toe-project/toe/internal/nft"
 )
 
-// rules is what the firewall depends on: only names, so that it stands
-// before the first port is up.
+// rules is what the firewall depends on. It has only names of interfaces, so that
+// the firewall stands before the first port is up.
 type rules struct {
 	links, ports []string
 	nat          bool
-	ends         bool // connections end on the card
+	endpoint     bool // connections terminate on the card
 	published    []wirePort
 	mdns         bool // multicast DNS may come in
 }
 
-// wirePort is what the wire may reach on the card.
+// wirePort is a port of the card that the wire may reach.
 type wirePort struct {
 	protocol byte
 	port     uint16
@@ -35,14 +35,14 @@ type firewall interface {
 
 const tableName = "toe"
 
-// mdnsPort is that of RFC 6762, section 3. Who sends from another one is a
-// plain resolver, to whom an answer would have to go straight (section 6.7).
+// mdnsPort is the port of RFC 6762, section 3. A query from another port is a
+// plain resolver's, whose answer must be unicast (section 6.7).
 const mdnsPort = 5353
 
 // nftFirewall is the kernel's nf_tables.
 type nftFirewall struct{}
 
-// apply replaces the table "toe". Other tables are an administrator's own.
+// apply replaces the table "toe". Other tables belong to the administrator.
 func (nftFirewall) apply(r rules) error {
 	return nft.Replace(tableName, func(t nft.Table) {
 		input(t, r)
@@ -53,11 +53,11 @@ func (nftFirewall) apply(r rules) error {
 	})
 }
 
-// input guards the card itself. The host's side is trusted, tracked or not:
-// endpoint mode does not track it. From a port only answers come in, what is
-// published, multicast DNS where it is relayed, and what a node must hear:
-// ICMP (path MTU, RFC 4890), neighbours and routers in ICMPv6, and the DHCP
-// server.
+// input guards the card itself. It accepts everything from the host's side,
+// tracked or not: endpoint mode does not track it. From a port it accepts
+// answers, published services, multicast DNS if it is relayed, and what a node
+// needs: ICMP (path MTU, RFC 4890), ICMPv6 of neighbours and routers, and the
+// DHCP server.
 func input(t nft.Table, r rules) {
 	c := filterChain(t, "input", nftables.ChainHookInput)
 	c.Add(established(), nft.Accept)
@@ -73,22 +73,23 @@ func input(t nft.Table, r rules) {
 		c.Add(from, udp, nft.Ports(67, 68), nft.Accept)
 		c.Add(from, udp, nft.Ports(547, 546), nft.Accept) // DHCPv6; its answers are to a multicast question
 		if r.mdns {
-			c.Add(from, nft.Meta(expr.MetaKeyPKTTYPE, unix.PACKET_MULTICAST), udp, nft.Ports(mdnsPort, mdnsPort), nft.Accept)
+			multicast := nft.Meta(expr.MetaKeyPKTTYPE, unix.PACKET_MULTICAST)
+			c.Add(from, multicast, udp, nft.Ports(mdnsPort, mdnsPort), nft.Accept)
 		}
 		for _, s := range r.published {
 			c.Add(from, nft.Protocol(s.protocol), nft.ToPort(s.port), nft.Accept)
 		}
-		// The other end of a connection that a card before this one had is
-		// told so; a router's connections may go on.
-		if r.ends {
+		// A peer whose connection an earlier life of the card had gets a reset. In
+		// router mode connections may go on.
+		if r.endpoint {
 			acknowledges := nft.Flags(nft.SYN|nft.RST|nft.ACK, nft.ACK)
 			c.Add(from, tcp, nft.State(expr.CtStateBitNEW), acknowledges, nft.Reset)
 		}
 	}
 }
 
-// forward lets the host out and answers in. Not from link to link either: a
-// program that has the card as its only network has no business with the host.
+// forward lets the host out and answers in. It lets nothing pass from link to
+// link: a program whose only network is the card must not reach the host.
 func forward(t nft.Table, r rules) {
 	c := filterChain(t, "forward", nftables.ChainHookForward)
 	opens := nft.Flags(nft.SYN|nft.RST, nft.SYN)
@@ -103,8 +104,8 @@ func forward(t nft.Table, r rules) {
 	}
 }
 
-// masquerade hides what comes from the links, and only that: programs on
-// the card choose their own source address.
+// masquerade hides what comes from the links, and nothing else: programs on the
+// card choose their own source address.
 func masquerade(t nft.Table, r rules) {
 	c := t.Base(nftables.Chain{
 		Name: "nat", Type: nftables.ChainTypeNAT,
@@ -129,15 +130,19 @@ func established() nft.Match {
 	return nft.State(expr.CtStateBitESTABLISHED | expr.CtStateBitRELATED)
 }
 
-// clampMSS lowers the segment size in the host's SYN to what the port's
-// route carries. The host says 65495, for its own wire is the link; a server
-// with jumbo frames beside a port of 1500 bytes would believe it, and no
-// router stands between them to tell it better.
+// clampMSS lowers the segment size in the host's SYN to what the port's route
+// carries. The host announces 65495, because its interface is the link. A server
+// with jumbo frames on the network of a port of 1500 bytes would believe it, and
+// there is no router between them to correct it.
 func clampMSS() nft.Match {
 	const optionMSS, valueAt, valueLen = 2, 2, 2
 	return nft.Match{
 		&expr.Rt{Register: nft.Reg1, Key: expr.RtTCPMSS},
-		&expr.Byteorder{SourceRegister: nft.Reg1, DestRegister: nft.Reg1, Op: expr.ByteorderHton, Len: 2, Size: 2},
-		&expr.Exthdr{SourceRegister: nft.Reg1, Type: optionMSS, Offset: valueAt, Len: valueLen, Op: expr.ExthdrOpTcpopt},
+		&expr.Byteorder{
+			SourceRegister: nft.Reg1, DestRegister: nft.Reg1, Op: expr.ByteorderHton, Len: 2, Size: 2,
+		},
+		&expr.Exthdr{
+			SourceRegister: nft.Reg1, Type: optionMSS, Offset: valueAt, Len: valueLen, Op: expr.ExthdrOpTcpopt,
+		},
 	}
 }

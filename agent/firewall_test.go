@@ -262,7 +262,7 @@ func TestUnknownConnection(t *testing.T) {
 
 func unknownConnection(t *testing.T, ends bool) {
 	now := both
-	now.ends = ends
+	now.endpoint = ends
 	before := now
 	before.published = []wirePort{{unix.IPPROTO_TCP, 9}}
 	_, wire := crossing(t, before)

@@ -2,7 +2,7 @@ package agent
 
 import "github.com/toe-project/toe/control/cardpb"
 
-// health is how one component, or the whole card, is.
+// health is the state of one component, or of the whole card.
 type health = cardpb.Health
 
 const (
@@ -23,8 +23,7 @@ func (r reason) with(state health, detail string) reason {
 	return r
 }
 
-// overall is the worst state: one degraded component degrades the card, and
-// until then one that starts keeps it starting.
+// overall is degraded if one component is, else starting if one is.
 func overall(all []reason) health {
 	state := healthy
 	for _, r := range all {

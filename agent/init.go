@@ -18,15 +18,15 @@ import (
 	"github.com/toe-project/toe/control"
 )
 
-// Init is the card's PID 1: it makes the system usable, runs the agent and,
-// at its end, takes the system down. It never returns. Whatever is wrong with
-// the configuration, there is a console with a shell that says so: a card
-// never panics because of what it was told.
+// Init is the card's PID 1. It sets up the system, runs the agent and shuts the
+// system down afterwards. It does not return. With a bad configuration there is
+// still a console, with a shell and the reason: the card's kernel must not panic
+// because of a configuration.
 func Init(version string) {
 	began := uptime()
-	// With one CPU the runtime's monitor finds no idle processor beside the one
-	// in a system call, takes that away from it every 20 µs, and has to be
-	// woken by the next: a third of the time of endpoint mode.
+	// With one processor, Go's monitor retakes the one that is in a system call
+	// every 20 µs, because no other is idle, and must be woken for the next: a third
+	// of the time of endpoint mode. With two it does not.
 	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0)))
 	mountAll()
 	console := openConsole()
@@ -45,13 +45,14 @@ func Init(version string) {
 		kids = a.procs
 	} else {
 		log.Sayf("this card has no network: %v", err)
-		log.Sayf("its host writes %s and %s anew at the next start; here is a shell", control.ConfigPath, control.KeysDir)
+		log.Sayf("fix: restart the card: its host then writes %s and %s again; here is a shell",
+			control.ConfigPath, control.KeysDir)
 	}
-	// A card has few CPUs, and its host waits for the control API: nothing
-	// else runs before that listens.
+	// A card has few CPUs, and its host waits for the control API: nothing else
+	// runs before the API listens.
 	local := func() {
 		loadModules(log, modulesDir, lateList)
-		go buryChildren(kids)
+		go reapOrphans(kids)
 		go consoleShell(ctx, kids, log, cardName(a))
 		go followKernel(context.Background(), log, "/dev/kmsg")
 	}
@@ -60,11 +61,11 @@ func Init(version string) {
 	shutdown(action, log, console)
 }
 
-// boot reads what the host gave.
+// boot makes the agent from the files that the host wrote.
 func boot(version string, log *Log) (*Agent, error) {
 	data, err := os.ReadFile(control.ConfigPath)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is missing: the host gave this card no configuration", control.ConfigPath)
+		return nil, fmt.Errorf("%s is missing: the host wrote no configuration", control.ConfigPath)
 	}
 	if err != nil {
 		return nil, err
@@ -79,7 +80,8 @@ func boot(version string, log *Log) (*Agent, error) {
 	}
 	image, _ := os.ReadFile(control.ImagePath) // an older host writes none
 	return New(Options{
-		Config: conf, Keys: keys, Version: version, Image: strings.TrimSpace(string(image)), Log: log,
+		Config: conf, Keys: keys, Log: log,
+		Version: version, Image: strings.TrimSpace(string(image)),
 		Sysctl: "/proc/sys", Resolv: "/etc/resolv.conf", Modules: modulesDir,
 	})
 }
@@ -91,9 +93,11 @@ func cardName(a *Agent) string {
 	return a.opts.Config.EffectiveHostname()
 }
 
-// runUntil runs the agent until it or a signal says how this ends. It calls
-// local as soon as the links are up, or cannot be.
-func runUntil(ctx context.Context, cancel func(), a *Agent, asked <-chan Action, log *Log, local func()) Action {
+// runUntil runs the agent until the agent or a signal decides how it ends. It
+// calls local after the first try to bring up the links.
+func runUntil(
+	ctx context.Context, cancel func(), a *Agent, asked <-chan Action, log *Log, local func(),
+) Action {
 	ended := make(chan Action, 1)
 	if a == nil {
 		local()
@@ -116,7 +120,7 @@ func runUntil(ctx context.Context, cancel func(), a *Agent, asked <-chan Action,
 	case action := <-asked:
 		cancel()
 		if a != nil {
-			select { // leases are given back
+			select { // leases are released
 			case <-ended:
 			case <-time.After(3 * time.Second):
 				log.Sayf("the agent did not end within 3 s")
@@ -126,9 +130,9 @@ func runUntil(ctx context.Context, cancel func(), a *Agent, asked <-chan Action,
 	}
 }
 
-// watchSignals maps what is sent to an init. busybox's halt, poweroff and
-// reboot send USR1, USR2 and TERM; ctrl-alt-del arrives as INT once the
-// kernel is told not to reboot by itself.
+// watchSignals maps the signals of an init. busybox's halt, poweroff and reboot
+// send USR1, USR2 and TERM. Ctrl-alt-del arrives as INT, after the kernel was
+// told not to reboot on it.
 func watchSignals(asked chan<- Action) {
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF)
 	c := make(chan os.Signal, 8)
@@ -147,8 +151,8 @@ func watchSignals(asked chan<- Action) {
 	}()
 }
 
-// buryChildren waits for everybody who lost a parent.
-func buryChildren(p *procs) {
+// reapOrphans reaps reparented children.
+func reapOrphans(p *procs) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGCHLD)
 	p.reap()

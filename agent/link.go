@@ -22,7 +22,7 @@ type link struct {
 	sys  sysctls
 
 	mu  sync.Mutex // guards err
-	err error      // why it is not up; errStarting before the first try
+	err error      // why the link is not up; errStarting before the first try
 }
 
 var errStarting = errors.New("not set up yet")
@@ -31,7 +31,7 @@ func newLink(conf control.Link, nl *netlink.Handle, sys sysctls) *link {
 	return &link{conf: conf, nl: nl, sys: sys, err: errStarting}
 }
 
-// up brings the link up. It may be called again.
+// up brings the link up. It is idempotent.
 func (l *link) up() error {
 	err := l.configure()
 	l.mu.Lock()
@@ -46,8 +46,8 @@ func (l *link) configure() error {
 		return err
 	}
 	l.sys.forLink(l.conf.Name)
-	// No ARP and no neighbour discovery: an Ethernet header on the link is
-	// a constant, there is no address to find out.
+	// No ARP and no neighbour discovery: the Ethernet header on the link is
+	// constant, so there is no address to resolve.
 	if err := l.nl.LinkSetARPOff(dev); err != nil {
 		return fmt.Errorf("NOARP on %s: %w", l.conf.Name, err)
 	}
@@ -65,10 +65,10 @@ func (l *link) configure() error {
 	return l.keepHost(dev)
 }
 
-// keepHost gives each IPv6 address of the host a route that nothing on the
-// wire outdoes. The kernel makes a route of whatever prefix a router
-// advertises as its own, up to a single address, and would send to the wire
-// what is for the host. What DHCP says is looked at before (hijacks).
+// keepHost adds a route to each IPv6 address of the host that no advertisement on
+// the wire can override. The kernel adds a route for any prefix that a router
+// advertises as on-link, down to a single address, and would send the host's
+// packets to the wire. DHCP's answers are checked before (hijacks).
 func (l *link) keepHost(dev netlink.Link) error {
 	for _, h := range l.conf.Host {
 		if !h.Is6() {
@@ -81,13 +81,14 @@ func (l *link) keepHost(dev netlink.Link) error {
 	return nil
 }
 
-// device finds the link's device and gives it its name and the address that
-// the frames on the bus are for.
+// device finds the link's device. It gives it its name, and the address that
+// frames on the bus have as destination.
 func (l *link) device() (netlink.Link, error) {
-	if dev, err := l.nl.LinkByName(l.conf.Name); err == nil && dev.Attrs().HardwareAddr.String() == control.LinkMAC {
-		return dev, nil // it has been up before
+	dev, err := l.nl.LinkByName(l.conf.Name)
+	if err == nil && dev.Attrs().HardwareAddr.String() == control.LinkMAC {
+		return dev, nil // it was up before
 	}
-	dev, err := nameDevice(l.nl, l.conf.MAC, l.conf.Name)
+	dev, err = nameDevice(l.nl, l.conf.MAC, l.conf.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -101,8 +102,8 @@ func (l *link) device() (netlink.Link, error) {
 	return dev, nil
 }
 
-// keepTrying calls up until it succeeds: a device may appear late, when its
-// driver is a module.
+// keepTrying calls up until it succeeds or ctx ends: a device may appear late,
+// when its driver is a module.
 func (l *link) keepTrying(ctx context.Context, log *Log) bool {
 	pause := 5 * time.Millisecond
 	said := ""
@@ -140,12 +141,12 @@ func (l *link) health() reason {
 	if a := dev.Attrs(); a.RawFlags&unix.IFF_UP == 0 || a.RawFlags&unix.IFF_LOWER_UP == 0 {
 		return r.with(degraded, "no carrier: the host's end is not there")
 	} else if a.MTU != control.LinkMTU {
-		return r.with(degraded, fmt.Sprintf("MTU %d, %d is right", a.MTU, control.LinkMTU))
+		return r.with(degraded, fmt.Sprintf("MTU %d, want %d", a.MTU, control.LinkMTU))
 	}
 	return r
 }
 
-// sleep waits and says whether ctx still lives.
+// sleep waits for d and returns true, or returns false when ctx ends.
 func sleep(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
 	defer t.Stop()

@@ -75,7 +75,8 @@ func (ls *linksPart) listen(ctx context.Context, l *link, s listener) {
 			ls.silent[s.name+" "+at.String()] = err
 		} else if ls.ready == 0 {
 			ls.ready = uptime()
-			ls.log.Printf("the control API listens %v after the kernel's start", ls.ready.Round(time.Millisecond))
+			ls.log.Printf("the control API listens %v after the kernel's start",
+				ls.ready.Round(time.Millisecond))
 		}
 		ls.mu.Unlock()
 	}

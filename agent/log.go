@@ -9,9 +9,9 @@ import (
 )
 
 const (
-	logBytes = 1 << 20 // what the card remembers of its log, text and overhead
-	lineMax  = 4 << 10 // longer lines are cut: one cannot push out all others
-	lineCost = 64      // bookkeeping of one line, about
+	logBytes = 1 << 20 // size of the remembered log, text and overhead
+	lineMax  = 4 << 10 // longer lines are cut, so that one cannot push out all others
+	lineCost = 64      // approximate overhead of one line
 )
 
 // Sources of log lines.
@@ -26,14 +26,14 @@ type Line struct {
 	Source, Text string
 }
 
-// Log is the card's bounded memory of what happened. Important lines go to
-// the console too.
+// Log is the card's log, bounded and in memory. Important lines go to the console,
+// too.
 type Log struct {
 	console io.Writer
 
 	mu    sync.Mutex // guards what follows
 	lines []Line
-	first uint64 // number of lines[0]; lines are counted from 0 for ever
+	first uint64 // number of lines[0]; lines are counted from 0 and never renumbered
 	bytes int
 	wake  chan struct{} // closed and replaced at every new line
 }
@@ -77,8 +77,7 @@ func (l *Log) add(source, text string) {
 	l.wake = make(chan struct{})
 }
 
-// clean keeps what others wrote (a peer's words, the kernel's) from steering
-// the terminal of who reads the log.
+// clean makes text fit for a terminal: a peer or the kernel may have written it.
 func clean(s string) string {
 	if len(s) > lineMax {
 		s = s[:lineMax] + "…"
@@ -95,7 +94,7 @@ func clean(s string) string {
 	}, s)
 }
 
-// tail is where a reader starts that wants the newest n lines, or all with 0.
+// tail is the number of the first of the newest n lines, or of all for 0.
 func (l *Log) tail(n uint64) uint64 {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -105,8 +104,9 @@ func (l *Log) tail(n uint64) uint64 {
 	return l.first
 }
 
-// read returns up to n lines from number next on, the number to go on with,
-// how many were forgotten in between, and what to wait for when there was none.
+// read returns up to n lines from number next on, the number to go on with, how
+// many lines before them were dropped, and a channel that closes when there is a
+// new line.
 func (l *Log) read(next uint64, n int) (lines []Line, then, missed uint64, wake <-chan struct{}) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

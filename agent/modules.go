@@ -12,20 +12,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The lists of modules: what the link needs, and what can wait until the
-// control API listens.
+// The lists of modules: earlyList is what the link needs, lateList what can wait
+// until the control API listens.
 const (
 	modulesDir = "/lib/modules"
 	earlyList  = "load.list"
 	lateList   = "late.list"
-	// endpointList is what endpoint mode needs besides: a router is spared it.
+	// endpointList is what only endpoint mode needs.
 	endpointList = "endpoint.list"
 )
 
-// loadModules loads what a list in dir names, in that order: paths below
-// DIR/RELEASE, one a line, dependencies first. The lists are made when the
-// firmware is built, so that nothing has to be looked up here. A module that
-// does not load is logged: what misses it will say so itself.
+// loadModules loads the modules of a list in dir, in its order: paths below
+// DIR/RELEASE, one a line, dependencies first. The firmware's build makes the
+// lists, so that nothing is searched for here. A module that does not load is
+// logged; what needs the module reports its own error.
 func loadModules(log *Log, dir, name string) {
 	list, err := os.ReadFile(filepath.Join(dir, name))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -36,7 +36,9 @@ func loadModules(log *Log, dir, name string) {
 		return
 	}
 	began := time.Now()
-	defer func() { log.Printf("modules of %s loaded in %v", name, time.Since(began).Round(time.Millisecond)) }()
+	defer func() {
+		log.Printf("modules of %s loaded in %v", name, time.Since(began).Round(time.Millisecond))
+	}()
 	for name := range strings.Lines(string(list)) {
 		name = strings.TrimSpace(name)
 		if name == "" || strings.HasPrefix(name, "#") {

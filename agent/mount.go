@@ -25,7 +25,7 @@ var mounts = []mount{
 	{"tmpfs", "/tmp", "mode=1777,size=20%", unix.MS_NOSUID | unix.MS_NODEV},
 }
 
-// mountErrors are kept until there is a log.
+// mountErrors are kept until the log exists.
 var mountErrors []error
 
 func mountAll() {
@@ -46,7 +46,7 @@ func logMounts(log *Log) {
 	}
 }
 
-// unmountAll is the reverse, as far as it goes: the root is memory.
+// unmountAll is the reverse of mountAll, except for the root, which is memory.
 func unmountAll(log *Log) {
 	for i := len(mounts) - 1; i >= 0; i-- {
 		if mounts[i].at == "/dev" || mounts[i].at == "/proc" {

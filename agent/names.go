@@ -127,7 +127,8 @@ func dnsHealth(servers []netip.Addr, wanted, waiting bool, silent time.Duration)
 	r := reason{component: "dns", state: healthy}
 	switch {
 	case len(servers) > 0 && silent > 0:
-		return r.with(degraded, fmt.Sprintf("for %v no name server has answered: %v", silent.Round(time.Second), servers))
+		return r.with(degraded,
+			fmt.Sprintf("for %v no name server has answered: %v", silent.Round(time.Second), servers))
 	case len(servers) > 0:
 		return r
 	case !wanted:

@@ -192,7 +192,7 @@ func (o *offloadPart) plan(now, next *control.Config) ([]step, error) {
 }
 
 func (o *offloadPart) rules(c *control.Config, r *rules) {
-	r.ends = c.Endpoint()
+	r.endpoint = c.Endpoint()
 	r.mdns = c.Endpoint() && c.Offload.MDNS
 	for _, p := range c.Publish {
 		w := wirePort{unix.IPPROTO_TCP, p.Port}
@@ -221,7 +221,9 @@ func (o *offloadPart) health() []reason {
 }
 
 func (o *offloadPart) status(out *cardpb.StatusResponse) {
-	out.Capabilities = append(out.Capabilities, control.CapMode+control.ModeEndpoint, control.CapMode+control.ModeRouter)
+	for _, mode := range []string{control.ModeEndpoint, control.ModeRouter} {
+		out.Capabilities = append(out.Capabilities, control.CapMode+mode)
+	}
 	e := o.running()
 	st := &cardpb.Offload{Mode: o.config().Mode, Running: e != nil}
 	out.Offload = st
@@ -236,6 +238,7 @@ func (o *offloadPart) status(out *cardpb.StatusResponse) {
 	}
 	st.Udp = &cardpb.OffloadUDP{
 		Flows: s.UDP.Flows, Opened: s.UDP.Opened, FromHost: s.UDP.FromHost, ToHost: s.UDP.ToHost,
-		FromHostBytes: s.UDP.FromHostBytes, ToHostBytes: s.UDP.ToHostBytes, IcmpErrors: s.UDP.Errors, Drops: s.UDP.Drops,
+		FromHostBytes: s.UDP.FromHostBytes, ToHostBytes: s.UDP.ToHostBytes,
+		IcmpErrors: s.UDP.Errors, Drops: s.UDP.Drops,
 	}
 }

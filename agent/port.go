@@ -15,17 +15,17 @@ import (
 	"github.com/toe-project/toe/control"
 )
 
-// grace is how long a port may be without an address before that is a fault.
+// grace is how long a port may have no address before it is degraded.
 const grace = 10 * time.Second
 
-// port is one network port of the card. What it put on its device it
-// remembers, and touches nothing else there.
+// port is one network port of the card. It remembers the addresses and routes that
+// it added to its device, and touches no others.
 type port struct {
 	nl      *netlink.Handle
 	sys     sysctls
 	log     *Log
 	metric  int            // of its routes; lower wins, the first port has the lowest
-	guarded []netip.Prefix // the links' prefixes, which nothing on the wire may claim
+	guarded []netip.Prefix // the links' prefixes, which the wire must not claim
 	changed func()         // called when its name servers may have changed
 	// hostname is what DHCP servers are told.
 	hostname func() string
@@ -63,7 +63,7 @@ func newPort(conf control.Port, nl *netlink.Handle, sys sysctls, log *Log) *port
 	}
 }
 
-// worker is a goroutine that can be ended and waited for.
+// worker is a goroutine with an end that can be waited for.
 type worker struct {
 	stop context.CancelFunc
 	done chan struct{}
@@ -84,9 +84,8 @@ func (w *worker) end() {
 	<-w.done
 }
 
-// configure makes the port what conf says, changing only what differs from
-// what is there. After an error the port may be half changed: configuring it
-// with the former conf takes it back.
+// configure makes the port what conf says. It changes only what differs. After an
+// error the port may be half changed; configure with the former conf undoes that.
 func (p *port) configure(ctx context.Context, conf control.Port) error {
 	p.configuring.Lock()
 	defer p.configuring.Unlock()
@@ -131,8 +130,8 @@ func (p *port) change(ctx context.Context, conf control.Port) error {
 	return nil
 }
 
-// setAddresses adds before it removes: a card never has no address because
-// one of them was replaced.
+// setAddresses adds before it removes, so that the card always has an address
+// while one is replaced.
 func (p *port) setAddresses(dev netlink.Link, want []netip.Prefix) error {
 	for _, a := range want {
 		if slices.Contains(p.static, a) {
@@ -155,8 +154,8 @@ func (p *port) setAddresses(dev netlink.Link, want []netip.Prefix) error {
 	return nil
 }
 
-// setRoutes puts in every wanted route again, also one that should be there:
-// the kernel drops routes with the address they depended on.
+// setRoutes adds every wanted route, even one that should be there already: the
+// kernel drops routes with the address that they depend on.
 func (p *port) setRoutes(dev netlink.Link, gateways []netip.Addr) error {
 	var want []route
 	for _, g := range gateways {
@@ -201,7 +200,7 @@ func runIf(ctx context.Context, wanted bool, w *worker, f func(context.Context))
 	return w
 }
 
-// keepTrying configures the port until that succeeds once.
+// keepTrying configures the port until that succeeds once or ctx ends.
 func (p *port) keepTrying(ctx context.Context) {
 	pause := 10 * time.Millisecond
 	said := ""
@@ -227,7 +226,7 @@ func (p *port) wanted() control.Port {
 	return p.conf
 }
 
-// remove takes away what the port put on its device and gives a lease back.
+// remove removes what the port added to its device and releases the DHCP lease.
 func (p *port) remove() {
 	p.configuring.Lock()
 	defer p.configuring.Unlock()
@@ -249,7 +248,7 @@ func (p *port) remove() {
 	}
 }
 
-// linkChanged hears of the device's carrier.
+// linkChanged tells the port about the carrier of a device.
 func (p *port) linkChanged(name string, carrier bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -267,7 +266,7 @@ func (p *port) carrierComes() <-chan struct{} {
 	return p.carrier
 }
 
-// dns lists the name servers that this port knows, configured ones first.
+// dns lists the name servers that this port knows, the configured ones first.
 func (p *port) dns() []netip.Addr {
 	p.mu.Lock()
 	defer p.mu.Unlock()

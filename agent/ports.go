@@ -149,7 +149,8 @@ func (ps *portsPart) plan(now, next *control.Config) ([]step, error) {
 
 // portOf finds the same port, by name and device, in another configuration.
 func portOf(c *control.Config, p control.Port) int {
-	return slices.IndexFunc(c.Ports, func(x control.Port) bool { return x.Name == p.Name && x.MAC == p.MAC })
+	same := func(x control.Port) bool { return x.Name == p.Name && x.MAC == p.MAC }
+	return slices.IndexFunc(c.Ports, same)
 }
 
 func (ps *portsPart) find(conf control.Port) *port {

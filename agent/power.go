@@ -10,9 +10,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The last words on the console. User-Mode Linux reboots by starting itself
-// again, which its sandbox forbids: it ends with an error either way, and
-// whoever runs it tells the two apart by these lines.
+// The last lines on the console. User-Mode Linux reboots by executing itself
+// again, which its sandbox forbids. So it exits with an error in both cases, and
+// machine/uml tells them apart by these lines.
 const (
 	lastWordsReboot   = "toe-agent: rebooting"
 	lastWordsPowerOff = "toe-agent: powering off"
@@ -31,20 +31,20 @@ func shutdown(action Action, log *Log, console io.Writer) {
 	drain(console)
 	err := unix.Reboot(command)
 	_, _ = fmt.Fprintf(console, "toe-agent: reboot: %v\r\n", err)
-	for { // an init that ends makes the kernel panic
+	for { // the kernel panics when init exits
 		time.Sleep(time.Hour)
 	}
 }
 
-// endProcesses asks everybody to end and then makes them.
+// endProcesses sends every process SIGTERM, and later SIGKILL.
 func endProcesses() {
 	if unix.Kill(-1, unix.SIGTERM) != nil {
-		return // nobody is left
+		return // there is no other process
 	}
 	_ = unix.Kill(-1, unix.SIGHUP) // interactive shells ignore SIGTERM
 	for range 100 {
 		time.Sleep(10 * time.Millisecond)
-		if !anybody() {
+		if !othersRun() {
 			return
 		}
 	}
@@ -52,10 +52,10 @@ func endProcesses() {
 	time.Sleep(20 * time.Millisecond)
 }
 
-// anybody says whether a program but this one still runs. Signals reach kernel
-// threads as well, so kill(2) cannot tell; those have no command line, and
-// neither has a program that has ended.
-func anybody() bool {
+// othersRun says whether another program still runs. kill(2) cannot tell, because
+// it succeeds for kernel threads, too. Those have no command line, and neither
+// has a zombie.
+func othersRun() bool {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return true

@@ -7,16 +7,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// procs starts the agent's children and, as PID 1, buries everybody's.
+// procs starts the agent's children and, as PID 1, reaps orphans.
 //
-// Whatever loses its parent becomes a child of PID 1 and has to be waited
-// for, but a wait for any child would take the exit status of the agent's own
-// away from their exec.Cmd. So the reaper looks first (WNOWAIT leaves the
-// zombie where it is) and passes over those that were started here. Starting
-// and looking exclude each other, so that no child can end unregistered.
+// An orphan becomes a child of PID 1, which must wait for it. A wait for any
+// child would take the exit status of the agent's own children from their
+// exec.Cmd. So the reaper peeks first (WNOWAIT leaves the zombie) and skips the
+// children that were started here. Starting and peeking exclude each other, so
+// that no child can exit unregistered.
 //
-// A second process, init proper with the agent as its child, would need none
-// of this and cost a second Go runtime at every start.
+// With init and agent as two processes none of this would be needed, at the cost
+// of a second Go runtime at every start.
 type procs struct {
 	mu  sync.Mutex
 	own map[int]bool
@@ -35,8 +35,8 @@ func (p *procs) start(cmd *exec.Cmd) error {
 	return nil
 }
 
-// wait is cmd.Wait. Zombies that stood behind this one in the kernel's list
-// are buried after it.
+// wait is cmd.Wait. It then reaps the zombies behind this one in the kernel's
+// list.
 func (p *procs) wait(cmd *exec.Cmd) error {
 	err := cmd.Wait()
 	p.mu.Lock()
@@ -46,8 +46,7 @@ func (p *procs) wait(cmd *exec.Cmd) error {
 	return err
 }
 
-// reap buries the dead children that nobody else waits for, until the first
-// that somebody does wait for.
+// reap reaps zombies up to the first that was started here.
 func (p *procs) reap() {
 	p.mu.Lock()
 	defer p.mu.Unlock()

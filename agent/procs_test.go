@@ -34,7 +34,7 @@ func reaperMain() int {
 		return 1
 	}
 	p := newProcs()
-	go buryChildren(p)
+	go reapOrphans(p)
 	var wg sync.WaitGroup
 	errs := make(chan error, 100)
 	for i := range 20 {

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// route is one that the agent itself put there.
+// route is a route that the agent added.
 type route struct {
 	dst    netip.Prefix // 0.0.0.0/0 or ::/0 for the default route
 	via    netip.Addr   // invalid: directly on the device
@@ -28,8 +28,8 @@ func (r route) kernel(index int) *netlink.Route {
 	k := &netlink.Route{LinkIndex: index, Dst: ipNet(r.dst), Priority: r.metric, Protocol: unix.RTPROT_STATIC}
 	if r.via.IsValid() {
 		k.Gw = r.via.AsSlice()
-		// Providers give out gateways that lie outside the address's own
-		// prefix (a /32 lease); they are on the wire all the same.
+		// Some providers assign a gateway outside the address's prefix (a /32
+		// lease). It is on the wire all the same.
 		k.Flags = int(netlink.FLAG_ONLINK)
 	} else {
 		k.Scope = netlink.SCOPE_LINK
@@ -44,8 +44,8 @@ func addRoute(nl *netlink.Handle, dev netlink.Link, r route) error {
 	return nil
 }
 
-// removeRoute is content when the route is gone already, with its device or
-// with the last address of its family.
+// removeRoute succeeds if the route is gone already, with its device or with the
+// last address of its family.
 func removeRoute(nl *netlink.Handle, dev netlink.Link, r route) error {
 	err := nl.RouteDel(r.kernel(dev.Attrs().Index))
 	if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) {
@@ -54,7 +54,8 @@ func removeRoute(nl *netlink.Handle, dev netlink.Link, r route) error {
 	return nil
 }
 
-// gateways lists the next hops of a device's default routes, the kernel's too.
+// gateways lists the next hops of a device's default routes, the kernel's own
+// included.
 func gateways(nl *netlink.Handle, dev netlink.Link) []netip.Addr {
 	var out []netip.Addr
 	list, err := nl.RouteList(dev, netlink.FAMILY_ALL)

@@ -36,7 +36,7 @@ func newServer(a *Agent) (*server, error) {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          log.New(a.log, "control: ", 0),
-		// A host that died keeps no stream open for ever.
+		// The stream of a host that died ends after 25 s.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
 	}}, nil
 }
@@ -49,14 +49,15 @@ func (s *server) listen(ctx context.Context, at netip.AddrPort) error {
 		return fmt.Errorf("control: %w", err)
 	}
 	s.agent.spawn(func() {
-		if err := s.http.ServeTLS(limitListener(ln, 64), "", ""); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		err := s.http.ServeTLS(limitListener(ln, 64), "", "")
+		if err != nil && !errors.Is(err, http.ErrServerClosed) {
 			s.agent.log.Sayf("control on %s: %v", at, err)
 		}
 	})
 	return nil
 }
 
-// close lets answers under way go out, for a moment.
+// close waits up to 300 ms for answers under way.
 func (s *server) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
@@ -65,7 +66,7 @@ func (s *server) close() {
 	}
 }
 
-// rpc answers the calls.
+// rpc implements the calls.
 type rpc struct{ a *Agent }
 
 func (r rpc) Status(_ context.Context, q *cardpb.StatusRequest) (*cardpb.StatusResponse, error) {
@@ -87,12 +88,16 @@ func (r rpc) Apply(ctx context.Context, q *cardpb.ApplyRequest) (*cardpb.ApplyRe
 	return &cardpb.ApplyResponse{Changes: changes, Ignored: conf.Ignored}, nil
 }
 
-func (r rpc) Logs(ctx context.Context, q *cardpb.LogsRequest, out *connect.ServerStream[cardpb.LogLine]) error {
+func (r rpc) Logs(
+	ctx context.Context, q *cardpb.LogsRequest, out *connect.ServerStream[cardpb.LogLine],
+) error {
 	next := r.a.log.tail(uint64(q.Tail))
 	for {
 		lines, then, missed, wake := r.a.log.read(next, 256)
 		for _, l := range lines {
-			line := &cardpb.LogLine{TimeUnixNano: l.Time.UnixNano(), Source: l.Source, Text: l.Text, Missed: missed}
+			line := &cardpb.LogLine{
+				TimeUnixNano: l.Time.UnixNano(), Source: l.Source, Text: l.Text, Missed: missed,
+			}
 			if err := out.Send(line); err != nil {
 				return err
 			}

@@ -51,7 +51,9 @@ var signals = map[string]syscall.Signal{
 	"USR1": syscall.SIGUSR1, "USR2": syscall.SIGUSR2,
 }
 
-var envName = sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`) })
+var envName = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,63}$`)
+})
 
 // session is one channel: one command or shell, with a terminal or without.
 type session struct {
@@ -69,30 +71,32 @@ type session struct {
 func newSession(ch ssh.Channel, p *procs) *session {
 	home := "/root"
 	if unix.Access(home, unix.X_OK) != nil {
-		home = "/" // a shell in the wrong place is better than none
+		home = "/" // rather a shell there than none
 	}
 	return &session{
 		ch: ch, procs: p, ended: make(chan struct{}),
-		env: []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + home, "USER=root", "LOGNAME=root", "SHELL=" + shell},
+		env: []string{
+			"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + home, "USER=root", "LOGNAME=root", "SHELL=" + shell,
+		},
 	}
 }
 
-// run serves the channel until it and what ran in it have ended. ctx ends
-// with the connection.
+// run serves the channel until it and its command have ended. ctx ends with the
+// connection.
 func (s *session) run(ctx context.Context, requests <-chan *ssh.Request) {
 	defer func() { _ = s.ch.Close() }()
 	var running sync.WaitGroup
 	defer running.Wait()
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // the client closed the channel: the command has lost its reader
+	defer cancel() // the client closed the channel: nothing reads the command's output
 	for req := range requests {
 		ok := s.request(req)
 		if req.WantReply {
 			_ = req.Reply(ok, nil)
 		}
 		if ok && (req.Type == "shell" || req.Type == "exec") {
-			// After the reply: a command that ends at once must not close
-			// the channel before its client knows that it was started.
+			// After the reply: a command that exits at once must not close the
+			// channel before its client knows that it was started.
 			running.Go(func() {
 				s.report(s.follow(ctx))
 				_ = s.ch.Close() // ends the loop over the requests
@@ -117,7 +121,8 @@ func (s *session) request(req *ssh.Request) bool {
 		return s.cmd == nil && s.start(req)
 	case "window-change":
 		var w windowChange
-		return s.master != nil && ssh.Unmarshal(req.Payload, &w) == nil && resize(s.master, w.Columns, w.Rows) == nil
+		return s.master != nil && ssh.Unmarshal(req.Payload, &w) == nil &&
+			resize(s.master, w.Columns, w.Rows) == nil
 	case "signal":
 		var n signalName
 		if s.cmd == nil || ssh.Unmarshal(req.Payload, &n) != nil || signals[n.Name] == 0 {
@@ -128,8 +133,8 @@ func (s *session) request(req *ssh.Request) bool {
 	return false
 }
 
-// setEnv takes what ssh clients send by default. The account is root's own:
-// there is nothing that a variable could get around, only nonsense to refuse.
+// setEnv accepts what ssh clients send by default. The account is root's, so no
+// variable gains a privilege; it refuses only malformed ones.
 func (s *session) setEnv(payload []byte) bool {
 	var e envRequest
 	if s.cmd != nil || ssh.Unmarshal(payload, &e) != nil || len(s.env) >= maxEnv ||
@@ -184,7 +189,8 @@ func (s *session) report(err error) {
 	status := exitStatus{}
 	if errors.As(err, &exit) {
 		if w, ok := exit.Sys().(syscall.WaitStatus); ok && w.Signaled() {
-			_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(exitSignal{Name: nameOf(w.Signal()), Core: w.CoreDump()}))
+			reply := exitSignal{Name: nameOf(w.Signal()), Core: w.CoreDump()}
+			_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(reply))
 			return
 		}
 		status.Status = uint32(exit.ExitCode())

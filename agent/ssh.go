@@ -22,13 +22,13 @@ const (
 	sshHandshake = 20 * time.Second
 )
 
-// sshServer is the card's ssh: keys only, one account, commands and shells.
-// No forwarding and no sftp: the card routes, and its files are its host's.
+// sshServer is the card's ssh: keys only, one account, commands and shells. It
+// has no forwarding and no sftp: the card routes, and the host makes its files.
 type sshServer struct {
 	conf  *ssh.ServerConfig
 	procs *procs
 	log   *Log
-	keys  atomic.Pointer[map[string]bool] // who may log in, by the key's wire form
+	keys  atomic.Pointer[map[string]bool] // that may log in, in wire form
 
 	mu     sync.Mutex // guards what follows
 	conns  map[net.Conn]bool
@@ -60,7 +60,7 @@ func newSSHServer(hostKey []byte, procs *procs, log *Log) (*sshServer, error) {
 	return s, nil
 }
 
-// authorize replaces the keys that may log in. Who is logged in stays.
+// authorize replaces the keys that may log in. It ends no session.
 func (s *sshServer) authorize(lines []string) error {
 	keys := map[string]bool{}
 	for _, line := range lines {

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-// stdio is a started command's end of its input and output on our side.
+// stdio is the agent's end of a command's input and output.
 type stdio struct {
 	files []*os.File     // to close when the client is gone
 	out   sync.WaitGroup // until all output has been sent
@@ -35,8 +35,8 @@ func (s *session) startTerminal(cmd *exec.Cmd) error {
 	return nil
 }
 
-// startPipes starts a command on three pipes. They are ours and not
-// exec.Cmd's: its Wait would wait for a client that never closes its input.
+// startPipes starts a command on three pipes. They are not exec.Cmd's, whose Wait
+// would wait for a client that never closes its input.
 func (s *session) startPipes(cmd *exec.Cmd) error {
 	var theirs, ours []*os.File
 	for i := range 3 {
@@ -70,8 +70,8 @@ func closeAll(files []*os.File) {
 	}
 }
 
-// follow copies between channel and command until the command has ended and
-// its output is sent, or the client has gone, and returns the command's end.
+// follow copies between channel and command until the command has exited and its
+// output is sent, or the client is gone. It returns how the command exited.
 func (s *session) follow(ctx context.Context) error {
 	x := s.copyAll()
 	gone := context.AfterFunc(ctx, func() {
@@ -108,9 +108,10 @@ func (s *session) copyAll() *stdio {
 	return x
 }
 
-// copyTerminal sends what the terminal shows until it is closed, or its
-// command has ended and nothing more comes: what it was told last is still in
-// it, and a process left in the background may hold it open for ever.
+// copyTerminal sends the terminal's output until the terminal is closed, or its
+// command has exited and drainTime passes without output: the last output is
+// still buffered then, and a background process may hold the terminal open
+// without limit.
 func (s *session) copyTerminal() {
 	buf := make([]byte, 32<<10)
 	for {

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openTerminal returns both ends of a new terminal (pty(7)). Reads of the
-// master can be ended by closing it: nothing here makes it blocking.
+// openTerminal returns both ends of a new terminal (pty(7)). The master is not
+// blocking, so that closing it ends a read.
 func openTerminal(columns, rows uint32) (master, slave *os.File, err error) {
 	master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
 	if err != nil {
@@ -42,7 +42,7 @@ func resize(master *os.File, columns, rows uint32) error {
 	return onDescriptor(master, func(fd int) error { return unix.IoctlSetWinsize(fd, unix.TIOCSWINSZ, size) })
 }
 
-// onDescriptor is f.Fd without its side effect: that makes a file blocking.
+// onDescriptor is f.Fd without its side effect of making the file blocking.
 func onDescriptor(f *os.File, do func(fd int) error) error {
 	raw, err := f.SyscallConn()
 	if err != nil {

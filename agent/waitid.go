@@ -6,8 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peekZombie returns the process id of a dead child and leaves it unburied;
-// 0 when there is none.
+// peekZombie returns the process id of a zombie child without reaping it, or 0.
 func peekZombie() int {
 	var info unix.Siginfo
 	for {
