@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/toe-project/toe/card/status"
@@ -34,7 +35,19 @@ func Remove(c *store.Card) error {
 	if err := os.Remove(c.Paths.Spec()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	return errors.Join(os.RemoveAll(c.Paths.State), os.RemoveAll(c.Paths.Runtime))
+	return errors.Join(os.RemoveAll(c.Paths.State), removeRuntime(c.Paths.Runtime))
+}
+
+// removeRuntime removes the runtime folder, with the lock in it. A process that
+// waits for the lock may make the file again meanwhile. Then the folder is its own.
+func removeRuntime(dir string) error {
+	var err error
+	for range 3 {
+		if err = os.RemoveAll(dir); !errors.Is(err, syscall.ENOTEMPTY) {
+			return err
+		}
+	}
+	return nil
 }
 
 // CleanDead puts back what a killed supervisor left, and forgets that it was

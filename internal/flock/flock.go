@@ -22,7 +22,7 @@ type Lock struct{ f *os.File }
 
 // patience is how long Try insists: Owner holds a lock for an instant, and a
 // process that removes the file not for long.
-const patience = 200 * time.Millisecond
+const patience = time.Second
 
 // Try takes the lock at path and writes this process's id there. It returns
 // ErrHeld when another process holds it.
