@@ -93,6 +93,8 @@ type Firmware struct {
 	AgentSHA256 string `json:"agent_sha256,omitempty"`
 	// Differs says how that agent differs from the one of this host; empty where it does not.
 	Differs string `json:"differs,omitempty"`
+	// Ignored are keys of the configuration that the card's agent does not know.
+	Ignored []string `json:"ignored_keys,omitempty"`
 }
 
 // Event is something that happened to the card.

@@ -92,6 +92,7 @@ func (w *world) reportAgent(st *status.Status, reply *cardpb.StatusResponse, age
 	st.UptimeSeconds = reply.UptimeSeconds + age.Seconds()
 	st.Firmware.Kernel = cmp.Or(reply.Kernel, st.Firmware.Kernel)
 	st.Firmware.Agent = reply.AgentVersion
+	st.Firmware.Ignored = reply.GetConfiguration().GetIgnored()
 	hear(&st.Offload, reply.Offload)
 	for i := range st.Ports {
 		p := &st.Ports[i]

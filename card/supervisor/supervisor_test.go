@@ -256,6 +256,20 @@ func TestStatusHasEveryField(t *testing.T) {
 	}
 }
 
+// TestIgnoredKeys: what an older agent does not know is in the status, and the
+// card is healthy.
+func TestIgnoredKeys(t *testing.T) {
+	w := newScene()
+	reply := healthyReply()
+	reply.Configuration = &cardpb.Configuration{Ignored: []string{"offload.turbo"}}
+	w.agent.set(reply, false)
+	r := startCard(t, w, storetest.Card(t, "name: edge\n"))
+	r.await("health", inState(status.Healthy))
+	if got := r.s.Status().Firmware.Ignored; !slices.Equal(got, []string{"offload.turbo"}) {
+		t.Errorf("ignored keys %q", got)
+	}
+}
+
 func dig(v any, keys ...string) (any, bool) {
 	for _, k := range keys {
 		m, ok := v.(map[string]any)

@@ -92,6 +92,9 @@ func printStatus(w io.Writer, st status.Status) {
 			fmt.Fprintf(w, "            %s; `toe firmware build --machine %s`, `toe down` and `toe up` bring this host's\n", st.Firmware.Differs, cmp.Or(st.Machine.Kind, "KIND"))
 		}
 	}
+	if ignored := st.Firmware.Ignored; len(ignored) > 0 {
+		fmt.Fprintf(w, "  ignored   by this firmware, which does not know them: %s\n", strings.Join(ignored, ", "))
+	}
 	if st.Machine.PID != 0 {
 		fmt.Fprintf(w, "  processes supervisor %d, machine %d, pump %d\n", st.Supervisor.PID, st.Machine.PID, st.Pump.PID)
 	}
