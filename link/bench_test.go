@@ -140,6 +140,12 @@ func BenchmarkBareToCard(b *testing.B) {
 	}
 }
 
+func segment(p *byte, size int) unix.Iovec {
+	v := unix.Iovec{Base: p}
+	v.SetLen(size)
+	return v
+}
+
 // bareRead reads a packet into pages from next on, or into the start of the
 // memory, and returns the page behind it.
 func bareRead(b *testing.B, fd int, mem []byte, size, next int, pages bool) int {
@@ -147,11 +153,11 @@ func bareRead(b *testing.B, fd int, mem []byte, size, next int, pages bool) int 
 	var room [32]unix.Iovec
 	iov := append(room[:0], unix.Iovec{Base: &header[0], Len: frame.HeaderLen})
 	if !pages {
-		iov = append(iov, unix.Iovec{Base: &mem[0], Len: uint64(size)})
+		iov = append(iov, segment(&mem[0], size))
 	}
 	for left, skip := size, frame.SeamLen; pages && left > 0; skip = 0 {
 		n := min(left, benchBuffer-skip)
-		iov = append(iov, unix.Iovec{Base: &mem[next*benchBuffer+skip], Len: uint64(n)})
+		iov = append(iov, segment(&mem[next*benchBuffer+skip], n))
 		left -= n
 		next = (next + 1) % benchRing
 	}

@@ -323,12 +323,17 @@ func (p *pump) startNow(q *queue, e *end, r *ring, fds []int) error {
 		errfd = take(&rest[0])
 	}
 	replaceFD(&e.call, call)
-	e.pause = pauseFor(call)
+	kind := kindOf(call)
+	e.socket, e.pause = kind == unix.S_IFSOCK, pauseFor(kind)
 	replaceFD(&e.err, errfd)
 	for _, fd := range []int{e.call, e.err} {
-		if fd >= 0 {
-			// A front end that does not read must not hold us up.
-			unix.SetNonblock(fd, true)
+		if fd < 0 {
+			continue
+		}
+		// A front end that does not read must not hold us up.
+		if err := unix.SetNonblock(fd, true); err != nil {
+			q.drop(e)
+			return fmt.Errorf("descriptor %d: O_NONBLOCK: %w", fd, err)
 		}
 	}
 	if err := q.watch(e.kick, unix.EPOLLIN); err != nil {

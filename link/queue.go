@@ -43,6 +43,7 @@ type end struct {
 	enabled bool
 	broken  bool
 	bad     int           // bad chains in a row
+	socket  bool          // call is a socket: its other side is called by signals
 	pause   time.Duration // before a call is made again (pauseFor)
 	owed    owed
 	ctr     *counters
@@ -251,10 +252,20 @@ func (e *end) publish() {
 
 // signal calls the driver. EAGAIN of a call descriptor means that it is
 // signalled already.
+//
+// O_NONBLOCK belongs to the open file, which the front end shares and may change at any time. A socket
+// is told for each call not to wait, and a pipe was opened anew by vhostuser. An eventfd can be neither
+// (no RWF_NOWAIT as of Linux 6.18): a front end that fills its counter and clears the flag makes this
+// queue pair wait, without a CPU, until the keeper's next order to it goes unanswered. The keeper then
+// kills the pump, which ends the wait, and the next pump sets the flag again.
 func (e *end) signal() {
 	if e.call >= 0 {
 		one := uint64(1)
-		unix.RawSyscall(unix.SYS_WRITE, uintptr(e.call), uintptr(unsafe.Pointer(&one)), 8)
+		if e.socket {
+			unix.RawSyscall6(unix.SYS_SENDTO, uintptr(e.call), uintptr(unsafe.Pointer(&one)), 8, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+		} else {
+			unix.RawSyscall(unix.SYS_WRITE, uintptr(e.call), uintptr(unsafe.Pointer(&one)), 8)
+		}
 		count(&e.ctr.calls, 1)
 		e.owed = owed{answer: true}
 	}

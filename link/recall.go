@@ -23,11 +23,19 @@ const (
 	lookAgain    = 64 // rounds of a busy pump between two looks
 )
 
+// kindOf is the type of file of a call descriptor: S_IFSOCK, S_IFIFO, or 0 for an eventfd.
+func kindOf(call int) uint32 {
+	var st unix.Stat_t
+	if err := unix.Fstat(call, &st); err != nil {
+		return 0
+	}
+	return st.Mode & unix.S_IFMT
+}
+
 // pauseFor is the pause before the first repetition. Who is called by signals
 // needs a pipe or a socket: an eventfd has none to give.
-func pauseFor(call int) time.Duration {
-	var st unix.Stat_t
-	if err := unix.Fstat(call, &st); err == nil && st.Mode&unix.S_IFMT != 0 {
+func pauseFor(kind uint32) time.Duration {
+	if kind != 0 {
 		return signalPause
 	}
 	return eventfdPause

@@ -194,7 +194,8 @@ func (s *stream) take(q *queue, n int) {
 }
 
 func (s *stream) receive(q *queue, b []byte, flags uintptr) (int, unix.Errno) {
-	iov := unix.Iovec{Base: &b[0], Len: uint64(len(b))}
+	iov := unix.Iovec{Base: &b[0]}
+	iov.SetLen(len(b))
 	msg := unix.Msghdr{Iov: &iov, Iovlen: 1}
 	n, _, e := unix.RawSyscall(unix.SYS_RECVMSG, uintptr(q.fd), uintptr(unsafe.Pointer(&msg)), flags|unix.MSG_DONTWAIT)
 	return int(n), e
@@ -266,17 +267,4 @@ func (s *stream) blocked(q *queue) bool {
 		s.end(q, streamEnded(e))
 	}
 	return len(s.out) > 0 && !s.dead
-}
-
-// write copies b into the segments, skip bytes after their start.
-func (w *window) write(skip int, b []byte) {
-	for i := w.lo; len(b) > 0; i++ {
-		seg := unsafe.Slice(w.iov[i].Base, w.iov[i].Len)
-		if skip >= len(seg) {
-			skip -= len(seg)
-			continue
-		}
-		b = b[copy(seg[skip:], b):]
-		skip = 0
-	}
 }

@@ -10,99 +10,6 @@ import (
 	"github.com/toe-project/toe/link/vring"
 )
 
-// The window holds the card's receive buffers that the pump has taken from
-// the ring and not yet filled, as one array of segments, so that a readv(2)
-// can be given as much room as the largest packet needs:
-//
-//	iov   | spent … | head | segments of chain a | of chain b | … | free
-//	                 ^lo-1  ^lo                                ^hi
-//
-// The entry before lo is always free for the pump's own virtio header. A
-// packet uses up the first chains and lo moves on.
-type window struct {
-	iov     []unix.Iovec
-	lo, hi  int
-	chains  []chain // FIFO, first at clo
-	clo     int
-	entries int  // of the ring, that all chains take
-	bytes   int  // in all chains
-	starved bool // the last look found less room than the largest packet needs
-}
-
-// chain is one taken head.
-type chain struct {
-	head    uint16
-	entries uint16 // of the ring
-	bytes   int
-}
-
-func (w *window) init() {
-	w.iov = make([]unix.Iovec, 8*maxIov)
-	w.chains = make([]chain, 0, 2*maxIov)
-	w.reset()
-}
-
-// reset forgets what was taken: the ring counts it as not taken.
-func (w *window) reset() {
-	w.lo, w.hi, w.clo, w.entries, w.bytes, w.starved = 1, 1, 0, 0, 0, false
-	w.chains = w.chains[:0]
-}
-
-// compact moves what is left to the front when the arrays run out.
-func (w *window) compact() {
-	if w.hi+maxIov > len(w.iov) {
-		n := copy(w.iov[1:], w.iov[w.lo:w.hi])
-		w.lo, w.hi = 1, 1+n
-	}
-	if len(w.chains) == cap(w.chains) {
-		n := copy(w.chains, w.chains[w.clo:])
-		w.chains, w.clo = w.chains[:n], 0
-	}
-}
-
-// pop uses the first chain up.
-func (w *window) pop() chain {
-	c := w.chains[w.clo]
-	w.clo++
-	w.skip(c.bytes)
-	w.entries -= int(c.entries)
-	w.bytes -= c.bytes
-	if w.clo == len(w.chains) {
-		w.lo, w.hi, w.clo, w.chains = 1, 1, 0, w.chains[:0]
-	}
-	return c
-}
-
-// skip moves lo over n bytes: segments of several chains may be one.
-func (w *window) skip(n int) {
-	for n > 0 {
-		v := &w.iov[w.lo]
-		if uint64(n) < v.Len {
-			v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), n))
-			v.Len -= uint64(n)
-			return
-		}
-		n -= int(v.Len)
-		w.lo++
-	}
-}
-
-// add takes a chain in, whose segments stand from hi on. Linux posts the pages of
-// one allocation one after the other: where they meet, they are one segment.
-func (w *window) add(c chain, segments []unix.Iovec) {
-	w.chains = append(w.chains, c)
-	w.entries += int(c.entries)
-	w.bytes += c.bytes
-	n := len(segments)
-	if w.hi > w.lo && n > 0 && vring.Adjoins(&w.iov[w.hi-1], unsafe.Pointer(segments[0].Base)) {
-		w.iov[w.hi-1].Len += segments[0].Len
-		n = copy(w.iov[w.hi:], segments[1:])
-	}
-	w.hi += n
-}
-
-func (w *window) count() int { return len(w.chains) - w.clo }
-
 // need is the room in bytes that the largest packet takes on the bus: an IP packet
 // of 65535 bytes behind its seam, or on a port an Ethernet frame around one, which
 // may have a VLAN tag.
@@ -282,19 +189,4 @@ func (q *queue) deliver(n, used int, first byte) bool {
 		left -= c.bytes
 	}
 	return true
-}
-
-// open cuts the first skip bytes off the segments, the first chain having more,
-// and returns the index of the first entry that still has any. Only that entry
-// is changed, and returned as it was.
-func (w *window) open(skip int) (at int, entry unix.Iovec) {
-	at = w.lo
-	for uint64(skip) >= w.iov[at].Len {
-		skip -= int(w.iov[at].Len)
-		at++
-	}
-	entry = w.iov[at]
-	w.iov[at].Base = (*byte)(unsafe.Add(unsafe.Pointer(w.iov[at].Base), skip))
-	w.iov[at].Len -= uint64(skip)
-	return at, entry
 }

@@ -109,10 +109,9 @@ func cut(iov []unix.Iovec, head []byte) (at int, first byte) {
 	for {
 		n := copy(head, unsafe.Slice(iov[at].Base, iov[at].Len))
 		head = head[n:]
-		if uint64(n) < iov[at].Len {
-			p := unsafe.Add(unsafe.Pointer(iov[at].Base), n)
-			iov[at].Base, iov[at].Len = (*byte)(p), iov[at].Len-uint64(n)
-			return at, *(*byte)(p)
+		if n < int(iov[at].Len) {
+			cutFront(&iov[at], n)
+			return at, *iov[at].Base
 		}
 		at++
 	}

@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"fmt"
+	"runtime"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
@@ -61,6 +62,9 @@ const (
 // Kernels since 5.11 remember which numbers are allowed whatever their
 // arguments, so the length of the chain costs nothing at run time.
 func (p Policy) Assemble() ([]bpf.RawInstruction, error) {
+	if auditArch == 0 {
+		return nil, fmt.Errorf("seccomp policy: there is none for %s: want amd64 or arm64", runtime.GOARCH)
+	}
 	prog := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: offArch, Size: 4},
 		bpf.JumpIf{Cond: bpf.JumpEqual, Val: auditArch, SkipTrue: 1},

@@ -1,3 +1,5 @@
+//go:build amd64 || arm64
+
 package sandbox
 
 import "golang.org/x/sys/unix"
@@ -17,7 +19,7 @@ const threadFlags = unix.CLONE_VM | unix.CLONE_FS | unix.CLONE_FILES | unix.CLON
 var pumpCalls = []uintptr{
 	unix.SYS_READV, unix.SYS_WRITEV, unix.SYS_READ, unix.SYS_WRITE,
 	unix.SYS_EPOLL_PWAIT, unix.SYS_FUTEX, unix.SYS_PPOLL,
-	unix.SYS_RECVMSG, unix.SYS_SENDMSG,
+	unix.SYS_RECVMSG, unix.SYS_SENDMSG, unix.SYS_SENDTO,
 	unix.SYS_EPOLL_CTL, unix.SYS_EPOLL_CREATE1, unix.SYS_EPOLL_PWAIT2, unix.SYS_EVENTFD2,
 	unix.SYS_NANOSLEEP, unix.SYS_CLOCK_NANOSLEEP, unix.SYS_CLOCK_GETTIME,
 	unix.SYS_SCHED_YIELD, unix.SYS_SCHED_GETAFFINITY,

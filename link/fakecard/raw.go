@@ -1,14 +1,26 @@
 package fakecard
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/le"
+)
 
 // Raw accesses, for tests that break the rules. Nothing is checked.
 
 // SetDesc writes descriptor i.
-func (r *Ring) SetDesc(i int, d Desc) { *(*Desc)(r.p(r.at.desc + 16*uint64(i))) = d }
+func (r *Ring) SetDesc(i int, d Desc) {
+	r.setDesc(r.at.desc+16*uint64(i), d)
+}
+
+func (r *Ring) setDesc(off uint64, d Desc) {
+	*(*Desc)(r.p(off)) = Desc{le.U64(d.Addr), le.U32(d.Len), le.U16(d.Flags), le.U16(d.Next)}
+}
 
 // SetAvail writes entry i of the avail ring.
-func (r *Ring) SetAvail(i int, head uint16) { *(*uint16)(r.p(r.at.avail + 4 + 2*uint64(i))) = head }
+func (r *Ring) SetAvail(i int, head uint16) {
+	*(*uint16)(r.p(r.at.avail + 4 + 2*uint64(i))) = le.U16(head)
+}
 
 // SetAvailIdx writes the avail index.
 func (r *Ring) SetAvailIdx(v uint16) {
@@ -23,7 +35,7 @@ func (r *Ring) UsedIdx() uint16 { return r.usedIdx() }
 
 // Used is entry i of the used ring.
 func (r *Ring) Used(i int) (id, size uint32) {
-	v := *(*uint64)(r.p(r.at.used + 4 + 8*uint64(i)))
+	v := le.U64(*(*uint64)(r.p(r.at.used + 4 + 8*uint64(i))))
 	return uint32(v), uint32(v >> 32)
 }
 

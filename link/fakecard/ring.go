@@ -8,6 +8,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/le"
 )
 
 // layout is where the parts of a ring are, as offsets in the card's memory.
@@ -142,14 +144,14 @@ func (r *Ring) reset(base uint16) {
 }
 
 func (r *Ring) p(off uint64) unsafe.Pointer  { return unsafe.Pointer(&r.mem[off]) }
-func (r *Ring) store32(off uint64, v uint32) { atomic.StoreUint32((*uint32)(r.p(off)), v) }
-func (r *Ring) load32(off uint64) uint32     { return atomic.LoadUint32((*uint32)(r.p(off))) }
+func (r *Ring) store32(off uint64, v uint32) { atomic.StoreUint32((*uint32)(r.p(off)), le.U32(v)) }
+func (r *Ring) load32(off uint64) uint32     { return le.U32(atomic.LoadUint32((*uint32)(r.p(off)))) }
 func (r *Ring) full()                        { atomic.AddUint32(&r.fence, 1) }
 func (r *Ring) buffer(slot uint16) []byte {
 	return r.mem[r.at.buffers+uint64(slot)*uint64(r.at.stride):][:r.at.size]
 }
-func (r *Ring) setEvent(v uint16)                 { *(*uint16)(r.p(r.at.avail + uint64(4+2*r.size))) = v }
-func (r *Ring) availEvent() uint16                { return *(*uint16)(r.p(r.at.used + uint64(4+8*r.size))) }
+func (r *Ring) setEvent(v uint16)                 { *(*uint16)(r.p(r.at.avail + uint64(4+2*r.size))) = le.U16(v) }
+func (r *Ring) availEvent() uint16                { return le.U16(*(*uint16)(r.p(r.at.used + uint64(4+8*r.size)))) }
 func (r *Ring) usedIdx() uint16                   { return uint16(r.load32(r.at.used) >> 16) }
 func (r *Ring) usedAt(i uint16) (id, size uint32) { return r.Used(int(i) & (r.size - 1)) }
 
@@ -177,7 +179,7 @@ func (r *Ring) describe(slot uint16, size int) {
 			d.Flags |= Next
 			d.Next = uint16(first + i + 1)
 		}
-		*(*Desc)(r.p(table + 16*uint64(first+i))) = d
+		r.setDesc(table+16*uint64(first+i), d)
 		addr, size = addr+uint64(n), size-n
 	}
 }

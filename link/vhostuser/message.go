@@ -170,10 +170,37 @@ func files(oob []byte, err error) ([]*os.File, error) {
 		}
 		for _, fd := range fds {
 			unix.CloseOnExec(fd)
-			out = append(out, os.NewFile(uintptr(fd), "vhost-user"))
+			f, ferr := unpolled(fd)
+			if ferr != nil {
+				if err == nil {
+					err = ferr
+				}
+				continue
+			}
+			out = append(out, f)
 		}
 	}
 	return out, err
+}
+
+// unpolled makes a file of a descriptor without Go's poller watching it. os.NewFile has one watched that
+// does not block, as QEMU's eventfds: each kick and each call would wake this process. So the file is
+// made of a placeholder, which blocks, and the descriptor put in its place. It is closed on an error.
+func unpolled(fd int) (*os.File, error) {
+	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err == nil && flags&unix.O_NONBLOCK == 0 {
+		return os.NewFile(uintptr(fd), "vhost-user"), nil
+	}
+	defer unix.Close(fd)
+	place, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	f := os.NewFile(uintptr(place), "vhost-user")
+	if err := unix.Dup3(fd, place, unix.O_CLOEXEC); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("dup3 of a descriptor of the front end: %w", err)
+	}
+	return f, nil
 }
 
 // reply sends an answer to a request.

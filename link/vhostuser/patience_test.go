@@ -38,7 +38,7 @@ func socketpair(t *testing.T) (a, b *net.UnixConn) {
 // A front end that stops amid a message, or does not fetch its answers, is left
 // out after a while; one that says nothing is not.
 func TestPatience(t *testing.T) {
-	get := []byte{byte(GetFeatures), 0, 0, 0, flagVersion, 0, 0, 0, 0, 0, 0, 0}
+	get := u32s(uint32(GetFeatures), flagVersion, 0)
 	for name, c := range map[string]struct {
 		write func(*net.UnixConn)
 		stays bool
@@ -49,7 +49,7 @@ func TestPatience(t *testing.T) {
 			c.Read(make([]byte, 64))
 		}, true},
 		"half a header":      {func(c *net.UnixConn) { c.Write(get[:5]) }, false},
-		"header, no payload": {func(c *net.UnixConn) { c.Write([]byte{2, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0, 1}) }, false},
+		"header, no payload": {func(c *net.UnixConn) { c.Write(append(u32s(uint32(SetFeatures), flagVersion, 8), 1)) }, false},
 		"reads no answers": {func(c *net.UnixConn) {
 			c.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
 			for {

@@ -3,8 +3,6 @@ package vhostuser
 import (
 	"encoding/binary"
 	"fmt"
-	"os"
-	"strings"
 )
 
 // index finds the ring that a message is about.
@@ -99,8 +97,7 @@ func (s *session) setVringFile(m *message) error {
 		}
 		return fmt.Errorf("%w: request %d for ring %d: descriptor and flag disagree", ErrMessage, m.request, i)
 	}
-	if err := signals(f); err != nil {
-		closeFile(f)
+	if f, err = notifier(f, m.request == SetVringCall); err != nil {
 		return fmt.Errorf("%w: request %d for ring %d: %w", ErrMessage, m.request, i, err)
 	}
 	r := &s.rings[i]
@@ -123,26 +120,6 @@ func (s *session) setVringFile(m *message) error {
 		return nil
 	}
 	return s.start(i)
-}
-
-// signals refuses a descriptor that is neither an eventfd nor a pipe nor a socket.
-// O_NONBLOCK means nothing on a file: a write to one on a disk, or on a file system
-// that somebody's program makes, may take as long as that likes. Its name is looked
-// at, which asks that program nothing, as fstat would.
-func signals(f *os.File) error {
-	if f == nil {
-		return nil
-	}
-	name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
-	if err != nil {
-		return err
-	}
-	for _, kind := range []string{"anon_inode:", "pipe:", "socket:"} {
-		if strings.HasPrefix(name, kind) {
-			return nil
-		}
-	}
-	return fmt.Errorf("descriptor of %s, want an eventfd, a pipe or a socket", name)
 }
 
 // start starts a ring, or tells the device of its new descriptors. By the

@@ -9,6 +9,8 @@ package vring
 import (
 	"errors"
 	"fmt"
+	"math"
+	"math/bits"
 	"os"
 	"sort"
 	"unsafe"
@@ -70,6 +72,10 @@ func Map(fd int, guest, user, size, offset uint64) (Region, error) {
 	}
 	// mmap wants a page-aligned offset; the region may start within a page.
 	skew := offset % uint64(os.Getpagesize())
+	if size > math.MaxInt-skew {
+		return Region{}, fmt.Errorf("memory region at %#x: %d bytes, want at most %d: this program has addresses of %d bits",
+			guest, size, math.MaxInt-skew, bits.UintSize)
+	}
 	b, err := unix.Mmap(fd, int64(offset-skew), int(size+skew), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return Region{}, fmt.Errorf("memory region at %#x: mmap of %d bytes: %w", guest, size, err)

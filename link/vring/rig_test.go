@@ -6,6 +6,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/le"
 )
 
 // Where the rig's memory is: guest and user addresses that must not be mixed.
@@ -65,23 +67,25 @@ func (g *rig) open(cfg Config) {
 	g.idx(g.next)
 }
 
-func (g *rig) put16(off int, v uint16) { *(*uint16)(unsafe.Pointer(&g.mem[off])) = v }
-func (g *rig) get16(off int) uint16    { return *(*uint16)(unsafe.Pointer(&g.mem[off])) }
-func (g *rig) get64(off int) uint64    { return atomic.LoadUint64((*uint64)(unsafe.Pointer(&g.mem[off]))) }
-func (g *rig) idx(v uint16)            { g.put16(availAt+2, v) }
-func (g *rig) flags(v uint16)          { g.put16(availAt, v) }
-func (g *rig) usedEvent(v uint16)      { g.put16(availAt+4+2*g.cfg.Size, v) }
-func (g *rig) availEvent() uint16      { return g.get16(usedAt + 4 + 8*g.cfg.Size) }
-func (g *rig) usedIdx() uint16         { return g.get16(usedAt + 2) }
+func (g *rig) put16(off int, v uint16) { *(*uint16)(unsafe.Pointer(&g.mem[off])) = le.U16(v) }
+func (g *rig) get16(off int) uint16    { return le.U16(*(*uint16)(unsafe.Pointer(&g.mem[off]))) }
+func (g *rig) get64(off int) uint64 {
+	return le.U64(atomic.LoadUint64((*uint64)(unsafe.Pointer(&g.mem[off]))))
+}
+func (g *rig) idx(v uint16)       { g.put16(availAt+2, v) }
+func (g *rig) flags(v uint16)     { g.put16(availAt, v) }
+func (g *rig) usedEvent(v uint16) { g.put16(availAt+4+2*g.cfg.Size, v) }
+func (g *rig) availEvent() uint16 { return g.get16(usedAt + 4 + 8*g.cfg.Size) }
+func (g *rig) usedIdx() uint16    { return g.get16(usedAt + 2) }
 
 // used is the entry that the device wrote for a used index.
 func (g *rig) used(i uint16) (id, size uint32) {
-	v := *(*uint64)(unsafe.Pointer(&g.mem[usedAt+4+8*int(i&uint16(g.cfg.Size-1))]))
+	v := le.U64(*(*uint64)(unsafe.Pointer(&g.mem[usedAt+4+8*int(i&uint16(g.cfg.Size-1))])))
 	return uint32(v), uint32(v >> 32)
 }
 
 func (g *rig) desc(off, i int, addr uint64, size uint32, flags, next uint16) {
-	*(*descriptor)(unsafe.Pointer(&g.mem[off+16*i])) = descriptor{addr, size, flags, next}
+	*(*descriptor)(unsafe.Pointer(&g.mem[off+16*i])) = descriptor{addr, size, flags, next}.swap()
 }
 
 // avail makes a head available.
@@ -96,7 +100,7 @@ func (g *rig) inside(iov []unix.Iovec) {
 	lo := uintptr(unsafe.Pointer(&g.mem[0]))
 	for _, v := range iov {
 		p := uintptr(unsafe.Pointer(v.Base))
-		if p < lo || uint64(p-lo) > memSize || v.Len > memSize-uint64(p-lo) {
+		if p < lo || uint64(p-lo) > memSize || uint64(v.Len) > memSize-uint64(p-lo) {
 			g.t.Fatalf("segment of %d bytes at %#x leaves the memory at %#x", v.Len, p, lo)
 		}
 	}

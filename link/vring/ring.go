@@ -7,6 +7,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/le"
 )
 
 // MaxSize is the most entries a ring may have, virtio 1.2 section 2.7.
@@ -59,6 +61,11 @@ type descriptor struct {
 	len   uint32
 	flags uint16
 	next  uint16
+}
+
+// swap converts between the ring's byte order and the host's.
+func (d descriptor) swap() descriptor {
+	return descriptor{le.U64(d.addr), le.U32(d.len), le.U16(d.flags), le.U16(d.next)}
 }
 
 const (
@@ -116,7 +123,7 @@ func New(mem *Memory, cfg Config) (*Ring, error) {
 	if err := r.place(); err != nil {
 		return nil, err
 	}
-	r.done = uint16(atomic.LoadUint32((*uint32)(r.used)) >> 16)
+	r.done = uint16(le.U32(atomic.LoadUint32((*uint32)(r.used))) >> 16)
 	r.next = r.done
 	if cfg.Base >= 0 {
 		// The front end's word counts: QEMU completes what was queued
@@ -176,7 +183,7 @@ func (r *Ring) availIdx() uint16 { return load16(unsafe.Add(r.avail, 2)) }
 // pages are what is mapped.
 func load16(p unsafe.Pointer) uint16 {
 	odd := uintptr(p) % 4 // 0 or 2
-	return uint16(atomic.LoadUint32((*uint32)(unsafe.Add(p, -int(odd)))) >> (8 * odd))
+	return uint16(le.U32(atomic.LoadUint32((*uint32)(unsafe.Add(p, -int(odd))))) >> (8 * odd))
 }
 
 // Take takes the next head and appends its segments to iov, which must have
@@ -186,7 +193,7 @@ func load16(p unsafe.Pointer) uint16 {
 // After ErrChain the head is the device's: Complete it with length 0. After
 // ErrBroken it is not.
 func (r *Ring) Take(iov []unix.Iovec) (head uint16, out []unix.Iovec, size int, err error) {
-	head = *(*uint16)(unsafe.Add(r.avail, 4+2*uintptr(r.next&r.mask)))
+	head = le.U16(*(*uint16)(unsafe.Add(r.avail, 4+2*uintptr(r.next&r.mask))))
 	if int(head) >= r.cfg.Size {
 		return 0, iov, 0, errHead
 	}
@@ -220,7 +227,7 @@ func (r *Ring) chain(iov []unix.Iovec, table unsafe.Pointer, limit, i uint16, di
 		if direct {
 			r.entries = n + 1
 		}
-		d := *(*descriptor)(unsafe.Add(table, uintptr(i)*descLen)) // one copy; only the copy is used
+		d := (*(*descriptor)(unsafe.Add(table, uintptr(i)*descLen))).swap() // one copy; only the copy is used
 		if d.flags&descIndirect != 0 {
 			if !direct || !r.cfg.Indirect || d.flags&descNext != 0 {
 				return iov, 0, errIndirect
@@ -281,13 +288,14 @@ func (r *Ring) segment(iov []unix.Iovec, addr, size uint64) ([]unix.Iovec, error
 		}
 		addr, size = addr+n, size-n
 		if k := len(iov) - 1; k >= r.first && Adjoins(&iov[k], p) {
-			iov[k].Len += n
+			iov[k].SetLen(int(iov[k].Len) + int(n)) // MaxChain at most
 			continue
 		}
 		if len(iov) == cap(iov) {
 			return iov, ErrSegments
 		}
-		iov = append(iov, unix.Iovec{Base: (*byte)(p), Len: n})
+		iov = append(iov, unix.Iovec{Base: (*byte)(p)})
+		iov[len(iov)-1].SetLen(int(n))
 	}
 	return iov, nil
 }
@@ -301,7 +309,7 @@ func Adjoins(v *unix.Iovec, p unsafe.Pointer) bool {
 // driver does not see it before Show.
 func (r *Ring) Complete(head uint16, size int) {
 	e := unsafe.Add(r.used, 4+8*uintptr(r.done&r.mask))
-	*(*uint64)(e) = uint64(head) | uint64(size)<<32
+	*(*uint64)(e) = le.U64(uint64(head) | uint64(size)<<32)
 	r.done++
 }
 
@@ -313,7 +321,7 @@ func (r *Ring) Show() {
 }
 
 func (r *Ring) show() {
-	atomic.StoreUint32((*uint32)(r.used), uint32(r.flags)|uint32(r.done)<<16)
+	atomic.StoreUint32((*uint32)(r.used), le.U32(uint32(r.flags)|uint32(r.done)<<16))
 	r.shown = r.done
 }
 
@@ -373,7 +381,7 @@ func (r *Ring) WantKicks() (more bool) {
 		// Behind what we have looked at, the driver kicks. avail_event
 		// is 16 bits wide and may be the last of the region, hence a
 		// plain store and a fence.
-		*(*uint16)(unsafe.Add(r.used, 4+8*uintptr(r.cfg.Size))) = r.seen
+		*(*uint16)(unsafe.Add(r.used, 4+8*uintptr(r.cfg.Size))) = le.U16(r.seen)
 	} else {
 		r.flags = 0
 		r.show()

@@ -3,6 +3,7 @@ package vring
 import (
 	"bytes"
 	"errors"
+	"math/bits"
 	"os"
 	"os/exec"
 	"runtime"
@@ -42,8 +43,8 @@ func TestFetchedOnce(t *testing.T) {
 				{guestBase + descAt, 128, descIndirect | descWrite, 0},
 			} {
 				at := (i & 3) * 16
-				*(*descriptor)(unsafe.Pointer(&g.mem[descAt+at])) = d
-				*(*descriptor)(unsafe.Pointer(&g.mem[tableAt+at])) = d
+				*(*descriptor)(unsafe.Pointer(&g.mem[descAt+at])) = d.swap()
+				*(*descriptor)(unsafe.Pointer(&g.mem[tableAt+at])) = d.swap()
 			}
 		}
 	}()
@@ -120,6 +121,30 @@ func TestFileTruncated(t *testing.T) {
 }
 
 // Map refuses what the file does not hold.
+// A region of more than 4 GiB is mapped whole, or refused where addresses have 32 bits: a size that
+// is cut to 32 bits would make a small mapping of it, and the rest of memory a part of the card's.
+func TestMapLarge(t *testing.T) {
+	fd, err := unix.MemfdCreate("large", unix.MFD_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	const size = 1<<32 + 1<<16
+	if err := unix.Ftruncate(fd, size); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Map(fd, guestBase, userBase, size, 0)
+	if (err == nil) != (bits.UintSize == 64) {
+		t.Errorf("a region of %d bytes with addresses of %d bits: %v", uint64(size), bits.UintSize, err)
+	}
+	if err == nil {
+		*(*byte)(unsafe.Add(r.Host, r.Size-1)) = 1
+		if err := r.Unmap(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestMapRefuses(t *testing.T) {
 	fd, err := unix.MemfdCreate("map", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -464,7 +489,7 @@ func FuzzRing(f *testing.F) {
 // seed makes descriptors of (addr, len, flags, next).
 func seed(v ...uint64) (b []byte) {
 	for i := 0; i+3 < len(v); i += 4 {
-		d := descriptor{v[i], uint32(v[i+1]), uint16(v[i+2]), uint16(v[i+3])}
+		d := descriptor{v[i], uint32(v[i+1]), uint16(v[i+2]), uint16(v[i+3])}.swap()
 		b = append(b, unsafe.Slice((*byte)(unsafe.Pointer(&d)), 16)...)
 	}
 	return b
