@@ -1,5 +1,5 @@
 # Two commands: `make up` brings a card up, `make test` tests everything.
-# `make native` builds the kernel of the fast machine; cards take it from then on.
+# `make native` builds the kernel of the fast machine, which cards use from then on.
 
 GO      ?= go
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
@@ -7,10 +7,10 @@ GOFLAGS := -trimpath
 LDFLAGS := -s -w
 PREFIX  ?= /usr/local
 
-# program=package: what Debian calls the package that has the program.
+# program=package: Debian's package that has the program.
 UP_NEEDS     := qemu-system-x86_64=qemu-system-x86 ip=iproute2 passt=passt apt-get=apt
 NATIVE_NEEDS := gcc=gcc ld=binutils make=make flex=flex bison=bison bc=bc xz=xz-utils perl=perl
-# Packages without a program to look for.
+# file=package, for packages without a program to look for.
 UP_FILES     := /usr/share/keyrings/debian-archive-keyring.gpg=debian-archive-keyring
 NATIVE_FILES := /usr/include/stdlib.h=libc6-dev /usr/include/libelf.h=libelf-dev
 
@@ -67,7 +67,8 @@ clean:
 go:
 	@command -v $(GO) >/dev/null || { echo "Go is missing: https://go.dev/dl has it, $$(sed -n 's/^go //p' go.mod) or later" >&2; exit 1; }
 
-# Install what is missing, through apt where we may, and say so where not.
+# Install what is missing with apt, or say what to install. packaging/apt-get waits for other users
+# of apt.
 define install
 	@missing=; \
 	for need in $(1); do command -v $${need%%=*} >/dev/null || missing="$$missing $${need##*=}"; done; \
