@@ -54,6 +54,9 @@ func Console(ctx context.Context, c *store.Card) (net.Conn, error) {
 }
 
 func dial(ctx context.Context, c *store.Card, socket string) (net.Conn, error) {
+	if c.Paths.CheckSockets() != nil {
+		return nil, fmt.Errorf("card %s: %w", c.Name, ErrNotRunning) // no socket can be there
+	}
 	err := c.Paths.Trusted()
 	var conn net.Conn
 	if err == nil {

@@ -88,13 +88,21 @@ func (p Paths) Vhost(name string) string { return filepath.Join(p.Runtime, name+
 // maxSocketPath is the room in sockaddr_un.sun_path, less the final zero.
 const maxSocketPath = 107
 
-// MakeRuntime makes the runtime folder. It refuses one that another user could
+// CheckSockets refuses a runtime folder whose path is too long for the sockets
+// of a card that runs.
+func (p Paths) CheckSockets() error {
+	longest := len(p.Vhost("port-fifteen-chars0"))
+	if longest <= maxSocketPath {
+		return nil
+	}
+	const text = "runtime folder %s: its path has %d bytes, want at most %d: a socket's path in it has " +
+		"no room for more; set TOE_RUNTIME_DIR to a shorter one"
+	return fmt.Errorf(text, p.Runtime, len(p.Runtime), len(p.Runtime)-longest+maxSocketPath)
+}
+
+// MakeRuntime makes the runtime folder, and refuses one that another user could
 // have put there.
 func (p Paths) MakeRuntime() error {
-	if longest := p.Vhost("port-fifteen-chars0"); len(longest) > maxSocketPath {
-		return fmt.Errorf("runtime folder %s: a socket in it would have a path of %d bytes, want %d at most; "+
-			"set TOE_RUNTIME_DIR to a shorter folder", p.Runtime, len(longest), maxSocketPath)
-	}
 	if err := privateDir(filepath.Dir(p.Runtime)); err != nil {
 		return err
 	}

@@ -199,8 +199,13 @@ func TestRuntimeFolderOfSomebodyElseIsRefused(t *testing.T) {
 		t.Error("a symbolic link was taken for a folder")
 	}
 	long := Dirs{Runtime: "/tmp/" + strings.Repeat("x", 100)}
-	if err := long.Card("x").MakeRuntime(); err == nil || !strings.Contains(err.Error(), "TOE_RUNTIME_DIR") {
-		t.Errorf("a path too long for a socket: %v", err)
+	const want = "/x: its path has 107 bytes, want at most 81: "
+	if err := long.Card("x").CheckSockets(); err == nil || !strings.Contains(err.Error(), want) ||
+		!strings.Contains(err.Error(), "set TOE_RUNTIME_DIR") {
+		t.Errorf("a path too long for a socket: %v, want %s", err, want)
+	}
+	if err := (Dirs{Runtime: "/run/toe"}).Card("x").CheckSockets(); err != nil {
+		t.Errorf("a short path: %v", err)
 	}
 }
 

@@ -110,6 +110,9 @@ func New(c *store.Card, parts Parts, logger *log.Logger) *Supervisor {
 // the card never became ready.
 func (s *Supervisor) Run(ctx context.Context, ready func()) (err error) {
 	s.board.began = time.Now()
+	if err := s.card.Paths.CheckSockets(); err != nil {
+		return fmt.Errorf("card %s: %w", s.card.Name, err)
+	}
 	lock, err := s.card.Lock()
 	if errors.Is(err, store.ErrRunning) {
 		pid, _, _ := flock.Owner(s.card.Paths.Lock())

@@ -10,6 +10,7 @@ import (
 
 	"github.com/toe-project/toe/card/client"
 	"github.com/toe-project/toe/card/spec"
+	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
@@ -20,6 +21,8 @@ type applyResult struct {
 	Changes   []string `json:"changes"`
 	Restart   []string `json:"restart"` // what needs the card to be started again
 	Restarted bool     `json:"restarted"`
+
+	status status.Status // after a restart
 }
 
 func applyCmd() *cobra.Command {
@@ -29,8 +32,8 @@ func applyCmd() *cobra.Command {
 		Use:   "apply [NAME] -f card.yaml",
 		Short: "Give a card a new specification, while it runs where possible",
 		Long: `Apply checks the file, shows what differs, and changes the running card. What
-needs the card to be started again is only done with --restart; without it
-nothing at all is changed then.`,
+needs a restart of the card is only done with --restart; without it nothing is
+changed then. The exit status is 3 where the card is degraded after a restart.`,
 		Args:              atMostOneName,
 		ValidArgsFunction: completeCards,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -41,11 +44,12 @@ nothing at all is changed then.`,
 			if err != nil {
 				return err
 			}
+			degraded := warnDegraded(cmd, res.status)
 			if asJSON {
-				return cli.JSON(cmd.OutOrStdout(), res)
+				return errors.Join(degraded, cli.JSON(cmd.OutOrStdout(), res))
 			}
 			printApplied(cmd.OutOrStdout(), res)
-			return nil
+			return degraded
 		},
 	}
 	cmd.Flags().StringVarP(&file, "file", "f", "", "the card's new specification")
@@ -73,7 +77,7 @@ func apply(cmd *cobra.Command, args []string, file string, restart bool) (applyR
 	res := applyResult{Name: c.Name}
 	res.Changes, res.Restart = spec.Diff(c.Spec, want)
 	if len(res.Changes)+len(res.Restart) == 0 {
-		return applyResult{c.Name, []string{}, []string{}, false}, nil
+		return applyResult{Name: c.Name, Changes: []string{}, Restart: []string{}}, nil
 	}
 	return change(cmd.Context(), c, want, res, restart, progress.New(cmd.ErrOrStderr()))
 }
@@ -104,7 +108,7 @@ func change(ctx context.Context, c *store.Card, want spec.Spec, res applyResult,
 	if err := c.SetSpec(want); err != nil {
 		return res, err
 	}
-	if _, err := bringUp(ctx, c, p, nil); err != nil {
+	if res.status, err = bringUp(ctx, c, p, nil); err != nil {
 		return res, goBack(ctx, c, before, err, p)
 	}
 	res.Restarted = true

@@ -178,11 +178,13 @@ const resolvConf = "/etc/resolv.conf"
 // would answer from the host's network.
 func binds(resolv, host string) []nsexec.Bind {
 	var list []nsexec.Bind
-	if _, err := os.Stat(host); err == nil {
-		list = append(list, nsexec.Bind{Source: resolv, Target: host})
+	if _, err := os.Lstat(host); err == nil {
+		_, err := os.Stat(host) // a link that leads nowhere is covered itself
+		list = append(list, nsexec.Bind{Source: resolv, Target: host, NoFollow: err != nil})
 	} else {
 		// There is nothing to lay it over, and the host's files are not ours to make.
-		fmt.Fprintf(os.Stderr, "toe: exec: %v: names will not resolve; `sudo touch %s` mends that\n", err, host)
+		const text = "toe: exec: %v: names will not resolve; fix: sudo touch %s\n"
+		fmt.Fprintf(os.Stderr, text, err, host)
 	}
 	for _, socket := range []string{"/run/systemd/resolve/io.systemd.Resolve", "/run/nscd/socket", "/var/run/nscd/socket"} {
 		if _, err := os.Stat(socket); err == nil {

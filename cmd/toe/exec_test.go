@@ -29,7 +29,15 @@ func TestBindsWithoutResolvConf(t *testing.T) {
 		t.Error("the card's resolv.conf is not laid over the host's")
 	}
 	if has(binds("/card/resolv.conf", missing)) {
-		t.Error("something is to be laid over a file that is not there")
+		t.Error("a bind over a file that is not there")
+	}
+	dangling := filepath.Join(dir, "dangling")
+	if err := os.Symlink(missing, dangling); err != nil {
+		t.Fatal(err)
+	}
+	list := binds("/card/resolv.conf", dangling)
+	if !has(list) || !list[0].NoFollow || binds("/card/resolv.conf", there)[0].NoFollow {
+		t.Errorf("over a link that leads nowhere: %+v", list)
 	}
 }
 

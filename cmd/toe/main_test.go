@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/card/spec"
@@ -108,6 +109,8 @@ func TestExitStatus(t *testing.T) {
 		{"status UPPER", 2, "lower-case letters"},
 		{"apply", 2, "which specification? -f card.yaml"},
 		{"exec", 2, "which command?"},
+		{"ssh --timeout 0s -- true", 2, "--timeout 0s: want more than 0"},
+		{"ssh --timeout 5 -- true", 2, `--timeout: "5": want a time, such as 30s or 2m`},
 		{"exec ls -l", 2, "the command to run comes after --"},
 		{"exec a b -- ls", 2, "the command comes after --"},
 		{"up one -f " + named, 2, "the card is called one on the command line and other in"},
@@ -309,5 +312,56 @@ func TestDoctorPrintsTheFix(t *testing.T) {
 	}
 	if !doctor.Failed([]doctor.Result{{State: doctor.Fail}}) || doctor.Failed([]doctor.Result{{State: doctor.Warn}}) {
 		t.Error("Failed is wrong")
+	}
+}
+
+// A runtime folder whose path is too long for a socket does not keep a card
+// from being shown, taken down and deleted, and up makes none there.
+func TestRuntimePathThatIsTooLong(t *testing.T) {
+	ownFolders(t)
+	dirs, err := store.DefaultDirs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := dirs.Create(spec.Default("edge"), t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TOE_RUNTIME_DIR", filepath.Join(t.TempDir(), strings.Repeat("x", 100)))
+	for _, c := range []struct {
+		args   string
+		status int
+		says   string
+	}{
+		{"up new", 1, "set TOE_RUNTIME_DIR to a shorter one"},
+		{"rm new", 1, "no such card"},
+		{"up edge", 1, "set TOE_RUNTIME_DIR to a shorter one"},
+		{"exec edge -- true", 1, "the card is not running"},
+		{"status edge", 0, "edge is stopped"},
+		{"down --dead edge", 0, "edge is down already"},
+		{"down edge", 0, "edge is down already"},
+		{"status edge", 0, "edge is stopped"},
+		{"rm -f edge", 0, "edge is deleted"},
+	} {
+		status, out, errs := toe(t, strings.Fields(c.args)...)
+		if status != c.status || !strings.Contains(out+errs, c.says) {
+			t.Errorf("toe %s: status %d, said %q, want %d and %q", c.args, status, out+errs, c.status, c.says)
+		}
+	}
+}
+
+// A degraded card is told first, with its reasons, and by the exit status.
+func TestDegradedHasAStatusOfItsOwn(t *testing.T) {
+	var out bytes.Buffer
+	cmd := &cobra.Command{}
+	cmd.SetErr(&out)
+	err := warnDegraded(cmd, status.Status{Name: "edge", State: status.Degraded, Reasons: []string{"port wan: no lease"}})
+	if err != cli.Exit(3) || out.String() != "toe: card edge is up but degraded: port wan: no lease\n" {
+		t.Errorf("%v, said %q", err, out.String())
+	}
+	if err := warnDegraded(cmd, status.Status{State: status.Healthy}); err != nil {
+		t.Errorf("a healthy card: %v", err)
+	}
+	if long := upCmd().Long; !strings.Contains(long, "3  the card is up but degraded") {
+		t.Errorf("the help does not say so: %s", long)
 	}
 }

@@ -24,14 +24,18 @@ import (
 
 const sshPort = 22
 
+// exitTimeout is the status after --timeout, as that of timeout(1).
+const exitTimeout = 124
+
 func sshCmd() *cobra.Command {
+	var limit time.Duration
 	cmd := &cobra.Command{
 		Use:   "ssh [NAME] [-- CMD…]",
 		Short: "Log in to a card, or run a command on it",
 		Long: `Ssh logs in to the card over its link, with the key that was made for that and
 the host key that was given to the card; nothing has to be confirmed. The exit
-status is CMD's.`,
-		Example:           "  toe ssh\n  toe ssh edge -- ip route",
+status is CMD's, and 124 where --timeout ended it.`,
+		Example:           "  toe ssh\n  toe ssh edge -- ip route\n  toe ssh --timeout 30s -- ping -c 3 192.0.2.1",
 		Annotations:       map[string]string{cli.RunsCommand: ""},
 		ValidArgsFunction: completeCards,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -39,13 +43,27 @@ status is CMD's.`,
 			if err != nil {
 				return err
 			}
+			if cmd.Flags().Changed("timeout") && limit <= 0 {
+				return cli.Usagef("--timeout %s: want more than 0", limit)
+			}
 			c, err := openCard(names)
 			if err != nil {
 				return err
 			}
-			return runSSH(cmd.Context(), c, words)
+			if limit == 0 {
+				return runSSH(cmd.Context(), c, words)
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), limit)
+			defer cancel()
+			err = runSSH(ctx, c, words)
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				fmt.Fprintf(os.Stderr, "toe: card %s: not done after %s\n", c.Name, limit)
+				return cli.Exit(exitTimeout)
+			}
+			return err
 		},
 	}
+	cmd.Flags().DurationVar(&limit, "timeout", 0, "end the command after this time, such as 30s (default never)")
 	return cmd
 }
 

@@ -33,10 +33,17 @@ func upCmd() *cobra.Command {
 	var o upOptions
 	cmd := &cobra.Command{
 		Use:   "up [NAME]",
-		Short: "Create a card and start it; returns when it is healthy",
+		Short: "Create a card and start it; return when it is healthy",
 		Long: `Up makes the card where there is none, builds its firmware where the cache has
 none, starts it in the background, and returns when it is healthy. For a card
-that is up already it does nothing.`,
+that is up already it does nothing.
+
+EXIT STATUS
+  0  the card is healthy
+  1  the card did not start
+  2  the command line is wrong
+  3  the card is up but degraded: standard error says why
+  130  interrupted; a card that was being started is down again`,
 		Example:           "  toe up\n  toe up edge -f card.yaml",
 		Args:              atMostOneName,
 		ValidArgsFunction: completeCards,
@@ -61,12 +68,27 @@ func up(cmd *cobra.Command, args []string, o upOptions) error {
 	if err != nil {
 		return err
 	}
+	err = warnDegraded(cmd, st)
 	if o.asJSON {
-		return cli.JSON(cmd.OutOrStdout(), st)
+		return errors.Join(err, cli.JSON(cmd.OutOrStdout(), st))
 	}
 	compareAgent(&st)
 	printUp(cmd.OutOrStdout(), c, st)
-	return nil
+	return err
+}
+
+// exitDegraded is the status of up for a card that runs, but not well.
+const exitDegraded = 3
+
+// warnDegraded says that a card is degraded, and why, before anything else is
+// said of it. Its error is the exit status then.
+func warnDegraded(cmd *cobra.Command, st status.Status) error {
+	if st.State != status.Degraded {
+		return nil
+	}
+	out := cli.Visible{Writer: cmd.ErrOrStderr()}
+	fmt.Fprintf(out, "toe: card %s is up but degraded: %s\n", st.Name, strings.Join(st.Reasons, "; "))
+	return cli.Exit(exitDegraded)
 }
 
 // prepareCard finds or makes the card that up was asked for.
@@ -93,7 +115,7 @@ func prepareCard(args []string, file string) (*store.Card, error) {
 	want.Name = name
 	c, err := dirs.Open(name)
 	if errors.Is(err, store.ErrNoCard) {
-		if err := hostnet.Check(want); err != nil {
+		if err := errors.Join(dirs.Card(name).CheckSockets(), hostnet.Check(want)); err != nil {
 			return nil, err
 		}
 		return dirs.Create(want, store.Home())
@@ -114,7 +136,7 @@ func bringUp(ctx context.Context, c *store.Card, p *progress.Progress, alive *os
 	if !errors.Is(err, client.ErrNotRunning) {
 		return st, err
 	}
-	if err := hostnet.Check(c.Spec); err != nil {
+	if err := errors.Join(c.Paths.CheckSockets(), hostnet.Check(c.Spec)); err != nil {
 		return st, fmt.Errorf("card %s: %w", c.Name, err)
 	}
 	if err := buildFirst(ctx, c, p); err != nil {

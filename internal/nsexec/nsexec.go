@@ -23,7 +23,10 @@ import (
 )
 
 // Bind lays the file Source over Target, in the child's own mount namespace.
-type Bind struct{ Source, Target string }
+type Bind struct {
+	Source, Target string
+	NoFollow       bool // over a symbolic link itself, where it leads nowhere (Linux 5.2)
+}
 
 // Command is a program and where it is to run. It keeps the caller's
 // descriptors 0 to 2, session, process group and working directory.
@@ -45,12 +48,18 @@ var steps = []string{
 type plan struct {
 	user, net uintptr // descriptors, none is ^0
 	root      *byte
-	binds     [][2]*byte
+	binds     []bind
+	empty     *byte
 	path      *byte
 	argv, env []*byte
 	report    uintptr
 	parent    uintptr             // whoever forks
 	ignored   [maxSignal + 1]bool // stay ignored, as under nohup(1)
+}
+
+type bind struct {
+	from, to *byte
+	noFollow bool
 }
 
 const maxSignal = 64
@@ -121,6 +130,9 @@ func (c Command) plan() (*plan, error) {
 	if pl.root, err = unix.BytePtrFromString("/"); err != nil {
 		return nil, err
 	}
+	if pl.empty, err = unix.BytePtrFromString(""); err != nil {
+		return nil, err
+	}
 	if pl.argv, err = syscall.SlicePtrFromStrings(c.Argv); err != nil {
 		return nil, err
 	}
@@ -133,7 +145,7 @@ func (c Command) plan() (*plan, error) {
 		if err := errors.Join(err1, err2); err != nil {
 			return nil, err
 		}
-		pl.binds = append(pl.binds, [2]*byte{from, to})
+		pl.binds = append(pl.binds, bind{from, to, b.NoFollow})
 	}
 	return pl, nil
 }
@@ -231,7 +243,20 @@ func fork(pl *plan, old *unix.Sigset_t) (pid uintptr, errno unix.Errno) {
 	}
 	step = 5
 	for i := 0; i < len(pl.binds); i++ {
-		if _, _, e = syscall.RawSyscall6(unix.SYS_MOUNT, uintptr(unsafe.Pointer(pl.binds[i][0])), uintptr(unsafe.Pointer(pl.binds[i][1])), 0, unix.MS_BIND, 0, 0); e != 0 {
+		from, to := uintptr(unsafe.Pointer(pl.binds[i].from)), uintptr(unsafe.Pointer(pl.binds[i].to))
+		if !pl.binds[i].noFollow {
+			if _, _, e = syscall.RawSyscall6(unix.SYS_MOUNT, from, to, 0, unix.MS_BIND, 0, 0); e != 0 {
+				goto failed
+			}
+			continue
+		}
+		// mount(2) follows the link; move_mount(2) does not, unless told to.
+		const cwd = ^uintptr(99) // AT_FDCWD, -100
+		tree, _, errno := syscall.RawSyscall(unix.SYS_OPEN_TREE, cwd, from, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+		if e = errno; e != 0 {
+			goto failed
+		}
+		if _, _, e = syscall.RawSyscall6(unix.SYS_MOVE_MOUNT, tree, uintptr(unsafe.Pointer(pl.empty)), cwd, to, unix.MOVE_MOUNT_F_EMPTY_PATH, 0); e != 0 {
 			goto failed
 		}
 	}

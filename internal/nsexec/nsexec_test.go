@@ -93,11 +93,28 @@ func TestBindIsSeenInThereOnly(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if got, _ := shell(t, pid, "cat "+target, Bind{source, target}); got != "there" {
+	if got, _ := shell(t, pid, "cat "+target, Bind{Source: source, Target: target}); got != "there" {
 		t.Errorf("in there: %q", got)
 	}
 	if here, _ := os.ReadFile(target); !bytes.Equal(here, []byte("here")) {
 		t.Errorf("here: %q", here)
+	}
+}
+
+// A link that leads nowhere is covered itself: there is nothing behind it.
+func TestBindOverADanglingLink(t *testing.T) {
+	pid := home(t)
+	dir := t.TempDir()
+	source, target := filepath.Join(dir, "s"), filepath.Join(dir, "t")
+	err := errors.Join(os.WriteFile(source, []byte("there"), 0o644), os.Symlink("/nonexistent/x", target))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := shell(t, pid, "cat "+target, Bind{Source: source, Target: target, NoFollow: true}); got != "there" {
+		t.Errorf("in there: %q", got)
+	}
+	if to, err := os.Readlink(target); err != nil || to != "/nonexistent/x" {
+		t.Errorf("here: %q, %v", to, err)
 	}
 }
 
@@ -126,7 +143,7 @@ func TestErrorsNameTheStep(t *testing.T) {
 		t.Error("nothing to run is no error")
 	}
 	c := command(t, pid, "true")
-	c.Binds = []Bind{{"/no/such/file", "/etc/hosts"}}
+	c.Binds = []Bind{{Source: "/no/such/file", Target: "/etc/hosts"}}
 	if _, err := Start(c); err == nil || !strings.Contains(err.Error(), "mount over a file") {
 		t.Errorf("a bind that fails: %v", err)
 	}
