@@ -20,14 +20,14 @@ type LinkOptions struct {
 
 // Attachment is an open end on the host that packets are pumped to.
 type Attachment struct {
-	Interface string     // its name on the host, for people
-	Files     []*os.File // one a queue pair; the keeper's from NewKeeper on
-	Seam      bool       // layer 3: the frame seam is on
-	Stream    bool       // Files[0] is a stream socket with a length before each frame (passt)
-	Program   string     // what packets go through in user space (passt), for people
-	Namespace *Namespace // not nil for toe exec's
-	Dial      func(ctx context.Context, network, address string) (net.Conn, error)
-	Ping      func(ctx context.Context, card netip.Addr) error
+	Interface  string     // its name on the host, for people
+	Files      []*os.File // one a queue pair; the keeper's from NewKeeper on
+	Seam       bool       // layer 3: the frame seam is on
+	Stream     bool       // Files[0] is a stream socket with a length before each frame (passt)
+	Program    string     // what packets go through in user space (passt), for people
+	Namespaces []*os.File // toe exec's: network, and user where it has its own; closed by Close
+	Dial       func(ctx context.Context, network, address string) (net.Conn, error)
+	Ping       func(ctx context.Context, card netip.Addr) error
 	// Lock locks the path MTU of a link's routes (lockMTU), Abort ends the TCP
 	// connections over it (abortConnections); nil for a port.
 	Lock  func(ctx context.Context, on bool) error
@@ -57,10 +57,4 @@ func (a *Attachment) Detach() error {
 		return nil
 	}
 	return a.Close()
-}
-
-// Namespace is how a process gets into toe exec's namespace.
-type Namespace struct {
-	PID  int  // a process that lives in it for as long as it is there
-	User bool // it has a user namespace of its own, too
 }

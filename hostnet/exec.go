@@ -3,7 +3,6 @@ package hostnet
 import (
 	"context"
 
-	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/hostnet/holder"
 )
 
@@ -15,8 +14,8 @@ func (h *Host) Exec(ctx context.Context, want LinkOptions) (*Attachment, error) 
 	}
 	return &Attachment{
 		Interface: holder.Interface, Files: files, Seam: true,
-		Namespace: &Namespace{PID: n.PID(), User: !store.Privileged()},
-		Dial:      n.Dial, Ping: n.Ping, Lock: n.Lock, Abort: n.Abort,
+		Namespaces: n.Namespaces,
+		Dial:       n.Dial, Ping: n.Ping, Lock: n.Lock, Abort: n.Abort,
 		Died: n.Died, Close: n.Close,
 	}, nil
 }

@@ -298,11 +298,16 @@ func TestHostExecNamespace(t *testing.T) {
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("dial of a card that does not answer: %v", err)
 	}
+	var there, here unix.Stat_t
+	err = errors.Join(unix.Fstat(int(att.Namespaces[0].Fd()), &there), unix.Stat("/proc/self/ns/net", &here))
+	if err != nil || there.Ino == here.Ino {
+		t.Errorf("network namespace %d, %v; this one's is %d", there.Ino, err, here.Ino)
+	}
 	if err := att.Detach(); err != nil {
 		t.Error(err)
 	}
-	if err := unix.Kill(att.Namespace.PID, 0); err == nil {
-		t.Error("the holder is still there")
+	if err, ok := <-att.Died; ok {
+		t.Errorf("the holder ended twice: %v", err)
 	}
 	if _, err := att.Dial(context.Background(), "tcp", "192.0.2.1:9"); err == nil {
 		t.Error("a dial after the end")

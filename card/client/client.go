@@ -13,15 +13,15 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
-	"net/url"
+	"os"
 	"strconv"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/toe-project/toe/card/spec"
 	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/internal/fds"
 	"github.com/toe-project/toe/internal/flock"
 	"github.com/toe-project/toe/internal/tail"
 )
@@ -32,20 +32,20 @@ var ErrNotRunning = errors.New("the card is not running")
 // Client talks to the supervisor of a card. It holds no connection between calls.
 type Client struct {
 	card  *store.Card
-	http  *http.Client
 	limit time.Duration // for an answer
 }
 
 // New prepares to talk to the card's supervisor. It sends nothing.
 func New(c *store.Card) *Client {
-	t := &http.Transport{DisableKeepAlives: true}
-	cl := &Client{card: c, http: &http.Client{Transport: t}, limit: answerLimit}
-	t.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) { return cl.dial(ctx) }
-	return cl
+	return &Client{card: c, limit: answerLimit}
 }
 
 func (cl *Client) dial(ctx context.Context) (net.Conn, error) {
-	return dial(ctx, cl.card, cl.card.Paths.Socket())
+	conn, err := dial(ctx, cl.card, cl.card.Paths.Socket())
+	if u, ok := conn.(*net.UnixConn); ok {
+		return &fds.Stream{UnixConn: u}, nil
+	}
+	return conn, err
 }
 
 // Console joins the console of a running card: a stream of bytes both ways.
@@ -93,34 +93,56 @@ func (cl *Client) call(ctx context.Context, method, path string, body []byte, in
 	return nil
 }
 
+// send sends a request on a connection of its own, which the answer's body
+// closes.
 func (cl *Client) send(ctx context.Context, method, path string, body []byte) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://supervisor"+path, bytes.NewReader(body))
+	req, err := http.NewRequest(method, "http://supervisor"+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
-	resp, err := cl.http.Do(req)
-	var ue *url.Error
-	if errors.As(err, &ue) {
-		err = ue.Err
-	}
-	if hungUp(err) {
-		return nil, fmt.Errorf("card %s: its supervisor hung up: %w; see `toe status %s`", cl.card.Name, ErrNotRunning, cl.card.Name)
-	}
+	req.Close = true
+	conn, err := cl.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return resp, cl.refusal(resp)
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	var resp *http.Response
+	if err = req.Write(conn); err == nil {
+		resp, err = http.ReadResponse(bufio.NewReader(conn), req)
+	}
+	if err == nil {
+		resp.Body = &answerBody{resp.Body, conn, stop}
+		return resp, cl.refusal(resp)
+	}
+	stop()
+	conn.Close()
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case hungUp(err):
+		return nil, fmt.Errorf("card %s: its supervisor hung up: %w; see `toe status %s`",
+			cl.card.Name, ErrNotRunning, cl.card.Name)
+	}
+	return nil, err
 }
 
-// hungUp says whether the other end died before it answered. A process that is
-// being killed may accept a connection and reset it.
+// answerBody is an answer's body and its connection, which ends with ctx.
+type answerBody struct {
+	io.ReadCloser
+	conn net.Conn
+	stop func() bool
+}
+
+func (b *answerBody) Close() error {
+	b.stop()
+	return errors.Join(b.ReadCloser.Close(), b.conn.Close())
+}
+
+// hungUp reports whether the other end died before it answered: a process that
+// is being killed may still accept a connection, and resets it.
 func hungUp(err error) bool {
-	if err == nil {
-		return false
-	}
-	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF) ||
-		// net/http's error for an end before the request was written.
-		strings.Contains(err.Error(), "server closed idle connection")
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // refusal returns the error in an answer, and closes the answer's body.
@@ -230,9 +252,27 @@ type buffered struct {
 
 func (b *buffered) Read(p []byte) (int, error) { return b.r.Read(p) }
 
-// Exec asks how to get into the namespace of toe exec.
-func (cl *Client) Exec(ctx context.Context) (status.Exec, error) {
-	var e status.Exec
-	err := cl.call(ctx, http.MethodGet, "/exec", nil, &e)
-	return e, err
+// Exec asks for what toe exec has to know, and for the descriptors of the
+// network namespace and, without root, of the user namespace: none depends on a
+// process id, which may be another's by the time that it is used.
+func (cl *Client) Exec(ctx context.Context) (e status.Exec, namespaces []*os.File, err error) {
+	ctx, cancel := context.WithTimeout(ctx, cl.limit)
+	defer cancel()
+	resp, err := cl.send(ctx, http.MethodGet, "/exec", nil)
+	if err != nil {
+		return e, nil, err
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&e); err != nil {
+		return e, nil, fmt.Errorf("card %s: answer of its supervisor to /exec: %w", cl.card.Name, err)
+	}
+	if s, ok := resp.Body.(*answerBody).conn.(*fds.Stream); ok {
+		namespaces = s.Take()
+	}
+	if len(namespaces) == 0 || len(namespaces) > 2 {
+		fds.CloseAll(namespaces)
+		const text = "card %s: its supervisor is of another version of toe; fix: `toe down %s` and `toe up %[1]s`"
+		return e, nil, fmt.Errorf(text, cl.card.Name, cl.card.Name)
+	}
+	return e, namespaces, nil
 }

@@ -19,9 +19,8 @@ type LogLine struct {
 	Missed uint64    `json:"missed,omitempty"`
 }
 
-// Exec is what toe exec has to know.
+// Exec is what toe exec has to know. The descriptors of the namespaces come
+// beside it: the network's, and the user namespace's that is entered before it.
 type Exec struct {
-	PID        int    `json:"pid"`         // lives in the namespaces to join
-	User       bool   `json:"user"`        // join its user namespace first
 	ResolvConf string `json:"resolv_conf"` // a file to lay over /etc/resolv.conf
 }

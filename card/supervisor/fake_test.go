@@ -103,7 +103,13 @@ func (w *scene) Link(ctx context.Context, want hostnet.LinkOptions) (*hostnet.At
 func (w *scene) Exec(ctx context.Context, _ hostnet.LinkOptions) (*hostnet.Attachment, error) {
 	a, err := w.attach(ctx, "exec", "toe0")
 	if a != nil {
-		a.Namespace, a.Died = &hostnet.Namespace{PID: os.Getpid()}, w.died
+		f, oerr := os.Open("/proc/self/ns/net")
+		if oerr != nil {
+			return nil, oerr
+		}
+		done := a.Close
+		a.Namespaces, a.Died = []*os.File{f}, w.died
+		a.Close = func() error { return errors.Join(f.Close(), done()) }
 	}
 	return a, err
 }

@@ -9,6 +9,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -19,6 +20,7 @@ import (
 	"github.com/toe-project/toe/control/cardpb"
 	"github.com/toe-project/toe/hostnet"
 	"github.com/toe-project/toe/internal/atomicfile"
+	"github.com/toe-project/toe/internal/fds"
 )
 
 // server answers on supervisor.sock: HTTP, JSON. Only the owner of the
@@ -158,6 +160,25 @@ func (s *Supervisor) serveReset(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusAccepted, struct{}{})
 }
 
+// answerBeside answers with descriptors beside the answer.
+func answerBeside(w http.ResponseWriter, v any, files []*os.File) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, err)
+		return
+	}
+	conn, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	const head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n" +
+		"Connection: close\r\n\r\n%s"
+	if c, ok := conn.(*net.UnixConn); ok {
+		_ = fds.WriteBeside(c, fmt.Appendf(nil, head, len(body), body), files...)
+	}
+}
+
 // client is the agent, once the card has been ready.
 func (s *Supervisor) client() (cardpb.CardClient, error) {
 	if err := s.board.heard(); err != nil {
@@ -252,10 +273,10 @@ func (s *Supervisor) serveExec(w http.ResponseWriter, _ *http.Request) {
 		s.world.mu.Lock()
 		att, dead := d.Att, d.dead
 		s.world.mu.Unlock()
-		if d.Name != store.ExecDevice || att == nil || att.Namespace == nil {
+		if d.Name != store.ExecDevice || att == nil || len(att.Namespaces) == 0 {
 			continue
 		}
-		if dead { // its process id may be another's by now
+		if dead {
 			refuse(w, http.StatusConflict, fmt.Errorf("the process that kept the namespace for toe exec has ended; fix: `toe down %s` and `toe up %s`", s.card.Name, s.card.Name))
 			return
 		}
@@ -265,7 +286,7 @@ func (s *Supervisor) serveExec(w http.ResponseWriter, _ *http.Request) {
 			refuse(w, http.StatusInternalServerError, err)
 			return
 		}
-		answer(w, http.StatusOK, status.Exec{PID: att.Namespace.PID, User: att.Namespace.User, ResolvConf: file})
+		answerBeside(w, status.Exec{ResolvConf: file}, att.Namespaces)
 		return
 	}
 	refuse(w, http.StatusConflict, errors.New("the card keeps no namespace for toe exec: link.exec is false in its card.yaml"))

@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/toe-project/toe/card/client"
 	"github.com/toe-project/toe/card/spec"
 	"github.com/toe-project/toe/card/status"
@@ -23,6 +25,7 @@ import (
 	"github.com/toe-project/toe/card/store/storetest"
 	"github.com/toe-project/toe/control/cardpb"
 	"github.com/toe-project/toe/hostnet/firewall"
+	"github.com/toe-project/toe/internal/fds"
 	"github.com/toe-project/toe/machine"
 	"github.com/toe-project/toe/machine/fake"
 )
@@ -419,15 +422,20 @@ func TestSpinIsTheLinks(t *testing.T) {
 	}
 }
 
-// A namespace whose holder is dead is not given out: its process id may be
-// another's, and a command would run in the host's own network.
+// A namespace is given out as a descriptor, and not at all once its holder is
+// dead: nothing in it reaches the card then.
 func TestDeadNamespaceIsNotEntered(t *testing.T) {
 	w := newScene()
 	r := startCard(t, w, storetest.Card(t, ""))
 	r.await("health", inState(status.Healthy))
-	info, err := client.New(r.c).Exec(t.Context())
-	if err != nil || info.PID != os.Getpid() {
-		t.Fatalf("%+v, %v", info, err)
+	info, namespaces, err := client.New(r.c).Exec(t.Context())
+	if err != nil || len(namespaces) != 1 {
+		t.Fatalf("%+v, %d namespaces, %v", info, len(namespaces), err)
+	}
+	var there, here unix.Stat_t
+	err = errors.Join(unix.Fstat(int(namespaces[0].Fd()), &there), unix.Stat("/proc/self/ns/net", &here))
+	if fds.CloseAll(namespaces); err != nil || there.Ino != here.Ino {
+		t.Errorf("namespace %d, want %d: %v", there.Ino, here.Ino, err)
 	}
 	if data, err := os.ReadFile(info.ResolvConf); err != nil || !strings.Contains(string(data), "nameserver") {
 		t.Errorf("%s: %q, %v", info.ResolvConf, data, err)
@@ -437,7 +445,7 @@ func TestDeadNamespaceIsNotEntered(t *testing.T) {
 	if text := strings.Join(st.Reasons, " "); !strings.Contains(text, "the holder was killed") {
 		t.Errorf("reasons %q", text)
 	}
-	r.await("a refusal", func(status.Status) bool { _, err = client.New(r.c).Exec(t.Context()); return err != nil })
+	r.await("a refusal", func(status.Status) bool { _, _, err = client.New(r.c).Exec(t.Context()); return err != nil })
 	if !strings.Contains(err.Error(), "toe up") {
 		t.Errorf("refused with %v", err)
 	}

@@ -16,10 +16,11 @@ import (
 
 	"github.com/toe-project/toe/card/client"
 	"github.com/toe-project/toe/card/spec"
-	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/internal/cli"
+	"github.com/toe-project/toe/internal/fds"
 	"github.com/toe-project/toe/internal/nsexec"
+	"github.com/toe-project/toe/internal/privilege"
 	"github.com/toe-project/toe/internal/progress"
 )
 
@@ -130,15 +131,12 @@ func execOwn(ctx context.Context, dirs store.Dirs, words []string) (err error) {
 
 // join runs words in the card's namespace and ends as they do.
 func join(ctx context.Context, c *store.Card, words []string) error {
-	info, err := client.New(c).Exec(ctx)
+	info, namespaces, err := client.New(c).Exec(ctx)
 	if err != nil {
 		return err
 	}
-	command, closeAll, err := namespaceCommand(info)
-	if err != nil {
-		return fmt.Errorf("card %s: %w", c.Name, err)
-	}
-	defer closeAll()
+	defer fds.CloseAll(namespaces)
+	command := namespaceCommand(namespaces, info.ResolvConf)
 	command.Argv, command.Env = words, os.Environ()
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, passedOn...)
@@ -149,26 +147,19 @@ func join(ctx context.Context, c *store.Card, words []string) error {
 		return cannotRun(err)
 	}
 	if err != nil {
-		return fmt.Errorf("card %s: %w", c.Name, err)
+		return privilege.Namespaces("card "+c.Name, err)
 	}
 	return follow(p, signals)
 }
 
-func namespaceCommand(info status.Exec) (nsexec.Command, func(), error) {
-	var c nsexec.Command
-	dir := fmt.Sprintf("/proc/%d/ns/", info.PID)
-	var err error
-	if c.Net, err = os.Open(dir + "net"); err != nil {
-		return c, nil, err
+// namespaceCommand is a command in namespaces: the network's, and the user
+// namespace that is entered before it, if there are two.
+func namespaceCommand(namespaces []*os.File, resolv string) nsexec.Command {
+	c := nsexec.Command{Net: namespaces[0], Binds: binds(resolv, resolvConf)}
+	if len(namespaces) > 1 {
+		c.User = namespaces[1]
 	}
-	if info.User {
-		if c.User, err = os.Open(dir + "user"); err != nil {
-			c.Net.Close()
-			return c, nil, err
-		}
-	}
-	c.Binds = binds(info.ResolvConf, resolvConf)
-	return c, func() { c.Net.Close(); c.User.Close() }, nil
+	return c
 }
 
 const resolvConf = "/etc/resolv.conf"

@@ -39,7 +39,7 @@ const Interface = "toe0"
 const maxPacket = 4096
 
 type order struct {
-	Op      string          `json:"op"` // link, dial, ping, lock, abort
+	Op      string          `json:"op"` // link, namespaces, dial, ping, lock, abort
 	On      bool            `json:"on,omitempty"`
 	Queues  int             `json:"queues,omitempty"`
 	Addrs   store.LinkAddrs `json:"addrs"`
@@ -55,6 +55,10 @@ type answer struct {
 
 // Holder is the supervisor's end of a holder.
 type Holder struct {
+	// Namespaces are descriptors of the network namespace and, without root, of
+	// the user namespace that is entered before it.
+	Namespaces []*os.File
+
 	addrs  store.LinkAddrs
 	cmd    *exec.Cmd
 	orders *os.File
@@ -72,11 +76,15 @@ func Start(ctx context.Context, queues int, a store.LinkAddrs) (*Holder, []*os.F
 	if err != nil {
 		return nil, nil, errors.Join(fmt.Errorf("namespace for toe exec: %w", err), n.Close())
 	}
+	// The holder opens them itself: its process id may be another's by the time
+	// that it is looked up.
+	n.Namespaces, err = n.ask(ctx, order{Op: "namespaces"})
+	if err != nil {
+		fds.CloseAll(files)
+		return nil, nil, errors.Join(fmt.Errorf("namespace for toe exec: %w", err), n.Close())
+	}
 	return n, files, nil
 }
-
-// PID is the holder's process id.
-func (n *Holder) PID() int { return n.cmd.Process.Pid }
 
 // Ping sends a packet of full size to the card and waits for its answer.
 func (n *Holder) Ping(ctx context.Context, card netip.Addr) error {
@@ -217,6 +225,7 @@ func (n *Holder) Dial(ctx context.Context, network, address string) (net.Conn, e
 
 // Close ends the holder. The namespace ends with the last process in it.
 func (n *Holder) Close() error {
+	fds.CloseAll(n.Namespaces)
 	n.orders.Close()
 	select {
 	case <-n.Died:

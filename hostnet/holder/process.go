@@ -83,6 +83,8 @@ func (o order) obey() ([]*os.File, error) {
 	switch o.Op {
 	case "link":
 		return makeExecLink(o)
+	case "namespaces":
+		return openNamespaces()
 	case "dial":
 		return dialFile(ctx, o.Network, o.Address)
 	case "lock":
@@ -111,6 +113,23 @@ func dialFile(ctx context.Context, network, address string) ([]*os.File, error) 
 		return nil, err
 	}
 	return []*os.File{f}, nil
+}
+
+// openNamespaces opens this process's own, the network's first.
+func openNamespaces() (files []*os.File, err error) {
+	kinds := []string{"net"}
+	if !store.Privileged() {
+		kinds = append(kinds, "user")
+	}
+	for _, kind := range kinds {
+		f, err := os.Open("/proc/self/ns/" + kind)
+		if err != nil {
+			fds.CloseAll(files)
+			return nil, err
+		}
+		files = append(files, f)
+	}
+	return files, nil
 }
 
 // makeExecLink makes the namespace's network: loopback, the link, and default
