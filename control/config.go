@@ -24,10 +24,10 @@ const (
 // Config is card.json, the card's configuration. The host makes it from
 // card.yaml, so people do not type it, but they see its errors.
 type Config struct {
-	// Version is the format's, ConfigVersion at most. Encode leaves version 1 out:
-	// a card from before the key knows no other.
+	// Version is the format's, ConfigVersion at most. 0 is version 1, which Encode
+	// leaves out: a card from before the key knows no other.
 	Version int `json:"version,omitempty"`
-	// Critical names the keys that the card must know; Encode fills it in.
+	// Critical names the keys that the card must know. Encode fills it in.
 	Critical []string `json:"critical,omitempty"`
 	Name     string   `json:"name"`
 	Hostname string   `json:"hostname,omitempty"` // default: Name

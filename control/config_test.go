@@ -128,6 +128,8 @@ func FuzzParseConfig(f *testing.F) {
 	f.Add([]byte(`{"links":[{"card":["255.255.255.255/31","ffff::/0"],"host":[""]}],"ports":[{"gateway":["::1%x"]}]}`))
 	f.Add([]byte(`{"authorized_keys":["ssh-ed25519 AAAA"]}{}`))
 	f.Add([]byte(`null`))
+	f.Add(with(f, `"version": 1, "critical": ["offload.mdns", "nat"], "turbo": {"a": [{"b": 1}]}`))
+	f.Add(with(f, `"critical": ["links.card.x", "a..b", ""]`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		c, err := ParseConfig(data)
 		if err != nil {

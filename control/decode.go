@@ -56,6 +56,10 @@ func ParseConfig(data []byte) (*Config, error) {
 	if err := json.Unmarshal(data, c); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
+	c.Critical = nil // checked above; Encode makes its own
+	if c.Version == 1 {
+		c.Version = 0
+	}
 	c.Digest, c.Ignored = Digest(data), ignoredKeys(data)
 	if err := c.Validate(); err != nil {
 		return nil, err
