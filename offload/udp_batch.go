@@ -21,16 +21,10 @@ const (
 	controlSize = 192
 )
 
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	msg unix.Msghdr
-	n   uint32
-}
-
 // inbox is where datagrams are received. All its memory is there from the
 // beginning; pages that were never used cost nothing.
 type inbox struct {
-	headers  [batchSize]mmsghdr
+	headers  [batchSize]raw.Mmsghdr
 	vectors  [batchSize]unix.Iovec
 	names    [batchSize]rawName
 	controls [batchSize][controlSize / 8]uint64 // aligned for struct cmsghdr
@@ -42,10 +36,10 @@ func newInbox() *inbox {
 	for i := range b.headers {
 		b.vectors[i].Base = &b.data[i*bufferSize]
 		b.vectors[i].SetLen(bufferSize)
-		b.headers[i].msg.Iov = &b.vectors[i]
-		b.headers[i].msg.SetIovlen(1)
-		b.headers[i].msg.Name = &b.names[i][0]
-		b.headers[i].msg.Control = (*byte)(unsafe.Pointer(&b.controls[i]))
+		b.headers[i].Msg.Iov = &b.vectors[i]
+		b.headers[i].Msg.SetIovlen(1)
+		b.headers[i].Msg.Name = &b.names[i][0]
+		b.headers[i].Msg.Control = (*byte)(unsafe.Pointer(&b.controls[i]))
 	}
 	return b
 }
@@ -54,23 +48,14 @@ func newInbox() *inbox {
 // there was no more. EAGAIN is none and no error.
 func (b *inbox) receive(fd int) (int, unix.Errno) {
 	for i := range b.headers {
-		b.headers[i].msg.Namelen = uint32(len(b.names[i]))
-		b.headers[i].msg.SetControllen(controlSize)
+		b.headers[i].Msg.Namelen = uint32(len(b.names[i]))
+		b.headers[i].Msg.SetControllen(controlSize)
 	}
-	for {
-		raw.Calls.Add(1)
-		n, _, err := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.headers)),
-			batchSize, unix.MSG_DONTWAIT, 0, 0)
-		switch err {
-		case 0:
-			return int(n), 0
-		case unix.EINTR:
-		case unix.EAGAIN:
-			return 0, 0
-		default:
-			return 0, err
-		}
+	n, err := raw.Recvmmsg(fd, b.headers[:])
+	if err == unix.EAGAIN {
+		return 0, 0
 	}
+	return n, err
 }
 
 // datagram is one that was received, or a train of them.
@@ -101,10 +86,10 @@ func (b *inbox) get(i int, d *datagram) {
 	h := &b.headers[i]
 	at := i * bufferSize
 	*d = datagram{
-		data: b.data[at : at+int(h.n) : at+bufferSize],
-		from: peerFrom(b.names[i][:min(int(h.msg.Namelen), len(b.names[i]))]),
+		data: b.data[at : at+int(h.N) : at+bufferSize],
+		from: peerFrom(b.names[i][:min(int(h.Msg.Namelen), len(b.names[i]))]),
 	}
-	control := unsafe.Slice((*byte)(unsafe.Pointer(&b.controls[i])), min(int(h.msg.Controllen), controlSize))
+	control := unsafe.Slice((*byte)(unsafe.Pointer(&b.controls[i])), min(int(h.Msg.Controllen), controlSize))
 	d.decode(control)
 }
 

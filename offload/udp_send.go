@@ -29,7 +29,7 @@ type refusal struct {
 
 // outbox collects datagrams for one socket and sends them in one call.
 type outbox struct {
-	headers  [batchSize]mmsghdr
+	headers  [batchSize]raw.Mmsghdr
 	vectors  [batchSize]unix.Iovec
 	names    [batchSize]rawName
 	peers    [batchSize]peer
@@ -41,8 +41,8 @@ type outbox struct {
 func newOutbox() *outbox {
 	b := new(outbox)
 	for i := range b.headers {
-		b.headers[i].msg.Iov = &b.vectors[i]
-		b.headers[i].msg.SetIovlen(1)
+		b.headers[i].Msg.Iov = &b.vectors[i]
+		b.headers[i].Msg.SetIovlen(1)
 	}
 	return b
 }
@@ -56,7 +56,7 @@ func (b *outbox) add(d *datagram, to, local *peer, six bool) {
 	b.n++
 	b.vectors[i].SetLen(len(d.data))
 	b.vectors[i].Base = unsafe.SliceData(d.data)
-	m := &b.headers[i].msg
+	m := &b.headers[i].Msg
 	m.Name, m.Namelen = nil, 0
 	if to != nil {
 		b.peers[i] = *to
@@ -81,7 +81,7 @@ func (b *outbox) control(i int, class uint8, segment int, six bool, local *peer)
 	if segment != 0 {
 		binary.NativeEndian.PutUint16(c.add(unix.SOL_UDP, unix.UDP_SEGMENT, 2), uint16(segment))
 	}
-	m := &b.headers[i].msg
+	m := &b.headers[i].Msg
 	m.Control = nil
 	if c.n > 0 {
 		m.Control = &c.buf[0]
@@ -131,7 +131,7 @@ func (b *outbox) flush(fd int, s sink) {
 	n := b.n
 	b.n = 0
 	for i := 0; i < n; {
-		sent, err := sendmmsg(fd, b.headers[i:n])
+		sent, err := raw.Sendmmsg(fd, b.headers[i:n])
 		if err == 0 {
 			i += sent
 			continue
@@ -154,7 +154,7 @@ func (b *outbox) flush(fd int, s sink) {
 func (b *outbox) retry(fd, i int, s sink, err unix.Errno) {
 	r := b.refusal(i, err)
 	for ; r.attempt < 4 && s.refused(r); r.attempt++ {
-		if _, r.err = sendmmsg(fd, b.headers[i:i+1]); r.err == 0 {
+		if _, r.err = raw.Sendmmsg(fd, b.headers[i:i+1]); r.err == 0 {
 			return
 		}
 	}
@@ -162,7 +162,7 @@ func (b *outbox) retry(fd, i int, s sink, err unix.Errno) {
 
 func (b *outbox) refusal(i int, err unix.Errno) refusal {
 	r := refusal{err: err, count: 1}
-	if b.headers[i].msg.Name != nil {
+	if b.headers[i].Msg.Name != nil {
 		r.to = &b.peers[i]
 	}
 	if size := b.segments[i]; size != 0 {
@@ -173,7 +173,7 @@ func (b *outbox) refusal(i int, err unix.Errno) refusal {
 
 // split sends the datagrams of a train one by one.
 func (b *outbox) split(fd, i int, s sink) {
-	v, m := &b.vectors[i], &b.headers[i].msg
+	v, m := &b.vectors[i], &b.headers[i].Msg
 	train, size := unsafe.Slice(v.Base, int(v.Len)), b.segments[i]
 	b.segments[i] = 0
 	m.SetControllen(int(m.Controllen) - unix.CmsgSpace(2))
@@ -186,20 +186,8 @@ func (b *outbox) split(fd, i int, s sink) {
 		v.Base = &train[0]
 		v.SetLen(n)
 		train = train[n:]
-		if _, err := sendmmsg(fd, b.headers[i:i+1]); err != 0 {
+		if _, err := raw.Sendmmsg(fd, b.headers[i:i+1]); err != 0 {
 			b.retry(fd, i, s, err)
-		}
-	}
-}
-
-// sendmmsg returns how many were sent, or why the first was not.
-func sendmmsg(fd int, headers []mmsghdr) (int, unix.Errno) {
-	for {
-		raw.Calls.Add(1)
-		n, _, err := unix.RawSyscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&headers[0])),
-			uintptr(len(headers)), unix.MSG_DONTWAIT, 0, 0)
-		if err != unix.EINTR {
-			return int(n), err
 		}
 	}
 }

@@ -75,7 +75,7 @@ func Receive(from Receiver, v any, bytes, descriptors int) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	got, err := rights(oob[:oobn])
+	got, err := Rights(oob[:oobn])
 	if err == nil && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
 		err = fmt.Errorf("more than %d bytes or %d descriptors", bytes, descriptors)
 	}
@@ -89,7 +89,9 @@ func Receive(from Receiver, v any, bytes, descriptors int) ([]int, error) {
 	return got, nil
 }
 
-func rights(oob []byte) ([]int, error) {
+// Rights returns the descriptors in ancillary data. They are the caller's, also those that come with an
+// error.
+func Rights(oob []byte) ([]int, error) {
 	if len(oob) == 0 {
 		return nil, nil
 	}

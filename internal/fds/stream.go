@@ -35,7 +35,7 @@ func (s *Stream) Read(b []byte) (int, error) {
 	if n == 0 && len(b) > 0 {
 		err = io.EOF
 	}
-	got, bad := rights(oob[:oobn])
+	got, bad := Rights(oob[:oobn])
 	if bad != nil {
 		err = bad
 	}

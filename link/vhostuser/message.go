@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/fds"
 )
 
 // A message:
@@ -159,26 +161,20 @@ func (m *message) decode(head, buf []byte, r io.Reader) error {
 // failed, so that they can be closed.
 func files(oob []byte, err error) ([]*os.File, error) {
 	var out []*os.File
-	messages, perr := unix.ParseSocketControlMessage(oob)
+	passed, perr := fds.Rights(oob)
 	if perr != nil && err == nil {
 		err = fmt.Errorf("%w: ancillary data: %w", ErrMessage, perr)
 	}
-	for _, sc := range messages {
-		fds, ferr := unix.ParseUnixRights(&sc)
+	for _, fd := range passed {
+		unix.CloseOnExec(fd)
+		f, ferr := unpolled(fd)
 		if ferr != nil {
+			if err == nil {
+				err = ferr
+			}
 			continue
 		}
-		for _, fd := range fds {
-			unix.CloseOnExec(fd)
-			f, ferr := unpolled(fd)
-			if ferr != nil {
-				if err == nil {
-					err = ferr
-				}
-				continue
-			}
-			out = append(out, f)
-		}
+		out = append(out, f)
 	}
 	return out, err
 }

@@ -2,7 +2,6 @@ package nfqueue
 
 import (
 	"encoding/binary"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -104,15 +103,9 @@ func parsePacket(b []byte) (p Packet, ok bool) {
 	return p, ok
 }
 
-// mmsghdr is struct mmsghdr of recvmmsg(2).
-type mmsghdr struct {
-	msg unix.Msghdr
-	n   uint32
-}
-
 // batch holds the messages of one recvmmsg(2).
 type batch struct {
-	headers [BatchSize]mmsghdr
+	headers [BatchSize]raw.Mmsghdr
 	vectors [BatchSize]unix.Iovec
 	data    [BatchSize][messageBytes]byte
 }
@@ -129,20 +122,14 @@ func newBatch() *batch {
 	for i := range b.headers {
 		b.vectors[i].Base = &b.data[i][0]
 		b.vectors[i].SetLen(messageBytes)
-		b.headers[i].msg.Iov = &b.vectors[i]
-		b.headers[i].msg.SetIovlen(1)
+		b.headers[i].Msg.Iov = &b.vectors[i]
+		b.headers[i].Msg.SetIovlen(1)
 	}
 	return b
 }
 
-func (b *batch) message(i int) []byte { return b.data[i][:min(int(b.headers[i].n), messageBytes)] }
+func (b *batch) message(i int) []byte { return b.data[i][:min(int(b.headers[i].N), messageBytes)] }
 
 func (b *batch) receive(fd int) (int, unix.Errno) {
-	raw.Calls.Add(1)
-	n, _, err := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&b.headers)),
-		BatchSize, unix.MSG_DONTWAIT, 0, 0)
-	if err != 0 {
-		return 0, err
-	}
-	return int(n), 0
+	return raw.Recvmmsg(fd, b.headers[:])
 }
