@@ -39,8 +39,8 @@ func (s *Supervisor) serveApply(w http.ResponseWriter, r *http.Request) {
 	answer(w, http.StatusOK, status.Applied{Changes: changes})
 }
 
-// apply gives the running card a new specification. It ends with the card, its
-// file and the supervisor in agreement: on the new one, or on the old one.
+// apply gives the running card a new specification. Afterwards card, card.yaml and
+// supervisor agree, on the new one or on the old one.
 func (s *Supervisor) apply(ctx context.Context, want spec.Spec) ([]string, error) {
 	s.applying.Lock()
 	defer s.applying.Unlock()
@@ -65,8 +65,7 @@ func (s *Supervisor) apply(ctx context.Context, want spec.Spec) ([]string, error
 		return nil, err
 	}
 	if err := next.SaveSpec(); err != nil {
-		// A card that cannot be told now is compared with the old configuration by
-		// the next poll.
+		// If the card does not take the old one now, the next poll tries again.
 		return nil, errors.Join(err, s.configure(ctx, s.world.configNow()))
 	}
 	s.world.adopt(want, cfg)
@@ -77,8 +76,8 @@ func (s *Supervisor) apply(ctx context.Context, want spec.Spec) ([]string, error
 	return live, nil
 }
 
-// configure tells the card its configuration. A card whose answer was lost is
-// asked which one it has. Called with applying held.
+// configure applies cfg on the card. If the answer is lost, it asks the card which
+// configuration is in force. Called with applying held.
 func (s *Supervisor) configure(ctx context.Context, cfg *control.Config) error {
 	data, err := cfg.Encode()
 	if err != nil {
@@ -96,27 +95,28 @@ func (s *Supervisor) configure(ctx context.Context, cfg *control.Config) error {
 	return fmt.Errorf("the card refuses: %w", err)
 }
 
-// compare looks whether the card has the configuration that it should have, and
-// gives it that where it has another. An older card does not tell.
+// compare checks that the configuration in force on the card is the one that the
+// supervisor has for it, and applies that again if not. An older card does not tell.
 func (s *Supervisor) compare(ctx context.Context, reply *cardpb.StatusResponse) {
 	if !s.differs(reply) || !s.applying.TryLock() {
 		return // an apply that is under way changes it
 	}
 	defer s.applying.Unlock()
-	reply, err := s.world.ask(ctx) // of now: an apply may have come to its end meanwhile
+	reply, err := s.world.ask(ctx) // again: an apply may have ended in the meantime
 	if err != nil || !s.differs(reply) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, applyLimit)
 	defer cancel()
 	if err := s.configure(ctx, s.world.configNow()); err != nil {
-		s.board.trouble(configuration, fmt.Sprintf("the card has another than card.yaml: %v; `toe reset %s` starts it with the right one", err, s.card.Name))
+		s.board.trouble(configuration, fmt.Sprintf(
+			"differs from card.yaml: %v; `toe reset %s` starts the card with it", err, s.card.Name))
 		return
 	}
-	s.board.event("the card had another configuration than card.yaml; it was applied again")
+	s.board.event("the card's configuration differed from card.yaml; it was applied again")
 }
 
-// configuration is the component of a card that has another one than it should.
+// configuration is the component of a card whose configuration differs.
 const configuration = "configuration"
 
 func (s *Supervisor) differs(reply *cardpb.StatusResponse) bool {

@@ -13,15 +13,15 @@ import (
 	"github.com/toe-project/toe/control/cardpb"
 )
 
-// board is what is known of a card: its stage, its state, what is wrong on the
-// host's side, and what happened.
+// board is what the supervisor knows of a card: its stage and state, what is wrong on
+// the host's side, and what happened.
 type board struct {
 	log  *log.Logger
 	path string // of last.json
 
 	began time.Time
 
-	dirty chan struct{} // something is to be written to last.json
+	dirty chan struct{} // last.json is out of date
 
 	leaving sync.Mutex // held while last.json is written
 	left    bool       // it says how this supervisor ended; guarded by leaving
@@ -50,7 +50,7 @@ func newBoard(path string, logger *log.Logger) *board {
 	}
 }
 
-// change alters what Status shows and wakes those who wait for that.
+// change alters the status, and wakes the requests that wait for a change.
 func (b *board) change(f func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -58,7 +58,7 @@ func (b *board) change(f func()) {
 	b.tell()
 }
 
-// tell wakes those who wait for a change. Called with mu held.
+// tell wakes the requests that wait for a change. Called with mu held.
 func (b *board) tell() {
 	b.sequence++
 	close(b.changed)
@@ -94,8 +94,8 @@ func (b *board) stageNow() string {
 	return b.stage
 }
 
-// trouble says what is wrong with a component on the host's side. An empty text
-// says that nothing is.
+// trouble sets what is wrong with a component on the host's side. An empty text
+// clears it.
 func (b *board) trouble(component, text string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -119,7 +119,7 @@ func (b *board) connected() {
 	}
 }
 
-// hear takes what the agent says.
+// hear takes a reply of the agent.
 func (b *board) hear(reply *cardpb.StatusResponse) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -149,8 +149,8 @@ func (b *board) silence() time.Duration {
 	return time.Since(b.replied)
 }
 
-// verdict says whether the agent is content, and else whether something is
-// still under way.
+// verdict says whether the agent is healthy, and if not, whether something is still
+// under way.
 func (b *board) verdict() (healthy, pending bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -161,8 +161,8 @@ func (b *board) verdict() (healthy, pending bool) {
 	return h == cardpb.Health_HEALTH_HEALTHY, pending || h == cardpb.Health_HEALTH_STARTING
 }
 
-// state is the card's state and the reasons for it; clearer may put a reason of
-// the agent's better. Called with mu held.
+// state returns the card's state and the reasons for it. clearer may reword a
+// reason of the agent's. Called with mu held.
 func (b *board) state(clearer func(component, detail string) string) (status.State, []string) {
 	reasons := []string{}
 	for component, text := range b.troubles {
@@ -192,7 +192,8 @@ func (b *board) state(clearer func(component, detail string) string) (status.Sta
 
 // report adds to st what the board knows, and returns the agent's last reply
 // with its age.
-func (b *board) report(st *status.Status, clearer func(component, detail string) string) (*cardpb.StatusResponse, time.Duration) {
+func (b *board) report(st *status.Status, clearer func(component, detail string) string) (
+	*cardpb.StatusResponse, time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	st.State, st.Reasons = b.state(clearer)

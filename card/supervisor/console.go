@@ -23,7 +23,7 @@ const (
 )
 
 // console joins the card's serial console with its log and with any number
-// of clients, who see the same and may all type.
+// of clients. All see the same, and all may type.
 type console struct {
 	path     string
 	listener net.Listener
@@ -31,7 +31,7 @@ type console struct {
 	mu      sync.Mutex // guards what follows
 	log     *os.File
 	size    int64
-	recent  []byte // the last bytes, for clients who come later
+	recent  []byte // the last bytes, for clients that come later
 	machine net.Conn
 	clients map[net.Conn]chan []byte
 	closed  bool
@@ -65,7 +65,8 @@ func listenUnix(path string) (net.Listener, error) {
 	return l, os.Chmod(path, 0o600)
 }
 
-// rotate begins a new log and keeps one old one. Called with mu held, or before anybody else knows c.
+// rotate begins a new log and keeps one old one. Called with mu held, or before c is
+// shared.
 func (c *console) rotate() error {
 	if c.log != nil {
 		c.log.Close()
@@ -117,8 +118,8 @@ func (c *console) read(conn net.Conn) {
 	}
 }
 
-// spread gives what the card printed to the log and to everybody who looks.
-// A client that does not keep up loses some of it: the card is never held up.
+// spread writes what the card printed to the log and to all clients. A client that
+// does not keep up loses some of it: the card never waits.
 func (c *console) spread(data []byte) {
 	if len(data) == 0 {
 		return
@@ -224,7 +225,7 @@ func (c *console) tail(n int) string {
 	return store.LastLines(c.recent, n)
 }
 
-// Close ends all connections and waits for those who served them.
+// Close ends all connections and waits for their goroutines.
 func (c *console) Close() {
 	c.mu.Lock()
 	c.closed = true

@@ -18,7 +18,7 @@ type device struct {
 	addrs  *store.LinkAddrs // of a link
 	port   spec.Port        // of a port
 	keeper Keeper
-	dead   bool // it does not work, and is opened again before the next life
+	dead   bool // it does not work; a port is opened again before the next life
 }
 
 // title is what messages call the device.
@@ -43,8 +43,9 @@ func (w *world) openLink(ctx context.Context, d *device) error {
 	return w.keep(d)
 }
 
-// ownNetwork is what to know of QEMU's user network.
-const ownNetwork = "QEMU's own user network, from which the card reaches services on this host's loopback (as 10.0.2.2); " +
+// ownNetwork is the warning about QEMU's user network.
+const ownNetwork = "QEMU's own user network, from which the card reaches services on this host's loopback " +
+	"(as 10.0.2.2); " +
 	"fix: `apt install passt`, `toe down` and `toe up`"
 
 func (w *world) openPort(ctx context.Context, d *device) error {
@@ -67,7 +68,7 @@ func (w *world) openPort(ctx context.Context, d *device) error {
 	return nil
 }
 
-// attach gives a device where it leads, and watches the other end.
+// attach gives a device its attachment, and watches the other end.
 func (w *world) attach(d *device, att *hostnet.Attachment, fix string) {
 	w.mu.Lock()
 	d.Att, d.dead = att, false
@@ -77,7 +78,7 @@ func (w *world) attach(d *device, att *hostnet.Attachment, fix string) {
 	}
 }
 
-// watch says when the other end of a link or port has died, and the fix.
+// watch waits for the death of the other end of a link or port.
 func (w *world) watch(d *device, att *hostnet.Attachment, fix string) {
 	select {
 	case err := <-att.Died:
@@ -100,8 +101,8 @@ func (w *world) leaving() bool {
 	}
 }
 
-// die marks a device that does not work, unless another attachment has taken
-// the place of the one that failed.
+// die marks a device as dead, unless another attachment has replaced the one that
+// failed.
 func (w *world) die(d *device, att *hostnet.Attachment, why string) {
 	w.mu.Lock()
 	current := d.Att == att
@@ -131,7 +132,7 @@ func (w *world) keep(d *device) error {
 	return nil
 }
 
-// renew hands a keeper what comes in place of a file whose other side has ended.
+// renew hands a keeper the file that replaces one whose other side has ended.
 func (w *world) renew(d *device, att *hostnet.Attachment) {
 	for {
 		select {
@@ -157,10 +158,9 @@ func (w *world) renew(d *device, att *hostnet.Attachment) {
 	}
 }
 
-// reopen opens the ports again that do not work. It is for the time between two
-// lives of the machine: a running one would lose its device. A port stays dead
-// until it is open, so that one that cannot be opened is tried again by each
-// life.
+// reopen opens the dead ports again, between two lives of the machine: a running
+// machine would lose its device. A port stays dead until it is open, so each life
+// tries again.
 func (w *world) reopen(ctx context.Context) error {
 	for _, d := range w.ports {
 		w.mu.Lock()
@@ -169,7 +169,7 @@ func (w *world) reopen(ctx context.Context) error {
 		if !dead {
 			continue
 		}
-		if err := w.shut(d); err != nil { // which has let go of it all the same
+		if err := w.shut(d); err != nil { // the device is closed all the same
 			w.board.event("%s: %v", d.title(), err)
 		}
 		w.board.trouble(d.title(), "")

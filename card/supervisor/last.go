@@ -12,7 +12,7 @@ import (
 // lastPause is between two writes of last.json, each of which syncs the disk.
 const lastPause = time.Second
 
-// soon has last.json written: at once if it was not for a while.
+// soon has last.json written: at once if the last write was lastPause ago.
 func (b *board) soon() {
 	select {
 	case b.dirty <- struct{}{}:
@@ -37,18 +37,21 @@ func (b *board) write(quit <-chan struct{}) {
 	}
 }
 
-// remember says on disk that this process runs the card, and leave how it ended.
+// remember writes to last.json that this process runs the card.
 func (b *board) remember() { b.leave(status.Running, nil) }
 
+// leave writes to last.json how this process ended.
 func (b *board) leave(state status.State, reasons []string) {
 	b.leaving.Lock()
 	defer b.leaving.Unlock()
 	if b.left {
-		return // an event after the end must not say that there is a supervisor
+		return // a late event must not write that a supervisor runs
 	}
 	b.left = state != status.Running
 	b.mu.Lock()
-	l := status.Last{State: state, Reasons: reasons, Time: time.Now(), PID: os.Getpid(), Boot: store.BootID(), History: b.history.events}
+	l := status.Last{
+		State: state, Reasons: reasons, Time: time.Now(), PID: os.Getpid(), Boot: store.BootID(), History: b.history.events,
+	}
 	b.mu.Unlock()
 	if err := atomicfile.WriteJSON(b.path, l); err != nil {
 		b.log.Printf("state: %v", err)

@@ -103,8 +103,8 @@ func (l *life) powerOn(ctx context.Context) error {
 	return nil
 }
 
-// powerOff ends the machine: in order where the agent can be asked, then at
-// once. It does nothing to one that has ended by itself.
+// powerOff ends the machine: by the agent if it has answered, then by force. It does
+// nothing to a machine that has ended by itself.
 func (l *life) powerOff(ctx context.Context, reached bool) error {
 	if ended(l.inst) {
 		return nil

@@ -13,15 +13,18 @@ import (
 // card powered itself off, and an error when it did not even start once.
 func (s *Supervisor) lives(ctx context.Context) error {
 	row := 0 // restarts for lives that ended soon
-	for ever := false; ; {
+	for reachedOnce := false; ; {
 		began := time.Now()
-		l := &life{limits: &s.parts.Limits, board: s.board, world: s.world, console: s.console, restart: s.restart, poll: s.poll}
+		l := &life{
+			limits: &s.parts.Limits, board: s.board, world: s.world, console: s.console,
+			restart: s.restart, poll: s.poll,
+		}
 		reached, err := l.run(ctx)
-		ever = ever || reached
+		reachedOnce = reachedOnce || reached
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case !ever && err != nil:
+		case !reachedOnce && err != nil:
 			return startError(s.board, s.console, err)
 		case err == nil && l.exit.Cause == machine.PoweredOff:
 			s.board.event("the card powered itself off")
@@ -31,7 +34,7 @@ func (s *Supervisor) lives(ctx context.Context) error {
 			row = 0
 		}
 		if !reached && l.exit.Cause != machine.Stopped {
-			row = max(row, 1) // what did not even start does not get a try at once
+			row = max(row, 1) // a machine that did not start is not tried again at once
 		}
 		s.note(l.exit, err)
 		if !s.pause(ctx, s.parts.Limits.Backoff[min(row, len(s.parts.Limits.Backoff)-1)]) {
@@ -42,7 +45,7 @@ func (s *Supervisor) lives(ctx context.Context) error {
 	}
 }
 
-// note records why the machine has to be started again.
+// note records why the machine is started again.
 func (s *Supervisor) note(exit machine.Exit, err error) {
 	switch {
 	case err != nil:
@@ -80,8 +83,8 @@ func (s *Supervisor) pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// poll asks the agent of a running card, and says on disk that this supervisor
-// is alive.
+// poll asks the agent of a running card, and touches the lock file: its time is the
+// supervisor's last sign of life.
 func (s *Supervisor) poll(ctx context.Context) {
 	now := time.Now()
 	_ = os.Chtimes(s.card.Paths.Lock(), now, now)
@@ -92,6 +95,7 @@ func (s *Supervisor) poll(ctx context.Context) {
 		return
 	}
 	if silent := s.board.silence(); ctx.Err() == nil && silent > 2*s.parts.Limits.Poll {
-		s.board.trouble("agent", fmt.Sprintf("has not answered for %s; `toe reset %s` starts the card again", silent.Round(time.Second), s.card.Name))
+		s.board.trouble("agent", fmt.Sprintf(
+			"has not answered for %s; `toe reset %s` starts the card again", silent.Round(time.Second), s.card.Name))
 	}
 }

@@ -24,8 +24,7 @@ type Network interface {
 	// Exec makes the namespace for toe exec with its TUN, loopback up,
 	// addresses, and default routes by way of the card.
 	Exec(ctx context.Context, want hostnet.LinkOptions) (*hostnet.Attachment, error)
-	// CheckPort says what is wrong with where a port shall lead, before
-	// anything is started.
+	// CheckPort returns why a port cannot be attached. It changes nothing.
 	CheckPort(p spec.Port) error
 	// Port opens where a port leads; mac is the card's address there. It
 	// returns nil when the machine brings what is needed itself (QEMU's

@@ -84,7 +84,7 @@ func (l *life) insist(ctx context.Context, try func(context.Context) error) erro
 	}
 }
 
-// attempt is one try, which is broken off when there is no more use in it.
+// attempt is one try. The end of the machine and a reset cancel it.
 func (l *life) attempt(ctx context.Context, try func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -103,8 +103,8 @@ func (l *life) attempt(ctx context.Context, try func(context.Context) error) err
 	return why
 }
 
-// verdictStands is how long a card is degraded, with nothing under way that
-// could change it, before that is believed.
+// verdictStands is how long a card must be degraded, with nothing under way that
+// could change it, to count as degraded.
 const verdictStands = time.Second
 
 // settle gives a card whose ports are still getting their addresses some time

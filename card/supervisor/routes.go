@@ -12,9 +12,8 @@ import (
 // steerLimit is how long a change of the host's routes may take.
 const steerLimit = 10 * time.Second
 
-// steer makes the host's side of the links fit the card's mode: path MTU, and
-// the way back of published services. A failure is a trouble, and the card works
-// as far as it goes.
+// steer makes the host's side of the links fit the card's mode: path MTU, and the
+// way back of published services. A failure is a trouble; the card runs with it.
 func (w *world) steer(ctx context.Context) {
 	w.steering.Lock()
 	defer w.steering.Unlock()
@@ -41,7 +40,8 @@ func (w *world) steerLocked(ctx context.Context) {
 	w.board.trouble("way back of published services", w.steerBack(&want))
 }
 
-// steerBack says what is wrong, or nothing. Called with steering held.
+// steerBack makes or removes the way back of published services. It returns what is
+// wrong, or nothing. Called with steering held.
 func (w *world) steerBack(s *spec.Spec) string {
 	want := w.links[0].Name == store.LinkDevice && s.PublishesHost()
 	switch {
@@ -59,8 +59,8 @@ func (w *world) steerBack(s *spec.Spec) string {
 	return ""
 }
 
-// takeDefault sends the host's traffic through the card, where card.yaml says
-// so and it is not done yet.
+// takeDefault sends the host's traffic through the card, if card.yaml says so and
+// it was not done before.
 func (w *world) takeDefault(ctx context.Context) {
 	w.steering.Lock()
 	defer w.steering.Unlock()

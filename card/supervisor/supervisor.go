@@ -53,7 +53,7 @@ type Limits struct {
 	Suspect  time.Duration                  // from power on until the host's firewall is suspected
 	Knock    time.Duration                  // between tries to reach a booting one
 	Backoff  []time.Duration                // before restarts in a row, the first being the first's
-	Stable   time.Duration                  // a life that lasts this long ends the row
+	Stable   time.Duration                  // a life of this length ends the row of restarts
 }
 
 // DefaultLimits are those of real machines.
@@ -116,7 +116,7 @@ func (s *Supervisor) Run(ctx context.Context, ready func()) (err error) {
 	lock, err := s.card.Lock()
 	if errors.Is(err, store.ErrRunning) {
 		pid, _, _ := flock.Owner(s.card.Paths.Lock())
-		return fmt.Errorf("card %s: %w (supervisor %d); `toe down %s` takes it down", s.card.Name, err, pid, s.card.Name)
+		return fmt.Errorf("card %[1]s: %[2]w (supervisor %[3]d); `toe down %[1]s` takes it down", s.card.Name, err, pid)
 	}
 	if err != nil {
 		return fmt.Errorf("card %s: %w", s.card.Name, err)
