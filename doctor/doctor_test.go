@@ -66,7 +66,7 @@ func TestLeftovers(t *testing.T) {
 	if err := os.WriteFile(h.Dirs.Card("edge").Last(), []byte(last), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	journal := `{"resolv_conf":{"path":"/etc/resolv.conf"}}`
+	journal := `{"entries":[{"id":1,"kind":"file","card":"before-reboot","boot":"another","change":{"path":"/etc/resolv.conf"}}]}`
 	if err := os.WriteFile(h.Dirs.Card("before-reboot").Journal(), []byte(journal), 0o600); err != nil {
 		t.Fatal(err)
 	}

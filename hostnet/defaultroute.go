@@ -7,103 +7,143 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/hostnet/netdev"
+	"github.com/toe-project/toe/internal/flock"
 )
 
 // halves cover everything, and each is more specific than any default route:
 // they win without one being removed or outbid.
-var halves = map[bool][]string{
-	true:  {"0.0.0.0/1", "128.0.0.0/1"},
-	false: {"::/1", "8000::/1"},
+var halves = map[bool][]netip.Prefix{
+	true:  {netip.MustParsePrefix("0.0.0.0/1"), netip.MustParsePrefix("128.0.0.0/1")},
+	false: {netip.MustParsePrefix("::/1"), netip.MustParsePrefix("8000::/1")},
 }
 
-// DefaultRoute sends the host's traffic through the link. The routes go away
-// with the interface; what the host resolves names with is in the journal
-// before it is changed.
-func (h *Host) DefaultRoute(ctx context.Context, iface string, a store.LinkAddrs) (func() error, error) {
-	// Two would put back each other's state, in the wrong order.
-	if now, err := os.ReadFile(resolvPath); err == nil && strings.HasPrefix(string(now), resolvMark) {
-		return nil, fmt.Errorf("%s is another card's: take down the one that has link.default_route", resolvPath)
+// ErrClaimed: another card has what only one card can have.
+var ErrClaimed = errors.New("another card has it")
+
+// claim takes the host's default route for this card, for as long as this
+// process lives or until release. Two would take each other's routes, and put
+// back each other's name resolution. The error is ErrClaimed, and names the card
+// that has it.
+func (h *Host) claim() (release func(), err error) {
+	path := filepath.Join(h.card.Dirs.State, ".default-route")
+	l, err := flock.Try(path)
+	if errors.Is(err, flock.ErrHeld) {
+		return nil, fmt.Errorf("the host's default route is that of card %s: %w; fix: take it down, or leave out link.default_route here", flock.Note(path), ErrClaimed)
 	}
+	if err != nil {
+		return nil, err
+	}
+	if err := l.Note(h.card.Name); err != nil {
+		l.Release()
+		return nil, err
+	}
+	return l.Release, nil
+}
+
+// DefaultRoute sends the host's traffic through the link, and its name
+// resolution, and returns what undoes both. One card of a host has it at a time:
+// the error for another one is ErrClaimed.
+func (h *Host) DefaultRoute(ctx context.Context, iface string, a store.LinkAddrs) (func() error, error) {
+	release, err := h.claim()
+	if err != nil {
+		return nil, err
+	}
+	all := undos{func() error { release(); return nil }}
+	if err := h.takeDefault(ctx, iface, a, &all); err != nil {
+		return nil, errors.Join(err, all.undo())
+	}
+	return all.undo, nil
+}
+
+func (h *Host) takeDefault(ctx context.Context, iface string, a store.LinkAddrs, all *undos) error {
 	l, err := netlink.LinkByName(iface)
 	if err != nil {
-		return nil, fmt.Errorf("interface %s: %w", iface, err)
+		return fmt.Errorf("interface %s: %w", iface, err)
 	}
-	var made []*netlink.Route
-	undo := func() error { return errors.Join(delRoutes(made), h.restoreDNS()) }
 	for _, card := range a.CardAddrs() {
-		for _, half := range halves[card.Is4()] {
-			r := &netlink.Route{LinkIndex: l.Attrs().Index, Protocol: netdev.RouteProtocol, Dst: netdev.IPNet(netip.MustParsePrefix(half)), Gw: card.AsSlice()}
-			if err := netlink.RouteReplace(r); err != nil {
-				if card.Is6() && !netdev.HasIPv6() {
-					continue
-				}
-				return undo, fmt.Errorf("route %s via %s: %w", half, card, err)
-			}
-			// Not by its gateway: lockMTU changes that.
-			made = append(made, &netlink.Route{LinkIndex: r.LinkIndex, Dst: r.Dst})
+		if card.Is6() && !netdev.HasIPv6() {
+			continue
 		}
-	}
-	return undo, h.takeDNS(ctx, iface, a.CardAddrs())
-}
-
-func delRoutes(routes []*netlink.Route) error {
-	var errs []error
-	for _, r := range routes {
-		err := netlink.RouteDel(r)
-		if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) { // gone is gone
-			errs = append(errs, fmt.Errorf("route %s: %w", r.Dst, err))
+		undo, err := h.do(&routes{Index: l.Attrs().Index, Via: card, To: halves[card.Is4()]})
+		if err != nil {
+			return err
 		}
+		*all = append(*all, undo)
 	}
-	return errors.Join(errs...)
+	undo, err := h.takeDNS(ctx, iface, l.Attrs().Index, a.CardAddrs())
+	if err == nil {
+		*all = append(*all, undo)
+	}
+	return err
 }
 
 // takeDNS makes the card the host's resolver: through systemd-resolved where
-// that is in charge, which forgets it with the interface; else in
-// /etc/resolv.conf.
-func (h *Host) takeDNS(ctx context.Context, iface string, servers []netip.Addr) error {
+// that is in charge, else in /etc/resolv.conf.
+func (h *Host) takeDNS(ctx context.Context, iface string, index int, servers []netip.Addr) (undo func() error, err error) {
 	if target, err := os.Readlink(resolvPath); err == nil && strings.Contains(target, "systemd/resolve") {
-		return resolved(ctx, iface, servers)
+		return h.do(&resolved{Interface: iface, Index: index, Servers: servers, ctx: ctx})
 	}
-	saved, err := saveFile(resolvPath, ResolvConf(servers, h.card.Spec.DNS.Search))
+	if first := markOf(resolvPath); first != "" {
+		return nil, fmt.Errorf("%s still is what card %s put there: %w; fix: `toe down %s` puts it back", resolvPath, first, ErrClaimed, first)
+	}
+	saved, err := saveFile(resolvPath, resolvText(h.card.Name, servers, h.card.Spec.DNS.Search))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if err := note(h.card, func(j *Journal) { j.ResolvConf = saved }); err != nil {
-		return err
-	}
-	return saved.replaceWith()
+	return h.do(saved)
 }
 
-func resolved(ctx context.Context, iface string, servers []netip.Addr) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+// resolved is the card as the resolver of systemd-resolved for all names. It is
+// forgotten with the interface.
+type resolved struct {
+	Interface string       `json:"interface"`
+	Index     int          `json:"index"`
+	Servers   []netip.Addr `json:"servers"`
+
+	ctx context.Context // of Make
+}
+
+const resolvedLimit = 10 * time.Second
+
+func (r *resolved) Make() error {
+	ctx, cancel := context.WithTimeout(r.ctx, resolvedLimit)
 	defer cancel()
-	dns := []string{"dns", iface}
-	for _, s := range servers {
+	dns := []string{"dns", r.Interface}
+	for _, s := range r.Servers {
 		dns = append(dns, s.String())
 	}
-	for _, args := range [][]string{dns, {"domain", iface, "~."}, {"default-route", iface, "yes"}} {
-		if out, err := exec.CommandContext(ctx, "resolvectl", args...).CombinedOutput(); err != nil {
-			return fmt.Errorf("resolvectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	for _, args := range [][]string{dns, {"domain", r.Interface, "~."}, {"default-route", r.Interface, "yes"}} {
+		if err := resolvectl(ctx, args...); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (h *Host) restoreDNS() error {
-	j, err := loadJournal(h.card)
-	if err != nil {
-		return err
+// Undo forgets what the interface has, if it is the same one still.
+func (r *resolved) Undo() error {
+	l, err := netlink.LinkByName(r.Interface)
+	if err != nil || l.Attrs().Index != r.Index {
+		return nil
 	}
-	if err := restoreFile(j.ResolvConf); err != nil {
-		return err
+	ctx, cancel := context.WithTimeout(context.Background(), resolvedLimit)
+	defer cancel()
+	return resolvectl(ctx, "revert", r.Interface)
+}
+
+func (r *resolved) Lasts() bool { return false }
+
+func resolvectl(ctx context.Context, args ...string) error {
+	if out, err := exec.CommandContext(ctx, "resolvectl", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("resolvectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 	}
-	return note(h.card, func(j *Journal) { j.ResolvConf = nil })
+	return nil
 }

@@ -31,7 +31,7 @@ func TestResolvConfIsPutBack(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := saved.replaceWith(); err != nil {
+			if err := saved.Make(); err != nil {
 				t.Fatal(err)
 			}
 			if got, _ := os.ReadFile(path); string(got) != string(ours) {
@@ -44,7 +44,7 @@ func TestResolvConfIsPutBack(t *testing.T) {
 			}
 			// Twice: a crash may come between putting back and noting it.
 			for range 2 {
-				if err := restoreFile(saved); err != nil {
+				if err := saved.Undo(); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -5,13 +5,10 @@ package hostnet
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
 	"strconv"
-
-	"github.com/vishvananda/netlink"
 
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/hostnet/firewall"
@@ -86,22 +83,4 @@ func pickInterface(want LinkOptions) (string, error) {
 		}
 	}
 	return "", fmt.Errorf("no free interface name: toe0 to toe%d exist", maxLinks-1)
-}
-
-// removeInterfaces deletes interfaces that we made and that would outlive us.
-func removeInterfaces(names []string) error {
-	var errs []error
-	for _, name := range names {
-		l, err := netlink.LinkByName(name)
-		if errors.As(err, &netlink.LinkNotFoundError{}) {
-			continue
-		}
-		if err == nil {
-			err = netlink.LinkDel(l)
-		}
-		if err != nil {
-			errs = append(errs, fmt.Errorf("remove interface %s: %w", name, err))
-		}
-	}
-	return errors.Join(errs...)
 }

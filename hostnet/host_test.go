@@ -166,7 +166,7 @@ func TestHostDefaultRoute(t *testing.T) {
 		t.Errorf("resolv.conf: %q", data)
 	}
 	// A second card that wants the same is told, and touches nothing.
-	if _, err := h.DefaultRoute(context.Background(), att.Interface, addrs); err == nil || !strings.Contains(err.Error(), "another card's") {
+	if _, err := h.DefaultRoute(context.Background(), att.Interface, addrs); !errors.Is(err, ErrClaimed) || !strings.Contains(err.Error(), "card "+h.card.Name) {
 		t.Errorf("a second default route: %v", err)
 	}
 	// As after a crash: a new supervisor finds the journal.

@@ -9,8 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -227,81 +225,4 @@ func configureTAP(name string, mtu int, bridge string, existed bool) error {
 func bridgedMAC(name string) net.HardwareAddr {
 	sum := sha256.Sum256([]byte(name))
 	return net.HardwareAddr{0xfe, sum[0], sum[1], sum[2], sum[3], sum[4]}
-}
-
-// macvtap makes a macvtap on a lower device, with the card's own address.
-func (h *Host) macvtap(p spec.Port, mac net.HardwareAddr) (*Attachment, error) {
-	lower, err := netlink.LinkByName(p.Attach.Name)
-	if err != nil {
-		return nil, fmt.Errorf("interface %s: %w", p.Attach.Name, err)
-	}
-	name := h.portInterface(p)
-	// A macvtap outlives this process, so it is in the journal before it is there.
-	if err := note(h.card, func(j *Journal) { j.addInterface(name) }); err != nil {
-		return nil, err
-	}
-	remove := func() error { return removeInterfaces([]string{name}) }
-	if err := remove(); err != nil {
-		return nil, err
-	}
-	attrs := netlink.NewLinkAttrs() // not a literal: that would ask for a queue of no packets
-	attrs.Name, attrs.ParentIndex, attrs.HardwareAddr = name, lower.Attrs().Index, mac
-	attrs.MTU = min(p.MTU, lower.Attrs().MTU)
-	m := &netlink.Macvtap{Macvlan: netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}}
-	if err := netlink.LinkAdd(m); err != nil {
-		return nil, fmt.Errorf("macvtap %s on %s: %w", name, p.Attach.Name, err)
-	}
-	f, err := h.openMacvtap(name)
-	if err != nil {
-		return nil, errors.Join(err, remove())
-	}
-	return &Attachment{Interface: name, Files: []*os.File{f}, Close: remove}, nil
-}
-
-// openMacvtap opens the character device of a macvtap by its number, because
-// /dev may be one that nobody keeps up to date.
-func (h *Host) openMacvtap(name string) (*os.File, error) {
-	l, err := netlink.LinkByName(name)
-	if err != nil {
-		return nil, err
-	}
-	if err := netlink.LinkSetUp(l); err != nil {
-		return nil, fmt.Errorf("interface %s: up: %w", name, err)
-	}
-	number, err := os.ReadFile(fmt.Sprintf("/sys/class/net/%s/tap%d/dev", name, l.Attrs().Index))
-	if err != nil {
-		return nil, fmt.Errorf("macvtap %s has no character device: %w", name, err)
-	}
-	maj, min, _ := strings.Cut(strings.TrimSpace(string(number)), ":")
-	major, err1 := strconv.ParseUint(maj, 10, 32)
-	minor, err2 := strconv.ParseUint(min, 10, 32)
-	if err := errors.Join(err1, err2); err != nil {
-		return nil, err
-	}
-	node := filepath.Join(h.card.Paths.Runtime, name+".tap")
-	if err := unix.Mknod(node, unix.S_IFCHR|0o600, int(unix.Mkdev(uint32(major), uint32(minor)))); err != nil {
-		return nil, fmt.Errorf("mknod %s: %w", node, err)
-	}
-	defer os.Remove(node)
-	return setupMacvtap(node, name)
-}
-
-func setupMacvtap(node, name string) (*os.File, error) {
-	fd, err := unix.Open(node, unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, fmt.Errorf("open macvtap %s: %w", name, err)
-	}
-	ifr, err := unix.NewIfreq(name)
-	if err == nil {
-		ifr.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifr)
-	}
-	if err == nil {
-		err = tun.Header(fd)
-	}
-	if err != nil {
-		unix.Close(fd)
-		return nil, fmt.Errorf("macvtap %s: %w", name, err)
-	}
-	return os.NewFile(uintptr(fd), "macvtap:"+name), nil
 }

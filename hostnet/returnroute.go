@@ -26,29 +26,19 @@ const (
 	lastReturnTable  = 7464999
 )
 
-// ReturnRule is what has to be put back: unlike the routes of its table, a
-// rule does not go away with the interface.
-type ReturnRule struct {
+// returnRoute is a rule for what comes from the host's address of a link, and
+// the default route in its table. The route goes away with the interface, the
+// rule does not.
+type returnRoute struct {
 	From  netip.Addr `json:"from"`
+	Via   netip.Addr `json:"via"`   // the card's address
+	Index int        `json:"index"` // of the link; the kernel does not use one twice in a boot
 	Table int        `json:"table"`
 }
 
-func (r ReturnRule) family() int {
-	if r.From.Is4() {
-		return unix.AF_INET
-	}
-	return unix.AF_INET6
-}
-
-func (r ReturnRule) rule() *netlink.Rule {
-	out := netlink.NewRule()
-	out.Family, out.Priority, out.Table = r.family(), returnPriority, r.Table
-	out.Src = netdev.IPNet(netip.PrefixFrom(r.From, r.From.BitLen()))
-	return out
-}
-
-// ReturnRoute makes answers of the link's address go back through the link,
-// and returns what undoes that.
+// ReturnRoute makes answers from the link's address go back through the link,
+// and answers to what came through it have that address. It returns what undoes
+// both, also with an error for UDP alone.
 func (h *Host) ReturnRoute(iface string, a store.LinkAddrs) (undo func() error, err error) {
 	// One at a time, or two cards would find the same table free.
 	lock, err := flock.Wait(filepath.Join(h.card.Dirs.State, ".lock"))
@@ -64,38 +54,59 @@ func (h *Host) ReturnRoute(iface string, a store.LinkAddrs) (undo func() error, 
 	if err != nil {
 		return nil, err
 	}
-	var rules []ReturnRule
-	for _, from := range a.HostAddrs() {
-		if from.Is4() || netdev.HasIPv6() {
-			rules = append(rules, ReturnRule{from, table})
+	var all undos
+	for i, from := range a.HostAddrs() {
+		if !from.Is4() && !netdev.HasIPv6() {
+			continue
 		}
-	}
-	if err := note(h.card, func(j *Journal) { j.ReturnRules = rules }); err != nil {
-		return nil, err
-	}
-	undo = func() error {
-		if err := removeReturnRules(rules); err != nil {
-			return err
+		undo, err := h.do(&returnRoute{From: from, Via: a.CardAddrs()[i], Index: l.Attrs().Index, Table: table})
+		if err != nil {
+			return nil, errors.Join(err, all.undo())
 		}
-		return note(h.card, func(j *Journal) { j.ReturnRules = nil })
+		all = append(all, undo)
 	}
-	for i, r := range rules {
-		if err := addReturn(r, l.Attrs().Index, a.CardAddrs()[i]); err != nil {
-			return nil, errors.Join(err, undo())
-		}
+	undo, err = h.do(&udpAnswers{Table: udpTable(h.card.Name), Interface: iface, From: a.HostAddrs()})
+	if err != nil {
+		return all.undo, fmt.Errorf("answers of UDP services that are bound to 0.0.0.0 or :: take the host's default route: %w", err)
 	}
-	return undo, nil
+	all = append(all, undo)
+	return all.undo, nil
 }
 
-func addReturn(r ReturnRule, index int, card netip.Addr) error {
-	way := netdev.DefaultVia(index, card, r.Table)
+// undos are undone in the reverse order.
+type undos []func() error
+
+func (u undos) undo() error {
+	var errs []error
+	for i := len(u) - 1; i >= 0; i-- {
+		errs = append(errs, u[i]())
+	}
+	return errors.Join(errs...)
+}
+
+func (r *returnRoute) family() int {
+	if r.From.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+func (r *returnRoute) rule() *netlink.Rule {
+	out := netlink.NewRule()
+	out.Family, out.Priority, out.Table = r.family(), returnPriority, r.Table
+	out.Src = netdev.IPNet(netip.PrefixFrom(r.From, r.From.BitLen()))
+	return out
+}
+
+func (r *returnRoute) Make() error {
+	way := netdev.DefaultVia(r.Index, r.Via, r.Table)
 	replace := func() error { return netlink.RouteReplace(&way) }
 	if r.From.Is4() {
-		way.Gw = nil // as lockMTU has it
+		way.Gw = nil // as netdev.LockMTU has it
 		replace = func() error { return netdev.ReplaceRoute(way, true) }
 	}
 	if err := replace(); err != nil {
-		return fmt.Errorf("default route via %s in table %d: %w", card, r.Table, err)
+		return fmt.Errorf("default route via %s in table %d: %w", r.Via, r.Table, err)
 	}
 	if err := netlink.RuleAdd(r.rule()); err != nil {
 		return fmt.Errorf("rule from %s lookup %d: %w", r.From, r.Table, err)
@@ -103,19 +114,24 @@ func addReturn(r ReturnRule, index int, card netip.Addr) error {
 	return nil
 }
 
-// removeReturnRules is content with rules and routes that are gone already.
-func removeReturnRules(rules []ReturnRule) error {
+// Undo removes the rule with this address and table, and of the table only this
+// card's route: another card may have been given the table since.
+func (r *returnRoute) Undo() error {
 	var errs []error
-	for _, r := range rules {
-		if err := netlink.RuleDel(r.rule()); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EAFNOSUPPORT) {
-			errs = append(errs, fmt.Errorf("remove rule from %s lookup %d: %w", r.From, r.Table, err))
-		}
-		routes, _ := netlink.RouteListFiltered(r.family(), &netlink.Route{Table: r.Table}, netlink.RT_FILTER_TABLE)
-		for i := range routes {
-			errs = append(errs, delRoutes([]*netlink.Route{&routes[i]}))
-		}
+	if err := netlink.RuleDel(r.rule()); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EAFNOSUPPORT) {
+		errs = append(errs, fmt.Errorf("remove rule from %s lookup %d: %w", r.From, r.Table, err))
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, delRoutes(r.family(), r.Index, r.Table, everything(r.From)))...)
+}
+
+func (r *returnRoute) Lasts() bool { return false }
+
+// everything is the prefix that all addresses of a's family are in.
+func everything(a netip.Addr) netip.Prefix {
+	if a.Is4() {
+		return netip.PrefixFrom(netip.IPv4Unspecified(), 0)
+	}
+	return netip.PrefixFrom(netip.IPv6Unspecified(), 0)
 }
 
 // freeReturnTable is the first table of the range that no rule and no route

@@ -90,6 +90,24 @@ func Wait(path string) (*Lock, error) {
 	}
 }
 
+// Note writes text into the lock file, for Note.
+func (l *Lock) Note(text string) error {
+	_, err := l.f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"+text+"\n"), 0)
+	return err
+}
+
+// Note returns what the holder of the lock at path noted there. It waits a
+// moment for one that has just taken the lock.
+func Note(path string) string {
+	for deadline := time.Now().Add(patience); ; time.Sleep(5 * time.Millisecond) {
+		data, _ := os.ReadFile(path)
+		_, text, _ := strings.Cut(strings.TrimSpace(string(data)), "\n")
+		if text != "" || time.Now().After(deadline) {
+			return text
+		}
+	}
+}
+
 // Release lets go of the lock.
 func (l *Lock) Release() { l.f.Close() }
 
@@ -105,7 +123,8 @@ func Owner(path string) (pid int, held bool, err error) {
 	}
 	defer f.Close()
 	data, _ := io.ReadAll(io.LimitReader(f, 32))
-	pid, _ = strconv.Atoi(strings.TrimSpace(string(data)))
+	first, _, _ := strings.Cut(string(data), "\n")
+	pid, _ = strconv.Atoi(first)
 	err = unix.Flock(int(f.Fd()), unix.LOCK_SH|unix.LOCK_NB)
 	switch {
 	case err == nil:

@@ -36,6 +36,11 @@ func (s Set) Update() *expr.Dynset {
 	return &expr.Dynset{SrcRegKey: Reg1, SetName: s.set.Name, SetID: s.set.ID, Operation: unix.NFT_DYNSET_OP_UPDATE}
 }
 
+// Holds matches where the set has the key that Reg1 and the following begin with.
+func (s Set) Holds() *expr.Lookup {
+	return &expr.Lookup{SourceRegister: Reg1, SetName: s.set.Name, SetID: s.set.ID}
+}
+
 // Lacks compares the key that begins in the first register.
 func (s Set) Lacks() *expr.Lookup {
 	return &expr.Lookup{SourceRegister: Reg1, SetName: s.set.Name, SetID: s.set.ID, Invert: true}

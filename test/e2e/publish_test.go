@@ -22,6 +22,7 @@ func TestPublish(t *testing.T) {
   - {port: 81, to: 8080, source: card}
   - {port: 82, to: 8080, in: exec}
   - {port: 7, protocol: udp, to: 7007}
+  - {port: 9, protocol: udp, to: 7009}
 `)
 	for _, c := range [][]string{
 		{"link", "add", "ext", "type", "veth", "peer", "name", "ext1"}, {"link", "set", "ext", "up"},
@@ -36,6 +37,7 @@ func TestPublish(t *testing.T) {
 	whoAsks(t, o.netns)
 	whoAsks(t, o.inside(t))
 	echoUDP(t, o.netns, netip.AddrPortFrom(st.Link.Host[0], 7007))
+	echoUDP(t, o.netns, netip.AddrPortFrom(netip.IPv4Unspecified(), 7009)) // its answers have no source address yet
 	const silence = "no answer"
 	ask := func(address, port string) string {
 		t.Helper()
@@ -65,19 +67,8 @@ func TestPublish(t *testing.T) {
 	if got := ask(cardAddr, "83"); got != silence {
 		t.Errorf("a port that is not published: %s", got)
 	}
-	c, err := dialIn(o.far, "udp", net.JoinHostPort(cardAddr, "7"), time.Second)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	sent := bytes.Repeat([]byte("0123456789abcdef"), 2000) // in pieces on the wire, in one on the link
-	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
-	if _, err := c.Write(sent); err != nil {
-		t.Fatal(err)
-	}
-	got := make([]byte, 65536)
-	if n, err := c.Read(got); err != nil || !bytes.Equal(got[:n], sent) {
-		t.Errorf("a datagram of %d bytes: %d bytes back, %v", len(sent), n, err)
+	for _, port := range []string{"7", "9"} {
+		answered(t, o.far, net.JoinHostPort(cardAddr, port))
 	}
 
 	// Without anything published from the host the way back is gone.
@@ -129,4 +120,23 @@ func echoUDP(t *testing.T, netns string, at netip.AddrPort) {
 			_, _ = c.WriteTo(buf[:n], from)
 		}
 	}()
+}
+
+// answered sends a datagram and wants it back.
+func answered(t *testing.T, netns, address string) {
+	t.Helper()
+	c, err := dialIn(netns, "udp", address, time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	sent := bytes.Repeat([]byte("0123456789abcdef"), 2000) // in pieces on the wire, in one on the link
+	_ = c.SetDeadline(time.Now().Add(5 * time.Second))
+	if _, err := c.Write(sent); err != nil {
+		t.Fatal(err)
+	}
+	got := make([]byte, 65536)
+	if n, err := c.Read(got); err != nil || !bytes.Equal(got[:n], sent) {
+		t.Errorf("%s: a datagram of %d bytes: %d bytes back, %v", address, len(sent), n, err)
+	}
 }
