@@ -35,7 +35,7 @@ func TestDefaultRouteOfTwoCardsAtOnce(t *testing.T) {
 	}
 	hosts := []*Host{first, NewHost(&other, t.Logf)}
 	stands := []stand{newStand(t, "a", 0), newStand(t, "b", 1)}
-	const tries = 20
+	const tries = 12
 	for range tries {
 		var errs [2]error
 		var undo [2]func() error
