@@ -5,14 +5,14 @@ import (
 	"path"
 )
 
-// aim is what a figure shall reach: at least or at most a value, or a ratio to
+// aim is what a figure must reach: at least or at most a value, or a ratio to
 // its baseline.
 type aim struct {
 	text        string  // for people
 	pattern     string  // of names, as path.Match has it
 	least, most float64 // of the value; 0 for none
 	ratio       float64 // least ratio; 0 for none
-	zero        bool    // the value shall be 0
+	zero        bool    // the value must be 0
 }
 
 // aims are those of design.md section 9 and of the project's first issue. The

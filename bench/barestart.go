@@ -101,7 +101,7 @@ func writeBareInitrd(path string) error {
 }
 
 // bareProgram is an ELF64 program for amd64 of one segment, as small as can
-// be: write(1, words), then pause for ever.
+// be: write(1, words), then pause without end.
 func bareProgram() []byte {
 	const base, headers = 0x400000, 64 + 56
 	words := []byte(bareWords + "\n")

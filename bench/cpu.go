@@ -14,7 +14,7 @@ import (
 // them. The threads that run the card's own CPU do not count. docs/benchmarks.md
 // argues why this is all of it.
 
-// spent is CPU time that somebody used so far.
+// spent is CPU time used so far.
 type spent func() (time.Duration, error)
 
 // total adds up.
@@ -93,7 +93,7 @@ func vcpuOf(pid int, used map[int]time.Duration) (int, error) {
 		}
 	}
 	if best == 0 || used[best] < 4*second || used[best] < 100*time.Millisecond {
-		return 0, fmt.Errorf("process %d: which of the threads %v runs the card's CPU cannot be told", pid, used)
+		return 0, fmt.Errorf("process %d: none of the threads %v is known to run the card's CPU", pid, used)
 	}
 	return best, nil
 }

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// loadOrder is what the traffic program of the host is told, a line of JSON.
+// loadOrder is an order to the traffic program of the host, a line of JSON.
 type loadOrder struct {
 	What    string        `json:"what"` // send, receive, sendfile, requests, connections, open or close
 	Address string        `json:"address,omitempty"`
@@ -37,7 +37,7 @@ type loader struct {
 	held []net.Conn
 }
 
-// loadServe does what it is told until standard input ends.
+// loadServe obeys orders until standard input ends.
 func loadServe(in io.Reader, out io.Writer) error {
 	if err := manyFiles(); err != nil {
 		return err

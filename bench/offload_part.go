@@ -34,7 +34,7 @@ func OffloadPart(name string, in io.Reader, out io.Writer) error {
 	return part(in, out)
 }
 
-// state is what a host or a card is to do for a measurement.
+// state is the configuration of a host or a card for a measurement.
 type state struct {
 	Firewall firewall        `json:"firewall"`
 	Forward  []packets       `json:"forward,omitempty"` // of a card, beside what its own firewall allows

@@ -62,7 +62,7 @@ func worldServe(in io.Reader, out io.Writer) error {
 		go worldAccept(l)
 	}
 	fmt.Fprintln(out, "ready")
-	_, _ = io.Copy(io.Discard, rest) // until whoever started this is done
+	_, _ = io.Copy(io.Discard, rest) // until the parent is done
 	return nil
 }
 

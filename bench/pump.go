@@ -242,7 +242,7 @@ func (p *pumped) timed(begin func() error, drive func() (int, error)) (cost, err
 // patience is how long a driver polls for what does not come.
 const patience = 20 * time.Second
 
-// limit ends a driver's polling when nothing comes any more.
+// limit ends a driver's polling when nothing comes.
 type limit struct {
 	ctx   context.Context
 	until time.Time
@@ -253,7 +253,7 @@ func newLimit(ctx context.Context) *limit {
 	return &limit{ctx: ctx, until: time.Now().Add(patience)}
 }
 
-var errStalled = errors.New("the pump moves nothing any more")
+var errStalled = errors.New("the pump has stopped moving packets")
 
 func (l *limit) check(done, n int) error {
 	if l.turns++; l.turns%4096 != 0 {

@@ -113,7 +113,7 @@ func (r *run) compare(ctx context.Context, kind machine.Kind, rigs []*rig) error
 	s, failed := &series{}, map[string]int{}
 	for round := range r.Rounds {
 		for i := range rigs {
-			// Nobody is always the first after somebody else's.
+			// The order rotates: none is always first.
 			g := rigs[(round+i)%len(rigs)]
 			if failed[g.name] < most {
 				if err := s.round(ctx, r, g, stage.Note); err != nil {

@@ -62,6 +62,15 @@ func TestLeftovers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	mine, err := h.Dirs.Open(store.Temporary(os.Getpid()).Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	claim, err := mine.Claim()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer claim.Release()
 	last := `{"state":"running","supervisor_pid":1,"boot":"` + boot(t) + `"}`
 	if err := os.WriteFile(h.Dirs.Card("edge").Last(), []byte(last), 0o600); err != nil {
 		t.Fatal(err)

@@ -75,7 +75,7 @@ func reach(ctx context.Context, target *url.URL) error {
 	return nil
 }
 
-// aptProxy is the proxy that apt is told to use.
+// aptProxy is the proxy that apt uses.
 func aptProxy(ctx context.Context, scheme string) *url.URL {
 	out, err := exec.CommandContext(ctx, "apt-config", "dump", "--format", "%v%n", "Acquire::"+scheme+"::Proxy").Output()
 	if err != nil {

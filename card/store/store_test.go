@@ -3,7 +3,6 @@ package store
 import (
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -209,27 +208,37 @@ func TestRuntimeFolderOfSomebodyElseIsRefused(t *testing.T) {
 	}
 }
 
+func TestIsTemporary(t *testing.T) {
+	for name, want := range map[string]bool{
+		"edge": false, "exec-": false, "exec-edge": false, "exec-0": false, Temporary(1).Name: true,
+	} {
+		if got := (&Card{Name: name}).IsTemporary(); got != want {
+			t.Errorf("%s: temporary %v", name, got)
+		}
+	}
+}
+
+// A card is abandoned once the process that made it is gone, also when another
+// process has its id by then: here that is process 1.
 func TestAbandoned(t *testing.T) {
-	gone := exec.Command("true")
-	if err := gone.Run(); err != nil {
+	dirs := testCard(t, "").Dirs
+	c, err := dirs.Create(Temporary(1), t.TempDir())
+	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct {
-		name                 string
-		temporary, abandoned bool
-	}{
-		{"edge", false, false},
-		{"exec-", false, false},
-		{"exec-edge", false, false},
-		{"exec-0", false, false}, // no process has this number
-		{Temporary(os.Getpid()).Name, true, false},
-		{Temporary(1).Name, true, false},
-		{Temporary(gone.Process.Pid).Name, true, true},
-	} {
-		card := Card{Name: c.name}
-		if card.IsTemporary() != c.temporary || card.Abandoned() != c.abandoned {
-			t.Errorf("%s: temporary %v, abandoned %v", c.name, card.IsTemporary(), card.Abandoned())
-		}
+	claim, err := c.Claim()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Abandoned() {
+		t.Error("abandoned while its maker lives")
+	}
+	claim.Release()
+	if !c.Abandoned() {
+		t.Error("not abandoned after its maker's end")
+	}
+	if (&Card{Name: "edge", Paths: c.Paths}).Abandoned() {
+		t.Error("a card that was made to stay is abandoned")
 	}
 }
 

@@ -1,13 +1,12 @@
 package store
 
 import (
-	"errors"
+	"path/filepath"
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/toe-project/toe/card/spec"
+	"github.com/toe-project/toe/internal/flock"
 )
 
 // temporaryPrefix begins the names of cards that live as long as a command.
@@ -17,21 +16,22 @@ const temporaryPrefix = "exec-"
 // process pid, and carries that command's packets.
 func Temporary(pid int) spec.Spec { return spec.Default(temporaryPrefix + strconv.Itoa(pid)) }
 
-// IsTemporary says whether the card was made for one command.
+// IsTemporary reports whether the card was made for one command.
 func (c *Card) IsTemporary() bool {
-	_, ok := c.maker()
-	return ok
-}
-
-// Abandoned says whether the card was made for one command that is gone.
-func (c *Card) Abandoned() bool {
-	pid, ok := c.maker()
-	return ok && errors.Is(unix.Kill(pid, 0), unix.ESRCH)
-}
-
-// maker is the process whose command the card was made for.
-func (c *Card) maker() (pid int, ok bool) {
 	text, ok := strings.CutPrefix(c.Name, temporaryPrefix)
 	pid, err := strconv.Atoi(text)
-	return pid, ok && err == nil && pid > 0
+	return ok && err == nil && pid > 0
+}
+
+// maker is locked by the process whose command a temporary card was made for.
+func (p Paths) maker() string { return filepath.Join(p.State, "maker.pid") }
+
+// Claim makes a temporary card this process's for as long as it lives. The
+// process id in the card's name may be another's later.
+func (c *Card) Claim() (*flock.Lock, error) { return flock.Try(c.Paths.maker()) }
+
+// Abandoned reports whether the card was made for one command that is gone.
+func (c *Card) Abandoned() bool {
+	_, claimed, err := flock.Owner(c.Paths.maker())
+	return c.IsTemporary() && err == nil && !claimed
 }

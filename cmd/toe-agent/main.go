@@ -29,6 +29,6 @@ func main() {
 		}
 		return
 	}
-	fmt.Fprintln(os.Stderr, "toe-agent: this is a card's init and runs as process 1 of a card; here only \"toe-agent version\" is right")
+	fmt.Fprintln(os.Stderr, "toe-agent: a card's init, to run as process 1 of a card: want \"toe-agent version\" here")
 	os.Exit(2)
 }

@@ -132,7 +132,7 @@ func inside(cmd *cobra.Command, why error) error {
 		return err
 	}
 	if s := exit.ExitCode(); s > 0 {
-		return cli.Exit(s) // it has said why
+		return cli.Exit(s) // it has printed why
 	}
 	if cmd.Context().Err() != nil {
 		return cmd.Context().Err()

@@ -77,8 +77,8 @@ func runLink(cmd *cobra.Command, f *linkFlags) error {
 	return errors.Join(err, f.show(cmd, rep, rep.Print, rep.Chart))
 }
 
-// fetchRivals brings what is measured beside the link and is not installed. The
-// report tells its error.
+// fetchRivals fetches what is measured beside the link and is not installed. Its
+// error goes into the report.
 func fetchRivals(cmd *cobra.Command, f *linkFlags, cache string) error {
 	if !bench.NeedsNetwork(f.only) {
 		return nil

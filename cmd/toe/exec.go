@@ -105,6 +105,11 @@ func execOwn(ctx context.Context, dirs store.Dirs, words []string) (err error) {
 	if err != nil {
 		return err
 	}
+	claim, err := c.Claim()
+	if err != nil {
+		return fmt.Errorf("card %s: %w", c.Name, err)
+	}
+	defer claim.Release()
 	// When this process is killed, the pipe breaks, and the card goes down.
 	r, w, err := os.Pipe()
 	if err != nil {

@@ -203,7 +203,7 @@ func TestOutcomesForPrograms(t *testing.T) {
 	}
 	says(outcome{"edge", status.Stopped, "is down already"}, "down")
 	release := hold(t, c)
-	says(outcome{"edge", status.Starting, "is running, and goes on"}, "down", "--dead")
+	says(outcome{"edge", status.Starting, "is running, and stays up"}, "down", "--dead")
 	release()
 	killed := `{"state":"running","supervisor_pid":1}`
 	if err := os.WriteFile(c.Paths.Last(), []byte(killed), 0o600); err != nil {

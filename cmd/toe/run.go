@@ -34,7 +34,7 @@ func runCmd() *cobra.Command {
 		sandbox.SetName("toe: run " + c.Name)
 		ctx, stop := context.WithCancel(cmd.Context())
 		defer stop()
-		var orphan atomic.Bool // whoever made the card is gone
+		var orphan atomic.Bool // the process that made the card is gone
 		if aliveFD >= 0 {
 			go untilClosed(aliveFD, func() { orphan.Store(true); stop() })
 		}
@@ -43,8 +43,8 @@ func runCmd() *cobra.Command {
 		s := supervisor.New(c, parts, logger)
 		err := s.Run(ctx, func() { tellReady(readyFD) })
 		if c.IsTemporary() && orphan.Load() {
-			// Who made it may have been killed. Who is still there removes it
-			// himself, once he has read why it ended.
+			// The maker may have been killed. One that lives removes the card
+			// itself, after it has read why the card ended.
 			err = errors.Join(err, client.Remove(c))
 		}
 		if errors.Is(err, context.Canceled) && errors.Is(cmd.Context().Err(), context.Canceled) {
@@ -61,8 +61,8 @@ or SIGINT. It is what toe@NAME.service runs. The card must exist; ` + "`toe up`"
 	return cmd
 }
 
-// notifier is what tells a service manager that the card is ready
-// (sd_notify(3)). The children do not get to know of that socket.
+// notifier tells a service manager that the card is ready (sd_notify(3)). The
+// children do not inherit the name of that socket.
 func notifier() func() {
 	path := os.Getenv("NOTIFY_SOCKET")
 	_ = os.Unsetenv("NOTIFY_SOCKET")
@@ -78,7 +78,7 @@ func notify(path string) {
 	}
 	conn, err := net.Dial("unixgram", path)
 	if err != nil {
-		return // nobody listens; the card is ready all the same
+		return // no listener: the card is ready all the same
 	}
 	defer conn.Close()
 	_, _ = conn.Write([]byte("READY=1"))
@@ -93,7 +93,7 @@ func tellReady(fd int) {
 	}
 }
 
-// untilClosed calls stop when whoever holds the other end is gone.
+// untilClosed calls stop when the other end is closed.
 func untilClosed(fd int, stop func()) {
 	unix.CloseOnExec(fd)
 	f := os.NewFile(uintptr(fd), "alive")

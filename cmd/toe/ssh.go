@@ -32,8 +32,8 @@ func sshCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "ssh [NAME] [-- CMD…]",
 		Short: "Log in to a card, or run a command on it",
-		Long: `Ssh logs in to the card over its link, with the key that was made for that and
-the host key that was given to the card; nothing has to be confirmed. The exit
+		Long: `Ssh logs in to the card over its link, with the key made for that and
+the host key that was given to the card. It asks for no confirmation. The exit
 status is CMD's, and 124 where --timeout ended it.`,
 		Example:           "  toe ssh\n  toe ssh edge -- ip route\n  toe ssh --timeout 30s -- ping -c 3 192.0.2.1",
 		Annotations:       map[string]string{cli.RunsCommand: ""},
@@ -67,7 +67,7 @@ status is CMD's, and 124 where --timeout ended it.`,
 	return cmd
 }
 
-// splitDash parts "[NAME] -- CMD…".
+// splitDash splits "[NAME] -- CMD…".
 func splitDash(cmd *cobra.Command, args []string) (names, words []string, err error) {
 	at := cmd.ArgsLenAtDash()
 	if at < 0 {
@@ -152,7 +152,7 @@ func sshClient(ctx context.Context, c *store.Card) (*ssh.Client, error) {
 		User: "root", Auth: []ssh.AuthMethod{ssh.PublicKeys(login)}, HostKeyAlgorithms: []string{host.Type()},
 		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
 			if !bytes.Equal(key.Marshal(), host.Marshal()) {
-				return errors.New("what answers there is not this card: its host key is another one")
+				return errors.New("its host key is not this card's")
 			}
 			return nil
 		},
@@ -167,8 +167,8 @@ func sshClient(ctx context.Context, c *store.Card) (*ssh.Client, error) {
 	return ssh.NewClient(sc, channels, requests), nil
 }
 
-// terminal asks for a terminal on the card where there is one here and a
-// shell is to run in it, and puts ours into raw mode.
+// terminal requests a terminal on the card for a shell where there is one here,
+// and puts ours into raw mode.
 func terminal(session *ssh.Session, shell bool) (restore func(), err error) {
 	in, out := int(os.Stdin.Fd()), int(os.Stdout.Fd())
 	if !shell || !term.IsTerminal(in) || !term.IsTerminal(out) {
@@ -214,11 +214,11 @@ func sshExit(c *store.Card, err error) error {
 		return nil
 	case errors.As(err, &exit):
 		if exit.Signal() != "" {
-			fmt.Fprintf(cli.Visible{Writer: os.Stderr}, "toe: the command was ended by signal %s\n", exit.Signal())
+			fmt.Fprintf(cli.Visible{Writer: os.Stderr}, "toe: the command died of signal %s\n", exit.Signal())
 		}
 		return cli.Exit(exit.ExitStatus())
 	case errors.As(err, &missing):
-		return fmt.Errorf("card %s: the connection broke off; `toe status %s` tells why", c.Name, c.Name)
+		return fmt.Errorf("card %s: the connection broke; see `toe status %s`", c.Name, c.Name)
 	}
 	return fmt.Errorf("card %s: %w", c.Name, err)
 }

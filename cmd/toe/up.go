@@ -80,8 +80,8 @@ func up(cmd *cobra.Command, args []string, o upOptions) error {
 // exitDegraded is the status of up for a card that runs, but not well.
 const exitDegraded = 3
 
-// warnDegraded says that a card is degraded, and why, before anything else is
-// said of it. Its error is the exit status then.
+// warnDegraded prints that a card is degraded, and why, before its status. The
+// error is the exit status then.
 func warnDegraded(cmd *cobra.Command, st status.Status) error {
 	if st.State != status.Degraded {
 		return nil
@@ -161,7 +161,7 @@ func bringUp(ctx context.Context, c *store.Card, p *progress.Progress, alive *os
 	return st, err
 }
 
-// awaitOther is for a card that somebody else started at the same moment: it
+// awaitOther is for a card that another command starts at the same moment: it
 // waits until that supervisor can be asked.
 func awaitOther(ctx context.Context, c *store.Card) (status.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
@@ -313,7 +313,7 @@ func await(ctx context.Context, c *store.Card, p *progress.Progress, s *runner, 
 	}
 }
 
-// whyNot tells why the supervisor ended before the card was ready.
+// whyNot says why the supervisor ended before the card was ready.
 func whyNot(ctx context.Context, c *store.Card, err error) error {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()

@@ -139,7 +139,7 @@ func printOffload(w io.Writer, o status.Offload) {
 	}
 }
 
-// printOffloadCounters is for who asks how the card is, not for who starts it.
+// printOffloadCounters prints what status shows and up does not.
 func printOffloadCounters(w io.Writer, o status.Offload) {
 	w = cli.Visible{Writer: w}
 	if t := o.TCP; t != nil {
@@ -148,7 +148,7 @@ func printOffloadCounters(w io.Writer, o status.Offload) {
 			progress.Size(int64(t.FromHostBytes)), progress.Size(int64(t.ToHostBytes)))
 	}
 	if u := o.UDP; u != nil {
-		fmt.Fprintf(w, "  udp       %d flows opened; from host %d, %s; to host %d, %s; %d ICMP errors told\n", u.Opened,
+		fmt.Fprintf(w, "  udp       %d flows opened; from host %d, %s; to host %d, %s; %d ICMP errors passed on\n", u.Opened,
 			u.FromHost, progress.Size(int64(u.FromHostBytes)), u.ToHost, progress.Size(int64(u.ToHostBytes)), u.ICMPErrors)
 	}
 	for _, d := range o.Drops() {

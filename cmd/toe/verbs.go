@@ -23,7 +23,7 @@ const downLimit = 30 * time.Second
 // outcome is what a verb that changes a card prints with --json.
 type outcome struct {
 	Name  string       `json:"name"`
-	State status.State `json:"state,omitempty"` // none: there is no such card any more
+	State status.State `json:"state,omitempty"` // none: the card is deleted
 	Did   string       `json:"did"`             // in words, for people
 }
 
@@ -85,15 +85,15 @@ func cleanDead(ctx context.Context, c *store.Card) (outcome, error) {
 	return outcome{c.Name, status.Stopped, "is down already"}, nil
 }
 
-// cleanIfDead is for who does not know whether the card still runs: after a
-// unit that could not start it because somebody else had done so.
+// cleanIfDead leaves a card that runs alone: after a unit that could not start
+// it, because it ran already.
 func cleanIfDead(ctx context.Context, c *store.Card) (outcome, error) {
 	o, err := cleanDead(ctx, c)
 	if !errors.Is(err, store.ErrRunning) {
 		return o, err
 	}
 	st, err := client.Status(ctx, c)
-	return outcome{c.Name, st.State, "is running, and goes on"}, err
+	return outcome{c.Name, st.State, "is running, and stays up"}, err
 }
 
 func resetCmd() *cobra.Command {
@@ -102,7 +102,7 @@ func resetCmd() *cobra.Command {
 		if err := client.New(c).Reset(cmd.Context()); err != nil {
 			return err
 		}
-		did := fmt.Sprintf("is being started again; `toe status %s` shows how it gets on", c.Name)
+		did := fmt.Sprintf("is restarting; see `toe status %s`", c.Name)
 		return outcome{c.Name, status.Starting, did}.print(cmd, asJSON)
 	})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -124,7 +124,7 @@ func rmCmd() *cobra.Command {
 		}
 		return outcome{c.Name, "", "is deleted"}.print(cmd, asJSON)
 	})
-	// What cannot be undone is not done to a card that nobody has named.
+	// A deletion cannot be undone: the card must be named.
 	cmd.Use, cmd.Args = "rm NAME", cli.One("card", "NAME")
 	cmd.Flags().BoolVarP(&force, "force", "f", false, "take it down first if it is running")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")

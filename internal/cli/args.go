@@ -16,7 +16,7 @@ func NoArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// One is for a command that must be told one thing, shown as word in its usage.
+// One is for a command that takes exactly one thing, shown as word in its usage.
 func One(thing, word string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		if len(args) != 1 {

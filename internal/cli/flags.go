@@ -17,7 +17,7 @@ const RunsCommand = "runs-command"
 // flagError turns pflag's typed errors into Usage in this project's words.
 func flagError(cmd *cobra.Command, err error) error {
 	if args := cmd.Flags().Args(); cmd.HasSubCommands() && len(args) > 0 {
-		return noSuchCommand(cmd, args) // which makes the flags nobody's
+		return noSuchCommand(cmd, args) // and its flags cannot be known
 	}
 	text := flagText(cmd, err)
 	if _, ok := cmd.Annotations[RunsCommand]; ok {
