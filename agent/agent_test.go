@@ -55,7 +55,7 @@ const spareMAC = "02:00:00:00:01:02"
 func startCard(t *testing.T, change ...func(*card)) *card {
 	t.Helper()
 	c := &card{host: newSpace(t), wire: newSpace(t), done: make(chan Action, 1), resolv: filepath.Join(t.TempDir(), "resolv.conf")}
-	// On the host's end too the address is constant and nobody asks for it.
+	// On the host's end, too, the address is constant and nothing asks for it.
 	cable(t, "eth0", hostMAC, c.host, "toe0", control.LinkMAC)
 	cable(t, "eth1", wanMAC, c.wire, "srv", "")
 	cable(t, "eth2", spareMAC, c.wire, "srv2", "")
@@ -251,7 +251,7 @@ func TestApplyNothing(t *testing.T) {
 	c := startCard(t)
 	c.awaitHealthy(t)
 	if changes, err := c.apply(t, c.conf); err != nil || len(changes) != 0 {
-		t.Errorf("changes %v, %v; none are right", changes, err)
+		t.Errorf("changes %v, %v; want none", changes, err)
 	}
 }
 

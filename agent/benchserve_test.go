@@ -55,7 +55,7 @@ func benchOrderOf(t *testing.T, address string, mode byte, numbers ...uint16) *n
 	return c.(*net.TCPConn)
 }
 
-// freeUDP is a port that nobody has.
+// freeUDP is an unused port.
 func freeUDP(t *testing.T) uint16 {
 	t.Helper()
 	u, err := net.ListenPacket("udp", "127.0.0.1:0")

@@ -14,24 +14,24 @@ import (
 const (
 	// clockStep is how far the clock may be from the host's before it is set.
 	clockStep = time.Second
-	// clockSure is how many times in a row the host has to seem behind before
-	// the clock is set back: a message may have been long on its way.
+	// clockSure is how many times in a row the host must seem behind before the
+	// clock is set back: a message may have been delayed.
 	clockSure = 3
 	// ntpStep is how far it may be from a server's before it is set at once;
-	// less is mended gradually, so that time never runs backwards for it.
+	// less is slewed, so that the clock never runs backwards for it.
 	ntpStep     = 128 * time.Millisecond // as ntpd does
 	ntpInterval = 17 * time.Minute       // as ntpd's longest, 1024 s
 	ntpFirstTry = 2 * time.Second
 	ntpTimeout  = 3 * time.Second
-	// noClock: before this program existed nobody knew the time.
+	// noClock: a clock that shows an earlier year was never set.
 	noClock = 2024
 )
 
-// clock keeps the card's time: from time servers where some are configured,
-// else from the host, whose every status request says what time it has.
+// clock keeps the card's time: from the time servers if there are any, else from
+// the host, whose every status request carries its time.
 type clock struct {
 	log *Log
-	// query asks one server how far this clock is off; step and slew mend it.
+	// query asks one server how far this clock is off; step and slew correct it.
 	query func(server string) (time.Duration, error)
 	step  func(offset time.Duration) error
 	slew  func(offset time.Duration) error
@@ -47,7 +47,10 @@ type clock struct {
 }
 
 func newClock(log *Log) *clock {
-	return &clock{log: log, query: queryNTP, step: stepClock, slew: slewClock, since: time.Now(), changed: make(chan struct{}, 1)}
+	return &clock{
+		log: log, query: queryNTP, step: stepClock, slew: slewClock,
+		since: time.Now(), changed: make(chan struct{}, 1),
+	}
 }
 
 // setServers replaces the time servers.
@@ -94,7 +97,7 @@ func (c *clock) ask(last time.Duration) time.Duration {
 		if offset, err = c.query(s); err != nil {
 			continue
 		}
-		if err = c.mend(offset); err == nil {
+		if err = c.correct(offset); err == nil {
 			c.mu.Lock()
 			c.synced, c.byNTP, c.err = s, true, nil
 			c.mu.Unlock()
@@ -107,19 +110,19 @@ func (c *clock) ask(last time.Duration) time.Duration {
 	return min(max(2*last, ntpFirstTry), ntpInterval/4)
 }
 
-func (c *clock) mend(offset time.Duration) error {
+func (c *clock) correct(offset time.Duration) error {
 	if offset.Abs() < ntpStep {
 		return c.slew(offset)
 	}
-	c.log.Sayf("clock: set by %v", offset.Round(time.Millisecond))
+	c.log.Sayf("clock: stepped by %v", offset.Round(time.Millisecond))
 	return c.step(offset)
 }
 
-// hear takes the host's time out of a status request. It was that when the
-// request was made: a host that is ahead is ahead by so much at least. One that
-// is behind may be so by what the request has waited, while the card booted, or
-// for a busy CPU; of some in a row the one that waited least is nearest to
-// the truth.
+// hear takes the host's time of a status request, which is the time when the
+// request was made. A host that is ahead is ahead by at least the offset. One
+// that is behind may only seem so, by as long as the request waited for the card
+// to boot or for a busy CPU. Of several in a row the smallest offset is the
+// nearest to the truth.
 func (c *clock) hear(host time.Time) {
 	offset := time.Until(host)
 	c.mu.Lock()
@@ -135,7 +138,7 @@ func (c *clock) hear(host time.Time) {
 	}
 	c.ahead = nil
 	if offset.Abs() > clockStep {
-		c.log.Sayf("clock: set by %v, to the host's", offset.Round(time.Millisecond))
+		c.log.Sayf("clock: stepped by %v, to the host's time", offset.Round(time.Millisecond))
 		if err := c.step(offset); err != nil {
 			c.err = err
 			return
@@ -155,7 +158,8 @@ func (c *clock) health() reason {
 		return r.with(degraded, fmt.Sprintf("no time server answers: %v", c.err))
 	}
 	if time.Now().Year() < noClock {
-		return r.with(degraded, fmt.Sprintf("it is %s here: neither the machine nor the host has said the time yet", time.Now().UTC().Format(time.DateOnly)))
+		return r.with(degraded, fmt.Sprintf("it says %s: neither the machine nor the host has set it yet",
+			time.Now().UTC().Format(time.DateOnly)))
 	}
 	return r.with(healthy, "from the machine")
 }
@@ -179,7 +183,7 @@ func stepClock(offset time.Duration) error {
 	return nil
 }
 
-// slewClock is adjtime(3): the kernel mends 0.5 ms a second.
+// slewClock is adjtime(3): the kernel corrects 0.5 ms a second.
 func slewClock(offset time.Duration) error {
 	const singleshot = 0x8001 // ADJ_OFFSET_SINGLESHOT, linux/timex.h
 	tx := unix.Timex{Modes: singleshot}

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// testClock is one that is off by what the test says, and remembers its mending.
+// testClock is off by what the test says, and records its corrections.
 func testClock(offset *time.Duration, fail *error) (*clock, *[]string) {
 	var done []string
 	c := newClock(NewLog(io.Discard))

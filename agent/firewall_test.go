@@ -73,7 +73,7 @@ func dropTable() { _ = exec.Command("nft", "delete", "table", "inet", tableName)
 
 var both = rules{links: []string{"pci0"}, ports: []string{"wan"}, nat: true}
 
-// echoPeer tells everybody who connects where from they come.
+// echoPeer answers each client with its address.
 func echoPeer(ln net.Listener) {
 	for {
 		c, err := ln.Accept()
@@ -185,7 +185,7 @@ func TestFirewallReplacesOnlyItself(t *testing.T) {
 		t.Errorf("old rules are left, or new ones missing:\n%s", all)
 	}
 	if n := strings.Count(all, "policy drop"); n != 2 {
-		t.Errorf("%d chains drop by default, 2 are right:\n%s", n, all)
+		t.Errorf("%d chains drop by default, want 2:\n%s", n, all)
 	}
 }
 
@@ -227,7 +227,7 @@ func TestMSSClamp(t *testing.T) {
 		if mss := mssOf(buf[:n]); mss == 1460 {
 			return
 		} else if mss != 0 {
-			t.Fatalf("MSS %d on the wire, 1460 is right", mss)
+			t.Fatalf("MSS %d on the wire, want 1460", mss)
 		}
 	}
 }

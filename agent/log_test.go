@@ -15,7 +15,7 @@ func TestLogIsBounded(t *testing.T) {
 		l.Printf("%d %s", i, long)
 	}
 	if l.bytes > logBytes || len(l.lines) > logBytes/1000 {
-		t.Errorf("%d bytes in %d lines, at most %d bytes are right", l.bytes, len(l.lines), logBytes)
+		t.Errorf("%d bytes in %d lines, want at most %d bytes", l.bytes, len(l.lines), logBytes)
 	}
 	lines, next, missed, _ := l.read(0, 10)
 	if missed == 0 || len(lines) != 10 || next != missed+10 {

@@ -151,7 +151,7 @@ func TestSSHMuchOutput(t *testing.T) {
 	s := openSession(t)
 	out, err := s.Output("head -c 5000000 /dev/zero")
 	if err != nil || len(out) != 5000000 {
-		t.Errorf("%d bytes, %v; 5000000 are right", len(out), err)
+		t.Errorf("%d bytes, %v; want 5000000", len(out), err)
 	}
 }
 
@@ -297,7 +297,7 @@ func TestSSHOnlySessions(t *testing.T) {
 	}
 }
 
-// TestSSHClose: a server that is closed leaves nobody connected.
+// TestSSHClose: closing the server ends every connection.
 func TestSSHClose(t *testing.T) {
 	server, addr, signer := startSSH(t)
 	c, err := login(t, addr, signer)
