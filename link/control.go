@@ -21,7 +21,7 @@ import (
 // The one that is done says how many pairs the driver uses; it asks for no other
 // unless it was offered features that are not.
 type control struct {
-	end
+	virtqueue
 	pairs int       // that the device has
 	used  int       // that the driver uses, as the keeper was told
 	tell  func(int) // the keeper
@@ -36,7 +36,7 @@ const (
 )
 
 // obeyCard does the commands that wait, some of them: packets have their turn too.
-func (q *queue) obeyCard() {
+func (q *queuePair) obeyCard() {
 	c := &q.control
 	const most = 16
 	tries := 0
@@ -56,7 +56,7 @@ func (q *queue) obeyCard() {
 			err = errNoAck
 		}
 		if err != nil {
-			if !q.chainError(&c.end, 2*c.pairs, head, err) {
+			if !q.chainError(&c.virtqueue, 2*c.pairs, head, err) {
 				return
 			}
 			continue

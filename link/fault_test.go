@@ -168,8 +168,8 @@ func (b *bare) addMemory(size int64) *os.File {
 	if err := f.Truncate(size); err != nil {
 		b.t.Fatal(err)
 	}
-	b.tell(order{Op: opMemory, Regions: []region{
-		{fuzzGuest, fuzzUser, fuzzMem, 0}, {fuzzGuest + fuzzMem, fuzzUser + fuzzMem, uint64(size), 0}}}, b.file, f)
+	b.tell(order{Op: opMemory, Regions: []vhostuser.Region{
+		{Guest: fuzzGuest, User: fuzzUser, Size: fuzzMem}, {Guest: fuzzGuest + fuzzMem, User: fuzzUser + fuzzMem, Size: uint64(size)}}}, b.file, f)
 	return f
 }
 

@@ -83,7 +83,7 @@ func newBareOn(t testing.TB, host int, theirs *os.File, spin time.Duration) *bar
 	b.r, err = start(here)
 	check()
 	b.tell(order{Op: opInit, Setup: &setup{Name: "fuzz", Pairs: 1, Seam: true, Spin: int64(spin)}}, b.board.file, theirs)
-	b.tell(order{Op: opMemory, Regions: []region{{fuzzGuest, fuzzUser, fuzzMem, 0}}}, b.file)
+	b.tell(order{Op: opMemory, Regions: []vhostuser.Region{{Guest: fuzzGuest, User: fuzzUser, Size: fuzzMem}}}, b.file)
 	t.Cleanup(b.close)
 	return b
 }
@@ -117,7 +117,7 @@ func (b *bare) ready(i int, base, ahead uint16, descs, heads []byte) {
 	copy(b.mem[at:at+16*fuzzSize], descs)
 	copy(b.mem[at+0x404:at+0x404+2*fuzzSize], heads)
 	*b.u16(at + 0x402) = base + ahead
-	b.tell(order{Op: opStart, Index: i, Ring: &ring{Size: fuzzSize, Base: int(base), Enabled: true,
+	b.tell(order{Op: opStart, Index: i, Ring: &vhostuser.Ring{Size: fuzzSize, Base: base, Enabled: true,
 		Desc: fuzzUser + uint64(at), Avail: fuzzUser + uint64(at) + 0x400, Used: fuzzUser + uint64(at) + 0x800}}, b.kicks[i])
 	b.tell(order{Op: opRun, Index: i})
 }

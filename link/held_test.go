@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/link/vhostuser"
 )
 
 // A front end that fills the socket it is called over, reads nothing and takes O_NONBLOCK away does not
@@ -19,7 +21,7 @@ func TestCallOverFullSocket(t *testing.T) {
 	defer call.Close()
 	defer unix.Close(pair[0])
 	clear(b.mem[:fuzzRing])
-	b.tell(order{Op: opStart, Index: 1, Ring: &ring{Size: fuzzSize, Enabled: true, HasCall: true,
+	b.tell(order{Op: opStart, Index: 1, HasCall: true, Ring: &vhostuser.Ring{Size: fuzzSize, Enabled: true,
 		Desc: fuzzUser, Avail: fuzzUser + 0x400, Used: fuzzUser + 0x800}}, b.kicks[1], call)
 	if err := unix.SetNonblock(pair[1], false); err != nil {
 		t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"os"
 
 	"github.com/toe-project/toe/internal/fds"
+	"github.com/toe-project/toe/link/vhostuser"
 )
 
 // The keeper speaks to its pump over a SOCK_SEQPACKET pair: an order a packet,
@@ -24,14 +25,17 @@ const (
 )
 
 type order struct {
-	Seq      uint64   `json:"seq"`
-	Op       op       `json:"op"`
-	Setup    *setup   `json:"setup,omitempty"`
-	Regions  []region `json:"regions,omitempty"`
-	Features uint64   `json:"features,omitempty"`
-	Index    int      `json:"index,omitempty"`
-	Ring     *ring    `json:"ring,omitempty"`
-	On       bool     `json:"on,omitempty"`
+	Seq      uint64             `json:"seq"`
+	Op       op                 `json:"op"`
+	Setup    *setup             `json:"setup,omitempty"`
+	Regions  []vhostuser.Region `json:"regions,omitempty"`
+	Features uint64             `json:"features,omitempty"`
+	Index    int                `json:"index,omitempty"`
+	Ring     *vhostuser.Ring    `json:"ring,omitempty"`
+	Resume   bool               `json:"resume,omitempty"` // from the used index in memory, not from Ring.Base
+	HasCall  bool               `json:"has_call,omitempty"`
+	HasErr   bool               `json:"has_err,omitempty"`
+	On       bool               `json:"on,omitempty"`
 }
 
 // setup is what a pump is told once.
@@ -41,18 +45,6 @@ type setup struct {
 	Seam   bool   `json:"seam"`
 	Stream bool   `json:"stream"`
 	Spin   int64  `json:"spin"` // ns
-}
-
-type region struct {
-	Guest, User, Size, Offset uint64
-}
-
-type ring struct {
-	Size              int
-	Desc, Avail, Used uint64
-	Base              int // -1: from memory
-	Enabled           bool
-	HasCall, HasErr   bool
 }
 
 // answer is the pump's word on an order, or with Seq 0 news of its own.

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/internal/fds"
+	"github.com/toe-project/toe/link/vhostuser"
 )
 
 // Process is a pump that runs.
@@ -156,6 +157,35 @@ func (r *running) tell(o order, files ...*os.File) (answer, error) {
 			return answer{}, fmt.Errorf("%w: no answer to order %s in %s", errNoPump, o.Op, answerWithin)
 		}
 	}
+}
+
+func tellMemory(r *running, table []vhostuser.Region) error {
+	o := order{Op: opMemory}
+	files := make([]*os.File, 0, len(table))
+	for _, t := range table {
+		o.Regions = append(o.Regions, t)
+		files = append(files, t.File)
+	}
+	_, err := r.tell(o, files...)
+	return err
+}
+
+func tellStart(r *running, i int, v vhostuser.Ring, resume bool) error {
+	files := []*os.File{v.Kick}
+	for _, f := range []*os.File{v.Call, v.Err} {
+		if f != nil {
+			files = append(files, f)
+		}
+	}
+	_, err := r.tell(order{
+		Op: opStart, Index: i, Ring: &v, Resume: resume, HasCall: v.Call != nil, HasErr: v.Err != nil,
+	}, files...)
+	return err
+}
+
+func isRefusal(err error) bool {
+	_, ok := err.(refusal)
+	return ok
 }
 
 // end hangs up, so that the pump ends, and makes sure that it did.

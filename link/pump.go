@@ -24,7 +24,7 @@ import (
 type pump struct {
 	orders   int // the keeper's socket
 	board    *board
-	queues   []*queue
+	queues   []*queuePair
 	running  bool // the queues' goroutines
 	mem      *vring.Memory
 	regions  []vring.Region
@@ -78,7 +78,7 @@ func (p *pump) close() {
 				unix.Close(fd)
 			}
 		}
-		for _, e := range q.ends() {
+		for _, e := range q.virtqueues() {
 			fds.Close([]int{e.kick, e.call, e.err})
 		}
 	}
@@ -110,13 +110,13 @@ func (p *pump) obey(o *order, fds []int) (uint16, error) {
 	}
 	switch o.Op {
 	case opStart:
-		return 0, p.start(o.Index, o.Ring, fds)
+		return 0, p.start(o, fds)
 	case opRun:
 		return 0, p.run(o.Index)
 	case opStop:
 		return p.stop(o.Index), nil
 	case opEnable:
-		q, e := p.end(o.Index)
+		q, e := p.virtqueue(o.Index)
 		q.do(func() { e.enabled = o.On })
 		return 0, nil
 	}
@@ -126,11 +126,11 @@ func (p *pump) obey(o *order, fds []int) (uint16, error) {
 // rings is the number of rings: two a queue pair, and one for control.
 func (p *pump) rings() int { return 2*len(p.queues) + 1 }
 
-// end finds a ring by its number: 2n is towards the card, 2n+1 from it, and the
+// virtqueue finds a ring by its number: 2n is towards the card, 2n+1 from it, and the
 // last one, which the first queue has, for control.
-func (p *pump) end(i int) (*queue, *end) {
+func (p *pump) virtqueue(i int) (*queuePair, *virtqueue) {
 	if i == 2*len(p.queues) {
-		return p.queues[0], &p.queues[0].control.end
+		return p.queues[0], &p.queues[0].control.virtqueue
 	}
 	q := p.queues[i/2]
 	if i%2 == 0 {
@@ -156,7 +156,7 @@ func (p *pump) init(s *setup, fds []int) error {
 		if err := unix.SetNonblock(fd, true); err != nil {
 			return fmt.Errorf("queue pair %d: %w", i, err)
 		}
-		q, err := newQueue(i, fd, p.board, p.report)
+		q, err := newQueuePair(i, fd, p.board, p.report)
 		if err != nil {
 			return err
 		}
@@ -201,7 +201,7 @@ func (p *pump) tellPairs(n int) { fds.Socket(p.orders).Send(answer{Pairs: n}) }
 
 // memory maps the new table, lets every queue go over to it between two turns,
 // and only then unmaps the old one: no copy is under way in what goes away.
-func (p *pump) memory(table []region, fds []int) error {
+func (p *pump) memory(table []vhostuser.Region, fds []int) error {
 	if len(fds) != len(table) {
 		return fmt.Errorf("%d regions with %d descriptors", len(table), len(fds))
 	}
@@ -238,7 +238,7 @@ func (p *pump) move(mem *vring.Memory) error {
 	moved := make([]*vring.Ring, p.rings())
 	for _, apply := range []bool{false, true} {
 		for i := range moved {
-			q, e := p.end(i)
+			q, e := p.virtqueue(i)
 			var err error
 			q.do(func() {
 				if e.ring == nil {
@@ -279,12 +279,12 @@ func (p *pump) offer() error {
 }
 
 // start starts a ring, or gives a running one new descriptors.
-func (p *pump) start(i int, r *ring, fds []int) error {
-	if r == nil || p.mem == nil {
+func (p *pump) start(o *order, fds []int) error {
+	if o.Ring == nil || p.mem == nil {
 		return errors.New("ring without address or memory")
 	}
 	want := 1
-	for _, has := range []bool{r.HasCall, r.HasErr} {
+	for _, has := range []bool{o.HasCall, o.HasErr} {
 		if has {
 			want++
 		}
@@ -292,18 +292,22 @@ func (p *pump) start(i int, r *ring, fds []int) error {
 	if len(fds) != want {
 		return fmt.Errorf("ring with %d descriptors, want %d", len(fds), want)
 	}
-	q, e := p.end(i)
+	q, e := p.virtqueue(o.Index)
 	var err error
-	q.do(func() { err = p.startNow(q, e, r, fds) })
+	q.do(func() { err = p.startNow(q, e, o, fds) })
 	return err
 }
 
 // startNow runs on the queue's goroutine.
-func (p *pump) startNow(q *queue, e *end, r *ring, fds []int) error {
-	fresh := e.ring == nil
-	if fresh {
+func (p *pump) startNow(q *queuePair, e *virtqueue, o *order, fds []int) error {
+	r := o.Ring
+	if e.ring == nil {
+		base := int(r.Base)
+		if o.Resume {
+			base = -1
+		}
 		ring, err := vring.New(p.mem, vring.Config{
-			Size: r.Size, Desc: r.Desc, Avail: r.Avail, Used: r.Used, Base: r.Base, Write: e == &q.rx, Both: e == &q.control.end,
+			Size: r.Size, Desc: r.Desc, Avail: r.Avail, Used: r.Used, Base: base, Write: e == &q.rx, Both: e == &q.control.virtqueue,
 			EventIdx: p.features&vhostuser.RingEventIdx != 0,
 			Indirect: p.features&vhostuser.RingIndirect != 0,
 		})
@@ -316,10 +320,10 @@ func (p *pump) startNow(q *queue, e *end, r *ring, fds []int) error {
 	q.unwatch(e.kick)
 	replaceFD(&e.kick, take(&fds[0]))
 	call, errfd, rest := -1, -1, fds[1:]
-	if r.HasCall {
+	if o.HasCall {
 		call, rest = take(&rest[0]), rest[1:]
 	}
-	if r.HasErr {
+	if o.HasErr {
 		errfd = take(&rest[0])
 	}
 	replaceFD(&e.call, call)
@@ -345,7 +349,7 @@ func (p *pump) startNow(q *queue, e *end, r *ring, fds []int) error {
 
 // run lets a ring that was started move packets. To a ring that moves them already it does nothing.
 func (p *pump) run(i int) (err error) {
-	q, e := p.end(i)
+	q, e := p.virtqueue(i)
 	q.do(func() {
 		switch {
 		case e.ring != nil:
@@ -359,7 +363,7 @@ func (p *pump) run(i int) (err error) {
 }
 
 // begin runs on the queue's goroutine.
-func (q *queue) begin(e *end) {
+func (q *queuePair) begin(e *virtqueue) {
 	e.ring, e.placed = e.placed, nil
 	if e == &q.rx {
 		q.win.reset()
@@ -373,7 +377,7 @@ func (q *queue) begin(e *end) {
 }
 
 // drop takes a ring away from its queue, on the queue's goroutine.
-func (q *queue) drop(e *end) {
+func (q *queuePair) drop(e *virtqueue) {
 	e.ring, e.placed = nil, nil
 	q.unwatch(e.kick)
 	replaceFD(&e.kick, -1)
@@ -386,7 +390,7 @@ func (q *queue) drop(e *end) {
 
 // stop stops a ring and says where the next device goes on.
 func (p *pump) stop(i int) (base uint16) {
-	q, e := p.end(i)
+	q, e := p.virtqueue(i)
 	q.do(func() {
 		if e.ring == nil {
 			e.ring = e.placed

@@ -51,9 +51,9 @@ type owed struct {
 // recall repeats the calls that were not acted on, and returns the time in ms
 // after which to look again, -1 if there is none. The last call was made that
 // long ago at least.
-func (q *queue) recall(ago time.Duration) (ms int) {
+func (q *queuePair) recall(ago time.Duration) (ms int) {
 	ms = -1
-	for _, e := range q.ends() {
+	for _, e := range q.virtqueues() {
 		if left, waits := e.recall(ago); waits && (ms < 0 || left < ms) {
 			ms = left
 		}
@@ -61,7 +61,7 @@ func (q *queue) recall(ago time.Duration) (ms int) {
 	return ms
 }
 
-func (e *end) recall(ago time.Duration) (ms int, waits bool) {
+func (e *virtqueue) recall(ago time.Duration) (ms int, waits bool) {
 	o := &e.owed
 	if !o.answer || !e.running() {
 		return 0, false

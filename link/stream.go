@@ -85,8 +85,8 @@ func newStream(fd int) (*stream, error) {
 	}, nil
 }
 
-// toCard delivers frames until the socket has none, as queue.toCard does.
-func (s *stream) toCard(q *queue) bool {
+// toCard delivers frames until the socket has none, as queuePair.toCard does.
+func (s *stream) toCard(q *queuePair) bool {
 	tries := 0
 	for ; tries < turnPackets && !s.dead; tries++ {
 		if !q.fill() {
@@ -117,7 +117,7 @@ func (s *stream) toCard(q *queue) bool {
 }
 
 // next returns the next whole frame, valid until next is called again.
-func (s *stream) next(q *queue) ([]byte, bool) {
+func (s *stream) next(q *queuePair) ([]byte, bool) {
 	for {
 		if have := s.to - s.from; have >= streamHead {
 			n := int(binary.BigEndian.Uint32(s.in[s.from:]))
@@ -139,7 +139,7 @@ func (s *stream) next(q *queue) ([]byte, bool) {
 
 // peek looks at more of what the socket holds than it has seen, and says
 // whether there was any.
-func (s *stream) peek(q *queue) bool {
+func (s *stream) peek(q *queuePair) bool {
 	if s.from > 0 {
 		q.rx.publish()
 		s.consume(q)
@@ -166,7 +166,7 @@ func (s *stream) peek(q *queue) bool {
 }
 
 // consume lets go of what has been delivered, and reads it for good.
-func (s *stream) consume(q *queue) {
+func (s *stream) consume(q *queuePair) {
 	if s.from > s.taken {
 		s.take(q, s.from-s.taken)
 	}
@@ -178,7 +178,7 @@ func (s *stream) consume(q *queue) {
 
 // take reads n bytes for good, once more to where they were peeked at, so that
 // no page is missing that would make the call end halfway.
-func (s *stream) take(q *queue, n int) {
+func (s *stream) take(q *queuePair, n int) {
 	for n > 0 {
 		got, e := s.receive(q, s.in[s.taken:s.taken+n], 0)
 		if e == unix.EINTR {
@@ -193,7 +193,7 @@ func (s *stream) take(q *queue, n int) {
 	}
 }
 
-func (s *stream) receive(q *queue, b []byte, flags uintptr) (int, unix.Errno) {
+func (s *stream) receive(q *queuePair, b []byte, flags uintptr) (int, unix.Errno) {
 	iov := unix.Iovec{Base: &b[0]}
 	iov.SetLen(len(b))
 	msg := unix.Msghdr{Iov: &iov, Iovlen: 1}
@@ -202,7 +202,7 @@ func (s *stream) receive(q *queue, b []byte, flags uintptr) (int, unix.Errno) {
 }
 
 // poll asks the socket for one of its events and does not wait for it.
-func (s *stream) poll(q *queue, event int16) bool {
+func (s *stream) poll(q *queuePair, event int16) bool {
 	p := unix.PollFd{Fd: int32(q.fd), Events: event}
 	var now unix.Timespec
 	n, _, e := unix.RawSyscall6(unix.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&now)), 0, 0, 0)
@@ -217,7 +217,7 @@ func streamEnded(e unix.Errno) error {
 	return fmt.Errorf("the stream ended: %w", e)
 }
 
-func (s *stream) end(q *queue, err error) {
+func (s *stream) end(q *queuePair, err error) {
 	if !s.dead {
 		s.dead = true
 		q.report(-1, err)
@@ -226,7 +226,7 @@ func (s *stream) end(q *queue, err error) {
 
 // send writes a frame of n bytes from iov[1:]. It is copied first: so the card
 // can neither change what was judged nor make the call fail halfway.
-func (s *stream) send(q *queue, iov []unix.Iovec, n int) int {
+func (s *stream) send(q *queuePair, iov []unix.Iovec, n int) int {
 	if *q.hdr != [frame.HeaderLen]byte{} {
 		count(&q.tx.ctr.header, 1) // an offload that was never offered
 		return 0
@@ -252,7 +252,7 @@ func (s *stream) send(q *queue, iov []unix.Iovec, n int) int {
 func (s *stream) stuck() bool { return len(s.out) > 0 && !s.dead }
 
 // blocked tries to write what is left and says whether there still is any.
-func (s *stream) blocked(q *queue) bool {
+func (s *stream) blocked(q *queuePair) bool {
 	if len(s.out) == 0 || s.dead {
 		return false
 	}

@@ -13,7 +13,7 @@ import (
 // need is the room in bytes that the largest packet takes on the bus: an IP packet
 // of 65535 bytes behind its seam, or on a port an Ethernet frame around one, which
 // may have a VLAN tag.
-func (q *queue) need() int {
+func (q *queuePair) need() int {
 	const vlan = 4
 	if q.seam {
 		return frame.SeamLen + frame.MaxPacket
@@ -23,7 +23,7 @@ func (q *queue) need() int {
 
 // skip is the length of what stands before the bytes that readv and writev
 // move: the whole seam on a link, the virtio header alone on a port.
-func (q *queue) skip() int {
+func (q *queuePair) skip() int {
 	if q.seam {
 		return frame.SeamLen
 	}
@@ -33,7 +33,7 @@ func (q *queue) skip() int {
 // fill takes receive buffers until the largest packet has room, and says
 // whether it has. A ring that cannot hold as much when it is empty is used as
 // far as it goes: what does not fit is dropped and counted.
-func (q *queue) fill() bool {
+func (q *queuePair) fill() bool {
 	w, r, need, full := &q.win, q.rx.ring, q.need(), false
 	for w.bytes < need && w.hi-w.lo < maxIov-1 && (q.merge || w.count() == 0) {
 		n, err := r.Waiting()
@@ -76,7 +76,7 @@ func (q *queue) fill() bool {
 // passes over: heads go back in the order they were taken, so a bad one that
 // comes behind good ones would else keep the buffers behind it from a packet
 // that needs more than stands before it.
-func (q *queue) giveBack() {
+func (q *queuePair) giveBack() {
 	for q.win.count() > 0 {
 		q.rx.ring.Complete(q.win.pop().head, 0)
 	}
@@ -84,7 +84,7 @@ func (q *queue) giveBack() {
 
 // toCard moves packets from the host to the card until there are none, or no
 // room for them, or the turn is over. It says whether it did anything.
-func (q *queue) toCard() bool {
+func (q *queuePair) toCard() bool {
 	if !q.rx.running() || !q.rx.enabled {
 		return false
 	}
@@ -124,7 +124,7 @@ func (q *queue) toCard() bool {
 // readPacket reads one packet from the host straight into the card's buffers:
 // that copy is the DMA. It returns the bytes of the packet and on the bus,
 // 0 for one that was dropped, and false where there was none.
-func (q *queue) readPacket() (n, used int, ok bool) {
+func (q *queuePair) readPacket() (n, used int, ok bool) {
 	w, skip := &q.win, q.skip()
 	at, entry := w.open(skip)
 	own := w.iov[at-1]
@@ -166,7 +166,7 @@ func (q *queue) readPacket() (n, used int, ok bool) {
 
 // deliver completes the chains that a packet of n bytes filled, after it wrote
 // the head before it.
-func (q *queue) deliver(n, used int, first byte) bool {
+func (q *queuePair) deliver(n, used int, first byte) bool {
 	w := &q.win
 	buffers := 0
 	for left := used; left > 0; buffers++ {

@@ -16,7 +16,7 @@ var errShortBuffer = errors.Join(vring.ErrChain, errors.New("receive buffer shor
 // turn is over. It says whether it did anything. A ring of a queue pair that
 // is switched off is consumed and its packets discarded, as the vhost-user
 // specification asks.
-func (q *queue) toHost() bool {
+func (q *queuePair) toHost() bool {
 	if !q.tx.running() {
 		return false
 	}
@@ -66,7 +66,7 @@ func (q *queue) toHost() bool {
 // send judges a frame of size bytes in iov[1:] and writes it to the host
 // straight from the card's memory. iov[0] is for the pump's own header. It
 // returns the bytes of the packet, 0 for one that was dropped.
-func (q *queue) send(iov []unix.Iovec, size int) int {
+func (q *queuePair) send(iov []unix.Iovec, size int) int {
 	skip := q.skip()
 	if size <= skip {
 		count(&q.tx.ctr.short, 1)

@@ -14,7 +14,7 @@ import (
 // All numbers are bytes.
 type Region struct {
 	Guest, User, Size, Offset uint64
-	File                      *os.File // owned by the session; valid until it is taken out of the table
+	File                      *os.File `json:"-"` // owned by the session; valid until it is taken out of the table
 	again                     int      // times that it was added once more
 }
 
@@ -23,7 +23,7 @@ type Ring struct {
 	Size              int
 	Desc, Avail, Used uint64 // addresses in the front end's process
 	Base              uint16
-	Kick, Call, Err   *os.File // Call and Err may be nil; owned by the session
+	Kick, Call, Err   *os.File `json:"-"` // Call and Err may be nil; owned by the session
 	Enabled           bool
 }
 

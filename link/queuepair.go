@@ -33,8 +33,8 @@ const badChains = 1024
 // maxIov is IOV_MAX: the segments that one readv or writev takes.
 const maxIov = 1024
 
-// end is one ring of a pair as the pump runs it.
-type end struct {
+// virtqueue is one ring of a queue pair with its descriptors, as the pump runs it.
+type virtqueue struct {
 	ring    *vring.Ring
 	placed  *vring.Ring // started and not yet run: nothing looks at it
 	kick    int         // descriptors, -1 for none
@@ -49,20 +49,20 @@ type end struct {
 	ctr     *counters
 }
 
-func (e *end) running() bool { return e.ring != nil && !e.broken }
+func (e *virtqueue) running() bool { return e.ring != nil && !e.broken }
 
-// queue pumps one queue pair: one goroutine on one thread that sleeps in one
+// queuePair pumps one queue pair: one goroutine on one thread that sleeps in one
 // epoll_wait for the TUN, the kicks and its orders. All of it edge-triggered,
 // so that a kick needs no read and a TUN whose packets have no buffer to go
 // to does not keep us awake.
-type queue struct {
+type queuePair struct {
 	index  int
 	fd     int // TUN, TAP or stream socket
 	seam   bool
 	merge  bool // mergeable receive buffers were negotiated
 	gso    frame.GSO
 	spin   time.Duration // how long to look around before sleeping
-	rx, tx end           // as the card sees them: rx is towards the card
+	rx, tx virtqueue     // as the card sees them: rx is towards the card
 	stream *stream       // passt's socket instead of a TUN or TAP, or nil
 
 	control control // used by the first queue alone
@@ -80,9 +80,9 @@ type queue struct {
 	iov []unix.Iovec // of the chain being sent
 }
 
-func newQueue(index, fd int, b *board, report func(int, error)) (*queue, error) {
-	q := &queue{index: index, fd: fd, report: report, orders: make(chan func(), 16), hdr: new([frame.HeaderLen]byte)}
-	for _, e := range q.ends() {
+func newQueuePair(index, fd int, b *board, report func(int, error)) (*queuePair, error) {
+	q := &queuePair{index: index, fd: fd, report: report, orders: make(chan func(), 16), hdr: new([frame.HeaderLen]byte)}
+	for _, e := range q.virtqueues() {
 		e.kick, e.call, e.err = -1, -1, -1
 	}
 	q.rx.ctr, q.tx.ctr, q.control.ctr = &b.all[2*index], &b.all[2*index+1], new(counters)
@@ -98,11 +98,13 @@ func newQueue(index, fd int, b *board, report func(int, error)) (*queue, error) 
 	return q, q.watch(q.wake, unix.EPOLLIN)
 }
 
-// ends are all rings of the queue.
-func (q *queue) ends() [3]*end { return [3]*end{&q.rx, &q.tx, &q.control.end} }
+// virtqueues are all rings of the queue.
+func (q *queuePair) virtqueues() [3]*virtqueue {
+	return [3]*virtqueue{&q.rx, &q.tx, &q.control.virtqueue}
+}
 
 // watch and unwatch add and remove a descriptor of the epoll set.
-func (q *queue) watch(fd int, events uint32) error {
+func (q *queuePair) watch(fd int, events uint32) error {
 	ev := unix.EpollEvent{Events: events | unix.EPOLLET, Fd: int32(fd)}
 	if err := unix.EpollCtl(q.epoll, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
 		return fmt.Errorf("epoll_ctl of descriptor %d: %w", fd, err)
@@ -110,7 +112,7 @@ func (q *queue) watch(fd int, events uint32) error {
 	return nil
 }
 
-func (q *queue) unwatch(fd int) {
+func (q *queuePair) unwatch(fd int) {
 	if fd >= 0 {
 		unix.EpollCtl(q.epoll, unix.EPOLL_CTL_DEL, fd, nil)
 	}
@@ -118,7 +120,7 @@ func (q *queue) unwatch(fd int) {
 
 // do runs f on the queue's goroutine between two turns, and waits for it.
 // After do has returned with a ring taken away, nothing touches that ring.
-func (q *queue) do(f func()) {
+func (q *queuePair) do(f func()) {
 	done := make(chan struct{})
 	q.orders <- func() { f(); close(done) }
 	q.posted.Store(true)
@@ -126,7 +128,7 @@ func (q *queue) do(f func()) {
 	<-done
 }
 
-func (q *queue) obey() {
+func (q *queuePair) obey() {
 	q.posted.Store(false)
 	for {
 		select {
@@ -139,7 +141,7 @@ func (q *queue) obey() {
 }
 
 // run pumps until it is told to quit.
-func (q *queue) run() {
+func (q *queuePair) run() {
 	runtime.LockOSThread()
 	// A front end that cuts its memory file short turns a ring access into
 	// a fault; as a panic it ends this process in good order.
@@ -175,7 +177,7 @@ func (q *queue) run() {
 
 // settle asks the card for kicks and looks once more, since one may have been
 // spared between the last look and the wish. It says whether there is work.
-func (q *queue) settle() bool {
+func (q *queuePair) settle() bool {
 	more := false
 	// Of a socket that takes nothing the kernel tells when it does again;
 	// until then more frames are nothing to wake for.
@@ -202,7 +204,7 @@ func (q *queue) settle() bool {
 const napTime = 1
 
 // wait is epoll_wait, first as a nap, then for as long as it takes.
-func (q *queue) wait(events []unix.EpollEvent) int {
+func (q *queuePair) wait(events []unix.EpollEvent) int {
 	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(q.epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), napTime, 0, 0)
 	if e == 0 && n > 0 {
 		return int(n)
@@ -217,7 +219,7 @@ func (q *queue) wait(events []unix.EpollEvent) int {
 	return max(m, 0)
 }
 
-func (q *queue) sleep() {
+func (q *queuePair) sleep() {
 	var events [8]unix.EpollEvent
 	n := q.wait(events[:])
 	for i := range n {
@@ -243,7 +245,7 @@ func (q *queue) sleep() {
 }
 
 // publish shows the driver what is done and calls it if it wants that.
-func (e *end) publish() {
+func (e *virtqueue) publish() {
 	e.ring.Show()
 	if e.ring.MustCall() {
 		e.signal()
@@ -258,7 +260,7 @@ func (e *end) publish() {
 // (no RWF_NOWAIT as of Linux 6.18): a front end that fills its counter and clears the flag makes this
 // queue pair wait, without a CPU, until the keeper's next order to it goes unanswered. The keeper then
 // kills the pump, which ends the wait, and the next pump sets the flag again.
-func (e *end) signal() {
+func (e *virtqueue) signal() {
 	if e.call >= 0 {
 		one := uint64(1)
 		if e.socket {
@@ -274,7 +276,7 @@ func (e *end) signal() {
 // chainError deals with a head that cannot be used: a bad chain goes back
 // with length 0, a broken ring (or one too many bad chains) is stopped and
 // told of; the other rings go on. It says whether the ring still runs.
-func (q *queue) chainError(e *end, ring int, head uint16, err error) bool {
+func (q *queuePair) chainError(e *virtqueue, ring int, head uint16, err error) bool {
 	if errors.Is(err, vring.ErrChain) {
 		e.ring.Complete(head, 0)
 		count(&e.ctr.chains, 1)

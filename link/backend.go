@@ -1,0 +1,171 @@
+package link
+
+import (
+	"fmt"
+
+	"github.com/toe-project/toe/link/tun"
+	"github.com/toe-project/toe/link/vhostuser"
+)
+
+// backend is the keeper as the vhost-user conversation sees it: a vhostuser.Device. Every change is
+// written into the wish first or taken back when the pump refuses it; where
+// there is no pump, because one has just died, the next one is told the whole
+// wish, and the front end need not know.
+type backend Keeper
+
+func (b *backend) Features() uint64 { return b.dev.features(b.accepted) }
+func (b *backend) Pairs() int       { return len(b.dev.Files) }
+func (b *backend) Config() []byte   { return b.dev.config() }
+
+func (b *backend) SetMTU(mtu uint64) error {
+	if mtu > uint64(b.dev.MTU) {
+		return fmt.Errorf("device %s: MTU %d, want at most %d", b.dev.Name, mtu, b.dev.MTU)
+	}
+	return nil
+}
+
+func (b *backend) SetFeatures(f uint64) error {
+	k := (*Keeper)(b)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	old := k.wish.features
+	k.wish.features = f
+	k.forgetPairs()
+	err := k.setOffload(f)
+	if err == nil {
+		_, err = k.tell(order{Op: opOffer, Features: f})
+	}
+	if err != nil {
+		k.wish.features = old
+	}
+	return err
+}
+
+// setOffload lets the host's kernel hand out what the driver takes. k.mu is held.
+func (k *Keeper) setOffload(features uint64) error {
+	if k.dev.Stream {
+		return nil
+	}
+	for _, file := range k.dev.Files {
+		if err := tun.SetOffload(int(file.Fd()), offload(features)&k.accepted); err != nil {
+			return fmt.Errorf("device %s: %w", k.dev.Name, err)
+		}
+	}
+	return nil
+}
+
+func (b *backend) SetMemory(table []vhostuser.Region) error {
+	k := (*Keeper)(b)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	old := k.wish.table
+	k.wish.table = table
+	if k.pump == nil {
+		return nil
+	}
+	err := k.settle(tellMemory(k.pump, table))
+	if err != nil {
+		k.wish.table = old
+	}
+	return err
+}
+
+func (b *backend) StartRing(i int, r vhostuser.Ring) error {
+	k := (*Keeper)(b)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	was := k.wish.rings[i]
+	now := wishedRing{Ring: r, taken: was.taken}
+	k.wish.rings[i] = now
+	defer k.steer()
+	if k.pump == nil {
+		return nil
+	}
+	err := k.settle(k.start(i, now))
+	if err != nil {
+		delete(k.wish.rings, i)
+	}
+	return err
+}
+
+// StopRing must know where the ring was. A pump that dies meanwhile leaves that
+// in the card's memory, where the next pump reads it.
+func (b *backend) StopRing(i int) (uint16, error) {
+	k := (*Keeper)(b)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	defer k.steer()
+	var err error
+	for try := range 3 {
+		if k.pump == nil {
+			if err = k.relaunch(); err != nil {
+				break
+			}
+		}
+		if try > 0 {
+			k.event("a pump did not stop ring %d, replaced by %d", i, k.pump.process.PID())
+		}
+		if r, ok := k.wish.rings[i]; !ok || r.lost {
+			// Any number would be a lie; the front end finds the truth
+			// in the used index when the conversation ends.
+			delete(k.wish.rings, i)
+			return 0, fmt.Errorf("device %s: ring %d was lost with its pump", k.dev.Name, i)
+		}
+		var a answer
+		if a, err = k.pump.tell(order{Op: opStop, Index: i}); err == nil {
+			delete(k.wish.rings, i)
+			return a.Base, nil
+		}
+		if dead := k.bury(); dead != nil {
+			err = dead
+			break
+		}
+	}
+	delete(k.wish.rings, i)
+	k.reviveLater()
+	return 0, err
+}
+
+func (b *backend) EnableRing(i int, on bool) error {
+	k := (*Keeper)(b)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r, ok := k.wish.rings[i]
+	if !ok {
+		return nil
+	}
+	defer k.steer()
+	was := r
+	r.Enabled = on
+	k.wish.rings[i] = r
+	_, err := k.tell(order{Op: opEnable, Index: i, On: on})
+	if err != nil {
+		k.wish.rings[i] = was
+	}
+	return err
+}
+
+// Reset takes every ring and all memory away from the pump.
+func (b *backend) Reset() {
+	k := (*Keeper)(b)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var err error
+	for i := range k.wish.rings {
+		if err == nil && k.pump != nil {
+			_, err = k.pump.tell(order{Op: opStop, Index: i})
+		}
+	}
+	k.wish = wish{rings: map[int]wishedRing{}}
+	k.forgetPairs()
+	if err == nil && k.pump != nil {
+		err = tellMemory(k.pump, nil)
+	}
+	if err != nil {
+		// Whatever it keeps of this front end dies with it, before the next one is served.
+		if err := k.pump.kill(k.opts.dieWithin); err != nil {
+			k.event("%v", err)
+		}
+	}
+	k.steer()
+}

@@ -1,0 +1,212 @@
+package link
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"time"
+)
+
+// errNoPump says that no pump could be told. What was to be told stands in the
+// wish, so the next pump will know.
+var errNoPump = errors.New("no pump")
+
+// launch starts a pump and tells it everything. k.mu is held.
+func (k *Keeper) launch() error {
+	r, err := start(k.opts.Launch)
+	if err != nil {
+		return err
+	}
+	k.setPump(r)
+	k.done.Add(1)
+	go k.watch(r)
+	a, err := r.tell(order{Op: opInit, Setup: &setup{
+		Name: k.dev.Name, Pairs: len(k.dev.Files), Seam: k.dev.Seam, Stream: k.dev.Stream, Spin: int64(k.dev.Spin),
+	}}, append([]*os.File{k.board.file}, k.dev.Files...)...)
+	k.confined(a.Lacks)
+	if err == nil && k.wish.features != 0 {
+		_, err = r.tell(order{Op: opOffer, Features: k.wish.features})
+	}
+	if err == nil && len(k.wish.table) > 0 {
+		if err = tellMemory(r, k.wish.table); isRefusal(err) {
+			// The next pump would refuse it too: it is for the front end
+			// to begin anew.
+			k.event("front end left out: its memory: %v", err)
+			k.giveUp()
+			return nil
+		}
+	}
+	for i, ring := range k.wish.rings {
+		if err != nil {
+			break
+		}
+		err = k.start(i, ring)
+		if ring = k.wish.rings[i]; isRefusal(err) {
+			// Its memory does not hold it: the others go on.
+			k.event("ring %d: %v", i, err)
+			ring.lost, err = true, nil
+		} else {
+			ring.lost = false
+		}
+		k.wish.rings[i] = ring
+	}
+	if err != nil {
+		err = fmt.Errorf("device %s: pump: %w", k.dev.Name, err)
+		return errors.Join(err, k.bury())
+	}
+	return nil
+}
+
+// bury kills the pump and waits until it is dead: only then may there be another. The error says
+// that it is not; it stays the pump then, and watch replaces it when it has died. k.mu is held.
+func (k *Keeper) bury() error {
+	r := k.pump
+	if err := r.kill(k.opts.dieWithin); err != nil {
+		return fmt.Errorf("device %s: %w", k.dev.Name, err)
+	}
+	k.hear(r)
+	k.setPump(nil)
+	return nil
+}
+
+// start has the pump take over a ring and run it, as two orders. The first alone says where the
+// ring goes on, and nothing moves before its answer has come: so it is certain at each moment
+// whether the next pump must go on from the front end's base or from the card's memory. k.mu is
+// held.
+func (k *Keeper) start(i int, ring wishedRing) error {
+	err := tellStart(k.pump, i, ring.Ring, ring.taken)
+	if err != nil {
+		return err
+	}
+	ring.taken = true
+	k.wish.rings[i] = ring
+	_, err = k.pump.tell(order{Op: opRun, Index: i})
+	return err
+}
+
+// confined tells what the pump's confinement lacks, once and not for each pump.
+// k.mu is held.
+func (k *Keeper) confined(lacks string) {
+	if lacks != "" && lacks != k.lacks {
+		k.event("the pump is confined less than it could be: %s", lacks)
+	}
+	k.lacks = lacks
+}
+
+// giveUp ends the conversation, and forgets what the front end wants. k.mu is
+// held.
+func (k *Keeper) giveUp() {
+	k.wish = wish{rings: map[int]wishedRing{}}
+	if k.conn != nil {
+		k.conn.Close()
+	}
+}
+
+// watch waits for the end of a pump and puts another in its place.
+func (k *Keeper) watch(r *running) {
+	defer k.done.Done()
+	for news := range r.news {
+		k.usePairs(r)
+		if news != "" {
+			k.event("%s", news)
+		}
+	}
+	// A pump that has hung up has ended or is about to: one that stays on
+	// without taking orders is nobody's any more.
+	r.end()
+	why := r.process.Wait()
+	gone := time.Now()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	r.closeOrders()
+	if k.closed || k.pump != r {
+		return
+	}
+	k.setPump(nil)
+	if !k.revive(fmt.Sprintf("pump %d ended (%s)", r.process.PID(), why)) {
+		return
+	}
+	k.event("pump %d ended (%s), replaced by %d in %s", r.process.PID(), why, k.pump.process.PID(), time.Since(gone).Round(time.Millisecond))
+}
+
+// revive starts pumps until one stays or the keeper is closed, and says whether
+// there is one. k.mu is held, and let go of while it waits.
+func (k *Keeper) revive(what string) bool {
+	for {
+		err := k.relaunch()
+		if err == nil {
+			return true
+		}
+		if k.closed {
+			return false
+		}
+		k.event("%s and could not be replaced: %v", what, err)
+	}
+}
+
+// relaunch starts the next pump at once, but not more than ten times in ten
+// seconds: a card that makes every pump fault must not keep the host busy.
+// k.mu is held, and let go of while it waits.
+func (k *Keeper) relaunch() error {
+	const most, within = 10, 10 * time.Second
+	if k.pump != nil {
+		return nil
+	}
+	now := time.Now()
+	for len(k.deaths) > 0 && now.Sub(k.deaths[0]) > within {
+		k.deaths = k.deaths[1:]
+	}
+	k.deaths = append(k.deaths, now)
+	if len(k.deaths) > most {
+		wait := within - now.Sub(k.deaths[0])
+		k.event("pump ended %d times in %s: the next one starts in %s", len(k.deaths), within, wait.Round(time.Second))
+		k.mu.Unlock()
+		select {
+		case <-time.After(wait):
+		case <-k.quit:
+		}
+		k.mu.Lock()
+	}
+	if k.closed {
+		return net.ErrClosed
+	}
+	if k.pump != nil {
+		return nil
+	}
+	return k.launch()
+}
+
+// reviveLater sees to it that there is a pump again where whoever took the last
+// one away gives up. k.mu is held.
+func (k *Keeper) reviveLater() {
+	if k.pump != nil || k.closed {
+		return
+	}
+	k.done.Add(1)
+	go func() {
+		defer k.done.Done()
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.revive("the pump was ended")
+	}()
+}
+
+// tell gives an order to the pump, if there is one. k.mu is held.
+func (k *Keeper) tell(o order, files ...*os.File) (answer, error) {
+	if k.pump == nil {
+		return answer{}, nil
+	}
+	a, err := k.pump.tell(o, files...)
+	return a, k.settle(err)
+}
+
+// settle is what an order came to. A refusal is an answer. A pump that is gone or does not answer is
+// killed, and the order is as good as done once it is dead: its successor, which watch starts, is
+// told the whole wish. k.mu is held.
+func (k *Keeper) settle(err error) error {
+	if err == nil || isRefusal(err) {
+		return err
+	}
+	return k.pump.kill(k.opts.dieWithin)
+}

@@ -1,0 +1,69 @@
+package link
+
+import (
+	"github.com/toe-project/toe/link/tun"
+	"github.com/toe-project/toe/link/vhostuser"
+)
+
+// steer has the host's kernel hand packets to those pairs alone whose ring towards
+// the card runs and is on, so that none waits where nobody looks. Where there is
+// no such pair they wait for the first one. k.mu is held.
+func (k *Keeper) steer() {
+	if len(k.dev.Files) < 2 || k.closed {
+		return
+	}
+	none := true
+	for i := range k.dev.Files {
+		none = none && !k.serves(i)
+	}
+	// Attach first: a packet for an interface without any queue is dropped.
+	for _, on := range []bool{true, false} {
+		for i, f := range k.dev.Files {
+			if (k.serves(i) || i == 0 && none) != on || k.detached[i] != on {
+				continue
+			}
+			if err := tun.SetQueue(int(f.Fd()), on); err != nil {
+				k.event("queue pair %d: %v", i, err)
+			}
+			k.detached[i] = !on
+		}
+	}
+}
+
+// serves says whether the card takes packets on a queue pair. k.mu is held. Where
+// the driver has our control ring, every ring is on from its start, and the driver
+// uses one pair until it says otherwise (virtio 1.2 section 5.1.6.5.6).
+func (k *Keeper) serves(pair int) bool {
+	r, ok := k.wish.rings[2*pair]
+	if k.wish.features&vhostuser.NetCtrlVQ != 0 && pair >= max(k.wish.pairs, 1) {
+		return false
+	}
+	return ok && r.Enabled
+}
+
+// usePairs has packets go to as many queue pairs as the driver told the pump that it uses.
+func (k *Keeper) usePairs(r *running) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.pump == r {
+		k.hear(r)
+	}
+}
+
+// hear takes in what the pump has told of the driver, which does not say it again to the next one.
+// k.mu is held.
+func (k *Keeper) hear(r *running) {
+	if n := int(r.pairs.Load()); n > 0 && n <= len(k.dev.Files) {
+		k.wish.pairs = n
+		k.steer()
+	}
+}
+
+// forgetPairs is for a driver that begins anew. Its rings are stopped, so no news of the one before
+// is on its way. k.mu is held.
+func (k *Keeper) forgetPairs() {
+	k.wish.pairs = 0
+	if k.pump != nil {
+		k.pump.pairs.Store(0)
+	}
+}
