@@ -38,7 +38,7 @@ made.`,
 		},
 	}
 	f.add(c, 3, 1.5, bench.OffloadParts())
-	c.Flags().BoolVar(&f.full, "full", false, "10,000 idle connections, too")
+	c.Flags().BoolVar(&f.full, "full", false, "also 10,000 idle connections")
 	c.Flags().StringSliceVar(&f.machines, "machine", []string{"auto", "tcg"},
 		"kinds of the card, one after the other: auto, kvm, uml or tcg")
 	return c

@@ -18,7 +18,7 @@ import (
 const leaveKey = 0x1d
 
 func consoleCmd() *cobra.Command {
-	cmd := cardVerb("console", "Look at a card's console and type on it; Ctrl-] leaves", func(cmd *cobra.Command, c *store.Card) error {
+	cmd := cardVerb("console", "Join a card's serial console; Ctrl-] leaves", func(cmd *cobra.Command, c *store.Card) error {
 		conn, err := client.Console(cmd.Context(), c)
 		if err != nil {
 			return err
@@ -26,7 +26,7 @@ func consoleCmd() *cobra.Command {
 		defer conn.Close()
 		return joinConsole(cmd.Context(), conn, c.Name)
 	})
-	cmd.Long = "Console joins this terminal with the card's serial console. Several may look at\nit at once. Ctrl-] leaves; the card does not notice."
+	cmd.Long = "Console joins this terminal to the card's serial console. Several terminals may be\njoined at once. Ctrl-] leaves and does not reach the card."
 	return cmd
 }
 

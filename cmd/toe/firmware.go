@@ -44,10 +44,10 @@ first start needs no network.`,
 				o.Target = firmware.QEMU
 			}
 			if o.Target != firmware.QEMU && o.Target != firmware.UML {
-				return cli.Usagef("--machine %q: there are qemu and uml", target)
+				return cli.Usagef("--machine %q: want qemu or uml", target)
 			}
 			if o.Edition != firmware.Micro {
-				return cli.Usagef("--edition %q: there is %s", edition, firmware.Micro)
+				return cli.Usagef("--edition %q: want %s", edition, firmware.Micro)
 			}
 			dir, err := firmware.CacheDir()
 			if err != nil {
@@ -83,7 +83,7 @@ first start needs no network.`,
 	f.StringVar(&o.Mirror, "mirror", "", "URL of a Debian mirror (default the one this host's apt uses)")
 	f.StringVar(&o.AgentPath, "agent", "", "the agent program (default toe-agent beside toe)")
 	f.StringVarP(&output, "output", "o", "", "also write the image to this file")
-	f.BoolVar(&offline, "offline", false, "use the packages in the cache, ask the mirror for none that is there")
+	f.BoolVar(&offline, "offline", false, "use the packages in the cache, fetch only missing ones")
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -117,7 +117,7 @@ func firmwareStatusCmd() *cobra.Command {
 func printFirmware(w io.Writer, s *firmware.Status) error {
 	fmt.Fprintf(w, "cache %s, %s\n", s.CacheDir, progress.Size(s.CacheBytes))
 	if len(s.Images) == 0 {
-		fmt.Fprintln(w, "no firmware is built; toe firmware build makes it")
+		fmt.Fprintln(w, "no firmware is built; `toe firmware build` builds it")
 		return nil
 	}
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)

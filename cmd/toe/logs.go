@@ -37,8 +37,8 @@ func logsCmd() *cobra.Command {
 		}
 		return err
 	})
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes")
-	cmd.Flags().Uint32VarP(&last, "tail", "n", 0, "only this many of the newest lines (0: all that the card remembers)")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "follow the log")
+	cmd.Flags().Uint32VarP(&last, "tail", "n", 0, "only this many of the newest lines (0: all that the card keeps)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line")
 	return cmd
 }

@@ -80,7 +80,7 @@ func TestExitStatus(t *testing.T) {
 		{"firmware xyzzy --offline", 2, `toe: firmware: no command "xyzzy"; want one of build, status`},
 		{"firmware --offline", 2, "unknown flag --offline"},
 		{"firmware build extra", 2, `toe: firmware build: unexpected argument "extra": want none`},
-		{"firmware build --edition huge", 2, `--edition "huge": there is micro`},
+		{"firmware build --edition huge", 2, `--edition "huge": want micro`},
 		{"completion bsh", 2, `toe: completion: no command "bsh"; did you mean "bash"?; want one of bash, fish, powershell, zsh`},
 		{"completion bash extra", 2, `toe: completion bash: unexpected argument "extra": want none`},
 		{"completion bash", 0, ""},
@@ -209,7 +209,7 @@ func TestOutcomesForPrograms(t *testing.T) {
 	if err := os.WriteFile(c.Paths.Last(), []byte(killed), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	says(outcome{"edge", status.Stopped, "was dead already; cleaned up after it"}, "down", "--dead")
+	says(outcome{"edge", status.Stopped, "was dead; cleaned up after it"}, "down", "--dead")
 	says(outcome{"edge", "", "is deleted"}, "rm")
 }
 

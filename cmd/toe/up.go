@@ -34,9 +34,9 @@ func upCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "up [NAME]",
 		Short: "Create a card and start it; return when it is healthy",
-		Long: `Up makes the card where there is none, builds its firmware where the cache has
-none, starts it in the background, and returns when it is healthy. For a card
-that is up already it does nothing.
+		Long: `Up creates the card where it does not exist, builds its firmware where the cache
+has none, starts it in the background, and returns when it is healthy. It changes
+nothing of a card that is up.
 
 EXIT STATUS
   0  the card is healthy

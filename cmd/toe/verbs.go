@@ -37,7 +37,7 @@ func (o outcome) print(cmd *cobra.Command, asJSON bool) error {
 
 func downCmd() *cobra.Command {
 	var asJSON, dead bool
-	cmd := cardVerb("down", "Take a card down and put the host back as it was", func(cmd *cobra.Command, c *store.Card) error {
+	cmd := cardVerb("down", "Take a card down and restore the host", func(cmd *cobra.Command, c *store.Card) error {
 		ctx, cancel := context.WithTimeout(cmd.Context(), downLimit)
 		defer cancel()
 		do := takeDown
@@ -50,9 +50,9 @@ func downCmd() *cobra.Command {
 		}
 		return o.print(cmd, asJSON)
 	})
-	cmd.Long = "Down powers the card off, ends its processes, removes its interfaces, and puts back what\nlink.default_route changed. It also cleans up after a supervisor that was killed."
+	cmd.Long = "Down powers the card off, ends its processes, removes its interfaces, and restores what\nlink.default_route changed. It also cleans up after a killed supervisor."
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVar(&dead, "dead", false, "only clean up after a supervisor that was killed; a card that runs goes on")
+	cmd.Flags().BoolVar(&dead, "dead", false, "only clean up after a killed supervisor; leave a card that runs alone")
 	return cmd
 }
 
@@ -80,7 +80,7 @@ func cleanDead(ctx context.Context, c *store.Card) (outcome, error) {
 		return outcome{}, err
 	}
 	if st.Killed {
-		return outcome{c.Name, status.Stopped, "was dead already; cleaned up after it"}, nil
+		return outcome{c.Name, status.Stopped, "was dead; cleaned up after it"}, nil
 	}
 	return outcome{c.Name, status.Stopped, "is down already"}, nil
 }
@@ -98,7 +98,7 @@ func cleanIfDead(ctx context.Context, c *store.Card) (outcome, error) {
 
 func resetCmd() *cobra.Command {
 	var asJSON bool
-	cmd := cardVerb("reset", "Restart a card's machine at once, as its reset button would", func(cmd *cobra.Command, c *store.Card) error {
+	cmd := cardVerb("reset", "Restart a card's machine at once, as a reset button does", func(cmd *cobra.Command, c *store.Card) error {
 		if err := client.New(c).Reset(cmd.Context()); err != nil {
 			return err
 		}
@@ -196,7 +196,7 @@ func printList(cmd *cobra.Command, all []status.Status) error {
 
 func statusCmd() *cobra.Command {
 	var asJSON bool
-	cmd := cardVerb("status", "Show how a card is, and what happened to it", func(cmd *cobra.Command, c *store.Card) error {
+	cmd := cardVerb("status", "Show a card's state and its history", func(cmd *cobra.Command, c *store.Card) error {
 		st, err := client.Status(cmd.Context(), c)
 		if err != nil {
 			return err

@@ -91,7 +91,7 @@ func TestMisuse(t *testing.T) {
 		{"exec without dashes", []string{"exec", "card0", "ls"}, 2, []string{"after --"}},
 		{"exec in no card", []string{"exec", "nobody", "--", "true"}, 1, []string{"no such card"}},
 		{"logs of no card", []string{"logs", "nobody"}, 1, []string{"no such card"}},
-		{"firmware for nothing", []string{"firmware", "build", "--machine", "vax"}, 2, []string{"vax", "qemu and uml"}},
+		{"firmware for nothing", []string{"firmware", "build", "--machine", "vax"}, 2, []string{"vax", "qemu or uml"}},
 		{"no such file", []string{"up", "-f", "/te-no-such-file"}, 1, []string{"/te-no-such-file", "no such file"}},
 		{"unknown key", []string{"up", "-f", spec("key.yaml", "machine: {kind: uml}\nlnik: {queues: 1}\n")}, 1,
 			[]string{"key.yaml:2", `lnik`, `did you mean "link"`}},
