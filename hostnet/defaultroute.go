@@ -1,6 +1,7 @@
 package hostnet
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -25,7 +26,7 @@ var halves = map[bool][]netip.Prefix{
 	false: {netip.MustParsePrefix("::/1"), netip.MustParsePrefix("8000::/1")},
 }
 
-// ErrClaimed: another card has what only one card can have.
+// ErrClaimed: another card has the default route or the host's name resolution.
 var ErrClaimed = errors.New("another card has it")
 
 // claim takes the host's default route for this card, for as long as this
@@ -36,7 +37,8 @@ func (h *Host) claim() (release func(), err error) {
 	path := filepath.Join(h.card.Dirs.State, ".default-route")
 	l, err := flock.Try(path)
 	if errors.Is(err, flock.ErrHeld) {
-		return nil, fmt.Errorf("the host's default route is that of card %s: %w; fix: take it down, or leave out link.default_route here", flock.Note(path), ErrClaimed)
+		return nil, fmt.Errorf("the host's default route is that of card %s: %w; "+
+			"fix: take it down, or leave out link.default_route here", flock.Note(path), ErrClaimed)
 	}
 	if err != nil {
 		return nil, err
@@ -51,7 +53,9 @@ func (h *Host) claim() (release func(), err error) {
 // DefaultRoute sends the host's traffic through the link, and its name
 // resolution, and returns what undoes both. One card of a host has it at a time:
 // the error for another one is ErrClaimed.
-func (h *Host) DefaultRoute(ctx context.Context, iface string, a store.LinkAddrs) (func() error, error) {
+func (h *Host) DefaultRoute(
+	ctx context.Context, iface string, a store.LinkAddrs,
+) (undo func() error, err error) {
 	release, err := h.claim()
 	if err != nil {
 		return nil, err
@@ -87,12 +91,16 @@ func (h *Host) takeDefault(ctx context.Context, iface string, a store.LinkAddrs,
 
 // takeDNS makes the card the host's resolver: through systemd-resolved where
 // that is in charge, else in /etc/resolv.conf.
-func (h *Host) takeDNS(ctx context.Context, iface string, index int, servers []netip.Addr) (undo func() error, err error) {
-	if target, err := os.Readlink(resolvPath); err == nil && strings.Contains(target, "systemd/resolve") {
+func (h *Host) takeDNS(
+	ctx context.Context, iface string, index int, servers []netip.Addr,
+) (undo func() error, err error) {
+	target, err := os.Readlink(resolvPath)
+	if err == nil && strings.Contains(target, "systemd/resolve") {
 		return h.do(&resolved{Interface: iface, Index: index, Servers: servers, ctx: ctx})
 	}
 	if first := markOf(resolvPath); first != "" {
-		return nil, fmt.Errorf("%s still is what card %s put there: %w; fix: `toe down %s` puts it back", resolvPath, first, ErrClaimed, first)
+		return nil, fmt.Errorf("%s still is what card %s put there: %w; fix: `toe down %s`",
+			resolvPath, first, ErrClaimed, first)
 	}
 	saved, err := saveFile(resolvPath, resolvText(h.card.Name, servers, h.card.Spec.DNS.Search))
 	if err != nil {
@@ -120,7 +128,8 @@ func (r *resolved) Make() error {
 	for _, s := range r.Servers {
 		dns = append(dns, s.String())
 	}
-	for _, args := range [][]string{dns, {"domain", r.Interface, "~."}, {"default-route", r.Interface, "yes"}} {
+	domain, route := []string{"domain", r.Interface, "~."}, []string{"default-route", r.Interface, "yes"}
+	for _, args := range [][]string{dns, domain, route} {
 		if err := resolvectl(ctx, args...); err != nil {
 			return err
 		}
@@ -142,8 +151,9 @@ func (r *resolved) Undo() error {
 func (r *resolved) Lasts() bool { return false }
 
 func resolvectl(ctx context.Context, args ...string) error {
-	if out, err := exec.CommandContext(ctx, "resolvectl", args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("resolvectl %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	out, err := exec.CommandContext(ctx, "resolvectl", args...).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("resolvectl %s: %w: %s", strings.Join(args, " "), err, bytes.TrimSpace(out))
 	}
 	return nil
 }

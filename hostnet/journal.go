@@ -23,7 +23,9 @@ func journalOf(c *store.Card) *journal.Journal {
 }
 
 // do makes a change of the host by way of the card's journal.
-func (h *Host) do(c journal.Change) (undo func() error, err error) { return journalOf(h.card).Do(c) }
+func (h *Host) do(c journal.Change) (undo func() error, err error) {
+	return journalOf(h.card).Do(c)
+}
 
 // Unrestored says whether this host still is as a supervisor that is gone
 // changed it, and will be after a restart.

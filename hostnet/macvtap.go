@@ -35,7 +35,9 @@ func (m *macvtap) Make() error {
 	attrs := netlink.NewLinkAttrs() // not a literal: that would ask for a queue of no packets
 	attrs.Name, attrs.ParentIndex, attrs.HardwareAddr = m.Name, lower.Attrs().Index, m.MAC
 	attrs.MTU = min(m.MTU, lower.Attrs().MTU)
-	l := &netlink.Macvtap{Macvlan: netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE}}
+	l := &netlink.Macvtap{
+		Macvlan: netlink.Macvlan{LinkAttrs: attrs, Mode: netlink.MACVLAN_MODE_BRIDGE},
+	}
 	if err := netlink.LinkAdd(l); err != nil {
 		return fmt.Errorf("macvtap %s on %s: %w", m.Name, m.Lower, err)
 	}
@@ -78,7 +80,7 @@ func (h *Host) macvtap(p spec.Port, mac net.HardwareAddr) (*Attachment, error) {
 }
 
 // openMacvtap opens the character device of a macvtap by its number, because
-// /dev may be one that nobody keeps up to date.
+// /dev of a container may lack it.
 func (h *Host) openMacvtap(name string) (*os.File, error) {
 	l, err := netlink.LinkByName(name)
 	if err != nil {
@@ -98,7 +100,8 @@ func (h *Host) openMacvtap(name string) (*os.File, error) {
 		return nil, err
 	}
 	node := filepath.Join(h.card.Paths.Runtime, name+".tap")
-	if err := unix.Mknod(node, unix.S_IFCHR|0o600, int(unix.Mkdev(uint32(major), uint32(minor)))); err != nil {
+	device := int(unix.Mkdev(uint32(major), uint32(minor)))
+	if err := unix.Mknod(node, unix.S_IFCHR|0o600, device); err != nil {
 		return nil, fmt.Errorf("mknod %s: %w", node, err)
 	}
 	defer os.Remove(node)

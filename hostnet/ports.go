@@ -25,7 +25,7 @@ import (
 // netnsDir is where ip-netns(8) keeps named network namespaces.
 const netnsDir = "/run/netns"
 
-// CheckPort says what is wrong with where a port shall lead.
+// CheckPort returns what is wrong with the attachment of a port.
 func (h *Host) CheckPort(p spec.Port) error {
 	a := p.Attach
 	switch a.Kind {
@@ -84,7 +84,7 @@ func interfaces() []string {
 	return names
 }
 
-// checkTAP wants a TAP that nobody uses and that the caller may use, or no
+// checkTAP wants a TAP that is not in use and that the caller may use, or no
 // interface of that name and the right to make one.
 func checkTAP(name string) error {
 	l, err := netlink.LinkByName(name)
@@ -108,7 +108,7 @@ func checkTAP(name string) error {
 		return nil
 	}
 	if l.Attrs().Flags&net.FlagUp == 0 {
-		return fmt.Errorf("interface %s is down; `sudo ip link set %s up` mends that", name, name)
+		return fmt.Errorf("interface %s is down; fix: `sudo ip link set %s up`", name, name)
 	}
 	return tryTAP(name)
 }

@@ -14,10 +14,10 @@ import (
 	"github.com/toe-project/toe/internal/flock"
 )
 
-// A service on the host that the card publishes sees its clients' own
-// addresses. Its answers are for anywhere, and must not take the host's
-// default route: a rule sends what comes from the link's address to a table
-// that leads to the card. Nothing else of the host's meets it.
+// A service on the host that the card publishes sees its clients' addresses. Its
+// answers have destinations anywhere, and must not take the host's default route:
+// a rule sends packets from the link's address to a table that leads to the card.
+// No other traffic of the host matches it.
 const (
 	// returnPriority is that of the rules, before the table main (32766).
 	returnPriority = 7464
@@ -59,7 +59,9 @@ func (h *Host) ReturnRoute(iface string, a store.LinkAddrs) (undo func() error, 
 		if !from.Is4() && !netdev.HasIPv6() {
 			continue
 		}
-		undo, err := h.do(&returnRoute{From: from, Via: a.CardAddrs()[i], Index: l.Attrs().Index, Table: table})
+		undo, err := h.do(&returnRoute{
+			From: from, Via: a.CardAddrs()[i], Index: l.Attrs().Index, Table: table,
+		})
 		if err != nil {
 			return nil, errors.Join(err, all.undo())
 		}
@@ -67,7 +69,8 @@ func (h *Host) ReturnRoute(iface string, a store.LinkAddrs) (undo func() error, 
 	}
 	undo, err = h.do(&udpAnswers{Table: udpTable(h.card.Name), Interface: iface, From: a.HostAddrs()})
 	if err != nil {
-		return all.undo, fmt.Errorf("answers of UDP services that are bound to 0.0.0.0 or :: take the host's default route: %w", err)
+		return all.undo, fmt.Errorf(
+			"answers of UDP services bound to 0.0.0.0 or :: take the host's default route: %w", err)
 	}
 	all = append(all, undo)
 	return all.undo, nil
@@ -118,7 +121,8 @@ func (r *returnRoute) Make() error {
 // card's route: another card may have been given the table since.
 func (r *returnRoute) Undo() error {
 	var errs []error
-	if err := netlink.RuleDel(r.rule()); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EAFNOSUPPORT) {
+	err := netlink.RuleDel(r.rule())
+	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EAFNOSUPPORT) {
 		errs = append(errs, fmt.Errorf("remove rule from %s lookup %d: %w", r.From, r.Table, err))
 	}
 	return errors.Join(append(errs, delRoutes(r.family(), r.Index, r.Table, everything(r.From)))...)
@@ -145,7 +149,8 @@ func freeReturnTable() (int, error) {
 	for _, r := range rules {
 		taken[r.Table] = true
 	}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_ALL,
+		&netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	if err != nil {
 		return 0, fmt.Errorf("list of routes: %w", err)
 	}
@@ -157,5 +162,6 @@ func freeReturnTable() (int, error) {
 			return t, nil
 		}
 	}
-	return 0, fmt.Errorf("no free routing table: %d to %d are in use", firstReturnTable, lastReturnTable)
+	return 0, fmt.Errorf("no free routing table: %d to %d are in use",
+		firstReturnTable, lastReturnTable)
 }

@@ -21,12 +21,16 @@ type routes struct {
 
 func (r *routes) Make() error {
 	for _, to := range r.To {
-		way := &netlink.Route{LinkIndex: r.Index, Protocol: netdev.RouteProtocol, Dst: netdev.IPNet(to), Gw: r.Via.AsSlice()}
-		// Not RouteReplace: that would take the route of another card.
-		if err := netlink.RouteAdd(way); err != nil && !errors.Is(err, unix.EEXIST) {
+		way := &netlink.Route{
+			LinkIndex: r.Index, Protocol: netdev.RouteProtocol, Dst: netdev.IPNet(to), Gw: r.Via.AsSlice(),
+		}
+		// Not RouteReplace: that would take the route of a VPN or of another card.
+		err := netlink.RouteAdd(way)
+		if errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("route %s: another program has it (`ip route show %s`): %w", to, to, err)
+		}
+		if err != nil {
 			return fmt.Errorf("route %s via %s: %w", to, r.Via, err)
-		} else if err != nil {
-			return fmt.Errorf("route %s via %s: there is one already: %w", to, r.Via, err)
 		}
 	}
 	return nil
@@ -49,7 +53,8 @@ func (r *routes) Lasts() bool { return false }
 // delRoutes removes toe's own routes to a prefix through an interface from a
 // table. It does not look at the gateway, which netdev.LockMTU changes.
 func delRoutes(family, index, table int, to netip.Prefix) error {
-	all, err := netlink.RouteListFiltered(family, &netlink.Route{Table: table, LinkIndex: index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
+	all, err := netlink.RouteListFiltered(family,
+		&netlink.Route{Table: table, LinkIndex: index}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_OIF)
 	if err != nil {
 		return fmt.Errorf("routes of table %d: %w", table, err)
 	}

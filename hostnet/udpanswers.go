@@ -13,18 +13,19 @@ import (
 	"github.com/toe-project/toe/internal/nft"
 )
 
-// udpAnswers gives answers of the host's UDP services the link's address.
+// udpAnswers is a table of nf_tables that rewrites the source address of answers
+// of the host's UDP services to the link's.
 //
 // A service that is bound to 0.0.0.0 or :: sends without a source address. The
-// kernel then chooses one by the route to the client: the host's default route,
-// with an address that the client has never heard of. A rule by source port
-// would catch the answers to clients that came some other way, too. So a set
-// has what came through the link (client, its port, the service's port), and
-// only answers to that get the link's address, before connection tracking; the
-// kernel then routes them again, by the rule of returnRoute.
+// kernel then takes the address of the route to the client, which is the host's
+// default route: the client did not ask that address. An ip rule by source port
+// would match answers to clients that came by another way, too. So a set keeps
+// what came through the link (client, its port, the service's port). An answer to
+// one of them gets the link's address before connection tracking, and the kernel
+// routes it again, by the rule of returnRoute.
 //
-// A host without any route to the client gives the service ENETUNREACH before
-// this is asked.
+// On a host without a route to the client, sendto(2) fails with ENETUNREACH
+// before the table sees a packet.
 type udpAnswers struct {
 	Table     string       `json:"table"`     // of nf_tables, family inet
 	Interface string       `json:"interface"` // the link's
@@ -48,14 +49,17 @@ func udpTable(card string) string {
 func (u *udpAnswers) Make() error {
 	return nft.Replace(u.Table, func(t nft.Table) {
 		in := t.Base(nftables.Chain{
-			Name: "in", Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityMangle,
+			Name: "in", Type: nftables.ChainTypeFilter,
+			Hooknum: nftables.ChainHookInput, Priority: nftables.ChainPriorityMangle,
 		})
 		out := t.Base(nftables.Chain{
-			Name: "out", Type: nftables.ChainTypeRoute, Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRaw,
+			Name: "out", Type: nftables.ChainTypeRoute,
+			Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityRaw,
 		})
 		for _, from := range u.From {
 			f := udpFamilyOf(from)
-			clients := t.Set(f.name, udpMemory, udpClients, f.addr, nftables.TypeInetService, nftables.TypeInetService)
+			port := nftables.TypeInetService
+			clients := t.Set(f.name, udpMemory, udpClients, f.addr, port, port)
 			udp := append(nft.Family(f.proto), nft.Protocol(unix.IPPROTO_UDP)...)
 			ours := from.AsSlice()
 			in.Add(nft.In(u.Interface), udp, nft.Match{nft.Network(f.dst, f.length), nft.Equal(ours...)},

@@ -15,7 +15,9 @@ func (h *Host) userPort(ctx context.Context, p spec.Port) (*Attachment, error) {
 		return nil, err
 	}
 	h.logf("port %s: passt is %s", p.Name, program)
-	run, ours, err := passt.Start(passt.Options{Program: program, Name: p.Name, MTU: p.MTU, Around: h.card.Spec.Link.DefaultRoute, Logf: h.logf})
+	run, ours, err := passt.Start(passt.Options{
+		Program: program, Name: p.Name, MTU: p.MTU, Around: h.card.Spec.Link.DefaultRoute, Logf: h.logf,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -56,7 +56,7 @@ type content struct {
 	Entries []entry `json:"entries"`
 }
 
-// Open gives the journal of a card in the file path, which need not exist.
+// Open returns the journal of a card in the file path, which need not exist.
 func Open(path, card string, kinds Kinds) *Journal {
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	return &Journal{path: path, card: card, boot: strings.TrimSpace(string(boot)), kinds: kinds}
@@ -123,7 +123,8 @@ func (j *Journal) forget(ids ...int) error {
 		return err
 	}
 	before := len(have.Entries)
-	have.Entries = slices.DeleteFunc(have.Entries, func(e entry) bool { return slices.Contains(ids, e.ID) })
+	gone := func(e entry) bool { return slices.Contains(ids, e.ID) }
+	have.Entries = slices.DeleteFunc(have.Entries, gone)
 	if len(have.Entries) == before && before > 0 {
 		return nil
 	}
@@ -182,7 +183,8 @@ func (j *Journal) undo(e entry) error {
 func (j *Journal) decode(e entry) (Change, error) {
 	zero, ok := j.kinds[e.Kind]
 	if !ok {
-		return nil, fmt.Errorf("journal %s: %q: unknown kind of change, made by another version of toe", j.path, e.Kind)
+		return nil, fmt.Errorf("journal %s: %q: unknown kind of change, made by another version of toe",
+			j.path, e.Kind)
 	}
 	c := reflect.New(reflect.TypeOf(zero).Elem()).Interface().(Change)
 	if err := json.Unmarshal(e.Change, c); err != nil {

@@ -17,7 +17,9 @@ func Choose(ctx context.Context, cache string, p *progress.Progress) (Program, e
 }
 
 // Find is Choose without the network.
-func Find(ctx context.Context, cache string) (Program, error) { return choose(ctx, cache, nil, false) }
+func Find(ctx context.Context, cache string) (Program, error) {
+	return choose(ctx, cache, nil, false)
+}
 
 func choose(ctx context.Context, cache string, p *progress.Progress, network bool) (Program, error) {
 	own, why := installed()
@@ -41,15 +43,18 @@ func choose(ctx context.Context, cache string, p *progress.Progress, network boo
 		if !errors.Is(err, ErrFaulty) {
 			return Program{}, untested(other, err)
 		}
-		return Program{}, fmt.Errorf("%w; and that of Debian %s is faulty, too: %w\n%s", why, suite, err, remedy)
+		return Program{}, fmt.Errorf("%w; that of Debian %s is faulty, too: %w\n%s",
+			why, suite, err, remedy)
 	}
 	other.Why = why.Error()
 	return other, nil
 }
 
 // remedy is for a host without a good passt and without a way to fetch one.
-const remedy = "fix: `toe firmware build` with the mirror in reach, or a newer passt in PATH, or attach the port elsewhere (tap, bridge, macvtap)"
+const remedy = "fix: `toe firmware build` with the mirror in reach, or a newer passt in PATH, " +
+	"or attach the port elsewhere (tap, bridge, macvtap)"
 
 func untested(p Program, why error) error {
-	return fmt.Errorf("%s cannot be tested here, and is not used untested: %w; `toe doctor` checks namespaces and /dev/net/tun", p.Path(), why)
+	return fmt.Errorf("%s is not used, because its self-test cannot run here: %w\n"+
+		"fix: see what `toe doctor` says of namespaces and of /dev/net/tun", p.Path(), why)
 }

@@ -29,8 +29,8 @@ var packages = []string{"passt", "libc6"}
 // fetchLimit bounds a fetch: 3 MB of packages, and the indexes of a release.
 const fetchLimit = 5 * time.Minute
 
-// fetchedName is the folder in the cache that the packages are unpacked to, or
-// rather a symbolic link to the one of a version.
+// fetchedName is a symbolic link in the cache to the folder of the version that
+// was unpacked last.
 const fetchedName = "passt-" + suite
 
 // Fetched is the passt that the cache has.
@@ -62,8 +62,8 @@ func Fetched(cache string) (Program, error) {
 
 const (
 	versionName = "version"
-	// loaderName is a link to the dynamic loader: its name is what a process is
-	// called that it runs.
+	// loaderName is a link to the dynamic loader. The process is called by its
+	// name.
 	loaderName    = "passt"
 	librariesName = "lib" // a link to the folder of the C library
 )
@@ -73,7 +73,9 @@ func Fetch(ctx context.Context, cache string, p *progress.Progress) (Program, er
 	return fetch(ctx, cache, nil, p)
 }
 
-func fetch(ctx context.Context, cache string, why error, p *progress.Progress) (_ Program, err error) {
+func fetch(
+	ctx context.Context, cache string, why error, p *progress.Progress,
+) (_ Program, err error) {
 	stage := p.Stage("passt of Debian "+suite, 0)
 	defer func() { stage.Fail(err) }()
 	if why != nil {
@@ -119,7 +121,9 @@ func fetchInto(ctx context.Context, cache string, stage *progress.Stage) error {
 	if err != nil {
 		return err
 	}
-	root, err := apt.Open(ctx, apt.Options{Dir: filepath.Join(cache, "apt", "passt"), Arch: arch, Suites: []string{suite}})
+	root, err := apt.Open(ctx, apt.Options{
+		Dir: filepath.Join(cache, "apt", "passt"), Arch: arch, Suites: []string{suite},
+	})
 	if err != nil {
 		return err
 	}
@@ -142,7 +146,8 @@ func fetchInto(ctx context.Context, cache string, stage *progress.Stage) error {
 		if err := root.Fetch(ctx, p, func(int64) {}); err != nil {
 			return err
 		}
-		if out, err := exec.CommandContext(ctx, "dpkg-deb", "--extract", root.Path(p), tmp).CombinedOutput(); err != nil {
+		unpack := exec.CommandContext(ctx, "dpkg-deb", "--extract", root.Path(p), tmp)
+		if out, err := unpack.CombinedOutput(); err != nil {
 			return fmt.Errorf("unpack %s: %w: %s", root.Path(p), err, out)
 		}
 		if version == "" {

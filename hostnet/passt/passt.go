@@ -35,8 +35,10 @@ const (
 // The loopback of the host is kept off by --no-map-gw, and by the pump for the
 // versions that would connect to it by its own addresses (link/loopback.go).
 func Start(o Options) (*Passt, *os.File, error) {
-	run := &Passt{Options: o,
-		Died: make(chan error, 1), Renewed: make(chan Renewal), quit: make(chan struct{}), done: make(chan struct{})}
+	run := &Passt{
+		Options: o, Died: make(chan error, 1), Renewed: make(chan Renewal),
+		quit: make(chan struct{}), done: make(chan struct{}),
+	}
 	ours, err := run.pair()
 	if err != nil {
 		return nil, nil, err
@@ -88,7 +90,8 @@ type Passt struct {
 
 // NoRoute is why a user port has no address, in place of what a DHCP client
 // sees of that.
-const NoRoute = "the host has no default route, so there is no way out yet; the port comes up when there is one"
+const NoRoute = "the host has no default route, so there is no way out yet; " +
+	"the port comes up when there is one"
 
 func (r *Passt) Waits() string {
 	if r.waiting.Load() {
@@ -128,15 +131,16 @@ func (r *Passt) keep() {
 	}
 }
 
-// A passt that ends is started again, but not for ever when none stays.
+// A passt that exits is restarted, unless passtTries in a row lived for less than
+// passtStable.
 const (
 	passtTries  = 5
 	passtStable = time.Minute
 )
 
-// again makes another socket for another passt, after some time, and has the
-// pump take it. What was under way in the old one is lost, and the connections
-// that the old one had. It says whether there is to be one.
+// again makes a socket for another passt after a delay, and hands its other end
+// to the pump. Frames in the old socket and the connections of the old passt are
+// lost. It returns false when the port is closed.
 func (r *Passt) again(why error, after time.Duration) bool {
 	select {
 	case <-r.quit:
@@ -158,7 +162,7 @@ func (r *Passt) again(why error, after time.Duration) bool {
 	}
 }
 
-// awaitRoute waits for a way to anywhere; false when it is to wait no more.
+// awaitRoute waits for a default route. ok is false when the port is closed.
 func (r *Passt) awaitRoute() (via4, via6 string, ok bool) {
 	for told := false; ; told = true {
 		via4, via6 = outgoing()
@@ -214,7 +218,8 @@ func arguments(mtu int, via4, via6 string, around bool) []string {
 	if via4 == "" {
 		args = append(args, "--ipv6-only", "--interface", via6)
 	} else {
-		args = append(args, "--address", userCard, "--netmask", userMask, "--gateway", userGate, "--dns-forward", DNS)
+		args = append(args, "--address", userCard, "--netmask", userMask,
+			"--gateway", userGate, "--dns-forward", DNS)
 	}
 	if via6 == "" {
 		args = append(args, "--ipv4-only", "--interface", via4)
@@ -297,7 +302,8 @@ func (r *Passt) listen(stderr io.Reader) (last string) {
 			continue // of a long line
 		}
 		text := strings.TrimSpace(string(line))
-		if text == "" || strings.HasPrefix(text, "Failed to send") || strings.HasPrefix(text, "Don't run as root") {
+		noise := strings.HasPrefix(text, "Failed to send") || strings.HasPrefix(text, "Don't run as root")
+		if text == "" || noise {
 			continue
 		}
 		last = text

@@ -24,7 +24,8 @@ const (
 )
 
 // hostSide sets up the namespace that passt runs in. Its default route leads
-// to a TAP that nobody reads: without one passt chooses addresses of its own.
+// to a TAP that no process reads: without a route passt chooses other addresses,
+// and it wants an interface with a hardware address.
 func hostSide() (*os.File, error) {
 	files, err := tun.Open(tun.Options{Name: outName, Queues: 1, TAP: true})
 	if err != nil {
@@ -47,10 +48,12 @@ func configure(name, addr string, gateway net.IP) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(netlink.LinkSetUp(lo), netlink.LinkSetUp(l), netlink.AddrAdd(l, a)); err != nil {
+	err = errors.Join(netlink.LinkSetUp(lo), netlink.LinkSetUp(l), netlink.AddrAdd(l, a))
+	if err != nil {
 		return fmt.Errorf("interface %s: %w", name, err)
 	}
-	way := &netlink.Route{LinkIndex: l.Attrs().Index, Gw: gateway, Dst: &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}}
+	all := &net.IPNet{IP: net.IPv4zero, Mask: net.CIDRMask(0, 32)}
+	way := &netlink.Route{LinkIndex: l.Attrs().Index, Gw: gateway, Dst: all}
 	if gateway == nil {
 		way.Scope = netlink.SCOPE_LINK
 	}

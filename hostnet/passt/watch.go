@@ -11,33 +11,34 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Passt of Debian 12 (of March 2023) can spin for ever when several packets of a
-// connection that is being closed come at once. So it is watched: while frames
-// wait for it, it must take some, or sleep at times.
+// passt of March 2023 (Debian 12) can spin when several packets of a connection
+// that is being closed arrive at once. The self-test cannot rule that out for
+// other versions, so each passt is watched: while frames wait for it, it must read
+// some, or sleep at times.
 const (
 	passtLook = 100 * time.Millisecond
-	// passtRest is between two looks while nothing waits for it: one system
-	// call each, for an idle card is to cost nothing.
+	// passtRest is the time between two looks while no frame waits: one system
+	// call each, since an idle card must not burn CPU.
 	passtRest = time.Second
-	// passtSpin is the CPU time that passt may use without either. One that is
-	// alive takes what waits within milliseconds of it.
+	// passtSpin is the CPU time that passt may use without either. A passt that
+	// works reads what waits within milliseconds of it.
 	passtSpin = 2 * time.Second
 )
 
-// errSpins: passt was killed because it did nothing but use CPU time.
+// errSpins: passt uses CPU time and does nothing else.
 var errSpins = errors.New("it used the CPU and read no packets")
 
-// work is how passt stands at some moment.
+// work is the state of a passt at one moment.
 type work struct {
 	cpu     time.Duration // used so far
 	sleeps  uint64        // times it has waited for something
 	waiting int           // bytes that it has not read yet
 }
 
-// spin finds out from one look after the other whether passt spins.
+// spin detects a passt that spins from a series of looks.
 type spin struct{ since, before work }
 
-// look says whether passt has used CPU for too long without getting anywhere.
+// look returns true once passt has used passtSpin without progress.
 func (s *spin) look(now work) bool {
 	if now.waiting == 0 || now.waiting < s.before.waiting || now.sleeps != s.before.sleeps {
 		s.since = now
@@ -46,8 +47,8 @@ func (s *spin) look(now work) bool {
 	return now.cpu-s.since.cpu >= passtSpin
 }
 
-// watchPasst waits for the end of passt, and says when it spins; gauge is the
-// socket that the pump writes to.
+// watchPasst returns true when passt spins, and false when it has exited. gauge
+// is the socket that the pump writes to.
 func watchPasst(pid int, gauge *os.File, ended <-chan struct{}) (spins bool) {
 	look := time.NewTimer(passtRest)
 	defer look.Stop()
