@@ -140,7 +140,7 @@ func checkDisk(_ context.Context, h Host) Result {
 	if err := unix.Statfs(dir, &st); err != nil {
 		return Result{State: Fail, Detail: fmt.Sprintf("%s: %v", dir, err), Fix: "set TOE_CACHE_DIR to a writable folder"}
 	}
-	free := int64(st.Bavail) * st.Bsize
+	free := int64(st.Bavail) * int64(st.Bsize)
 	text := fmt.Sprintf("%s free for %s", progress.Size(free), h.Dirs.Cache)
 	switch {
 	case free < diskNeeded:

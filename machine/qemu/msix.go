@@ -190,7 +190,7 @@ func startDevice(c net.Conn, msix bool) error {
 	const (
 		config = 1<<31 | 4<<11 // PCI address of device 4
 		ioBase = 0xc000
-		table  = 0xe0000000 // where the MSI-X table goes
+		table  = uint32(0xe0000000) // where the MSI-X table goes
 	)
 	q := &qtest{out: c, in: bufio.NewReader(io.LimitReader(c, 64<<10))}
 	pci := func(reg, value uint32) {
@@ -206,8 +206,8 @@ func startDevice(c net.Conn, msix bool) error {
 			return err
 		}
 		pci(at, 1<<31) // message control: enable
-		for v := range 3 {
-			q.do("writel 0x%x 0x%x", table+16*v, 0xfee00000)
+		for v := range uint32(3) {
+			q.do("writel 0x%x 0x%x", table+16*v, uint32(0xfee00000))
 			q.do("writel 0x%x 0x0", table+16*v+12) // unmask
 		}
 	}
