@@ -7,7 +7,7 @@ import (
 )
 
 // Diff sorts the differences between two specifications into those that a
-// Running card can take and those that need it to be started again, one line
+// running card can take and those that need it to be started again, one line
 // each.
 func Diff(from, to Spec) (live, restart []string) {
 	add := func(list *[]string, key string, a, b any) {
@@ -44,7 +44,7 @@ func Diff(from, to Spec) (live, restart []string) {
 	return live, restart
 }
 
-// ChangedKeys leaves out what the values were and are.
+// ChangedKeys returns the keys of changes, without the values.
 func ChangedKeys(changes []string) []string {
 	var keys []string
 	for _, c := range changes {
@@ -56,7 +56,7 @@ func ChangedKeys(changes []string) []string {
 
 func boolPointer(v bool) *bool { return &v }
 
-// show is a value on one line, as yaml has it.
+// show returns a value on one line, as yaml writes it.
 func show(v any) string {
 	if rv := reflect.ValueOf(v); rv.Kind() == reflect.Slice && rv.IsNil() {
 		return "[]"

@@ -20,7 +20,7 @@ func (s *Spec) offloadProblems(add feature.Report) {
 	s.publishProblems(add)
 }
 
-// Config is what the card is told of it.
+// Config returns the part of card.json that the key decides.
 func (o Offload) Config() control.Offload {
 	return control.Offload{Preserve: o.Source == SourcePreserve, Offload: o.Offload}
 }

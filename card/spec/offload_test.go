@@ -76,7 +76,7 @@ func TestOffloadMistakes(t *testing.T) {
 		{"too many", "offload: {bypass: {tcp: [" + strings.Repeat("1, ", 65) + "]}}\n", `offload.bypass.tcp: 65 entries: between 0 and 64`},
 		{"mdns of a router", "offload: {mode: router, mdns: true}\n", `offload.mdns: true: only mode: endpoint`},
 		{"publish of a router", "offload: {mode: router}\npublish: [{port: 80}]\n", `publish: needs offload.mode: endpoint`},
-		{"no port", e + "publish: [{to: 80}]\n", `card.yaml:2: publish[0].port: a published service needs one from 1 to 65535, such as port: 8080`},
+		{"no port", e + "publish: [{to: 80}]\n", `card.yaml:2: publish[0].port: missing: want 1 to 65535, such as port: 8080`},
 		{"port range", e + "publish: [{port: 70000}]\n", `publish[0].port: 70000: between 1 and 65535`},
 		{"protocol", e + "publish: [{port: 80, protocol: sctp}]\n", `publish[0].protocol: "sctp": must be tcp, udp`},
 		{"in", e + "publish: [{port: 80, in: card}]\n", `publish[0].in: "card": must be host, exec`},
@@ -84,12 +84,12 @@ func TestOffloadMistakes(t *testing.T) {
 		{"twice", e + "publish: [{port: 80}, {port: 80, to: 81}]\n", `publish[1].port: tcp port 80 is published by publish[0] already`},
 		{"the card's own", e + "publish: [{port: 22}]\n", `publish[0].port: tcp port 22 is the card's own (ssh); publish another port, with to: 22`},
 		{"the relay's", "offload: {mode: endpoint, mdns: true}\npublish: [{port: 5353, protocol: udp}]\n", `publish[0].port: udp port 5353 is the card's own (relay of multicast DNS)`},
-		{"no exec", e + "link: {exec: false}\npublish: [{port: 80, in: exec}]\n", `publish[0].in: exec: there is no toe exec with link.exec: false`},
-		{"loopback", e + "publish: [{port: 80, to: 127.0.0.1:80}]\n", `publish[0].to: "127.0.0.1:80": the host's kernel takes nothing for a loopback address`},
+		{"no exec", e + "link: {exec: false}\npublish: [{port: 80, in: exec}]\n", `publish[0].in: exec: needs link.exec: true`},
+		{"loopback", e + "publish: [{port: 80, to: 127.0.0.1:80}]\n", `publish[0].to: "127.0.0.1:80": the host's kernel drops what an interface receives for a loopback address`},
 		{"loopback 6", e + "publish: [{port: 80, to: '[::1]:80', source: card}]\n", `publish[0].to: "[::1]:80": the host's kernel`},
-		{"any", e + "publish: [{port: 80, to: 0.0.0.0:80, source: card}]\n", `publish[0].to: "0.0.0.0:80": not the address of a service`},
+		{"any", e + "publish: [{port: 80, to: 0.0.0.0:80, source: card}]\n", `publish[0].to: "0.0.0.0:80": want a unicast address, or the port only`},
 		{"elsewhere", e + "publish: [{port: 80, to: 172.17.0.2:80}]\n", `publish[0].to: "172.17.0.2:80": answers from this address would not come back through the card; write to: 80 for the link's own address, or source: card`},
-		{"name", e + "publish: [{port: 80, to: localhost:80}]\n", `publish[0].to: "localhost:80": neither a port`},
+		{"name", e + "publish: [{port: 80, to: localhost:80}]\n", `publish[0].to: "localhost:80": want a port`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := Parse("card.yaml", []byte(c.text))

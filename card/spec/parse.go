@@ -26,8 +26,8 @@ type Error struct{ Problems []string }
 
 func (e *Error) Error() string { return strings.Join(e.Problems, "\n") }
 
-// Load reads and checks a card.yaml. The error is a *SpecError unless the
-// file cannot be read.
+// Load reads and checks a card.yaml. The error is an *Error unless the file
+// cannot be read.
 func Load(path string) (Spec, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -41,8 +41,8 @@ func Load(path string) (Spec, error) {
 	return Parse(path, data)
 }
 
-// Parse reads and checks a card.yaml; file is its name in error messages.
-// What is absent is given its default. The error is a *SpecError.
+// Parse reads and checks a card.yaml. An absent key gets its default. file is the
+// name in error messages. The error is an *Error.
 func Parse(file string, data []byte) (Spec, error) {
 	if len(data) > MaxSize {
 		return Spec{}, &Error{[]string{fmt.Sprintf("%s: larger than %d bytes", file, MaxSize)}}
@@ -91,7 +91,7 @@ func (d *decoder) fail(path string, line int, format string, args ...any) {
 	d.problems = append(d.problems, where+": "+text)
 }
 
-// line is where path stood, or the nearest thing around it that stood anywhere.
+// line returns the line of path, or of the nearest key around it that has one.
 func (d *decoder) line(path string) int {
 	for path != "" {
 		if n, ok := d.lines[path]; ok {
@@ -114,7 +114,7 @@ func (d *decoder) document(data []byte) *yaml.Node {
 		return nil
 	}
 	if err := dec.Decode(&more); !errors.Is(err, io.EOF) {
-		d.fail("", more.Line, "a card.yaml is one document; remove what follows the ---")
+		d.fail("", more.Line, "want one document; remove what follows the ---")
 		return nil
 	}
 	if len(doc.Content) == 0 {
@@ -139,7 +139,7 @@ func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 		d.lines[path] = n.Line
 	}
 	if n.Kind == yaml.AliasNode || n.Anchor != "" {
-		d.fail(path, n.Line, "anchors and aliases are not taken here; write the value out")
+		d.fail(path, n.Line, "anchors and aliases are not supported; write the value")
 		return
 	}
 	if n.Kind == yaml.ScalarNode && n.Tag == "!!null" {
@@ -164,7 +164,7 @@ func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 
 func (d *decoder) text(path string, n *yaml.Node, u encoding.TextUnmarshaler) {
 	if n.Kind != yaml.ScalarNode {
-		d.fail(path, n.Line, "%s where one value belongs", kindName(n))
+		d.fail(path, n.Line, "want one value, not %s", kindName(n))
 		return
 	}
 	if err := u.UnmarshalText([]byte(n.Value)); err != nil {
@@ -174,7 +174,7 @@ func (d *decoder) text(path string, n *yaml.Node, u encoding.TextUnmarshaler) {
 
 func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.ScalarNode {
-		d.fail(path, n.Line, "%s where one value belongs", kindName(n))
+		d.fail(path, n.Line, "want one value, not %s", kindName(n))
 		return
 	}
 	switch v.Kind() {
@@ -182,18 +182,18 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 		v.SetString(n.Value)
 	case reflect.Bool:
 		if n.Tag != "!!bool" {
-			d.fail(path, n.Line, "%q: true or false", n.Value)
+			d.fail(path, n.Line, "%q: want true or false", n.Value)
 			return
 		}
 		v.SetBool(strings.EqualFold(n.Value, "true"))
 	case reflect.Int:
 		i, err := strconv.ParseInt(n.Value, 10, strconv.IntSize)
 		if errors.Is(err, strconv.ErrRange) {
-			d.fail(path, n.Line, "%q: too large a number", n.Value)
+			d.fail(path, n.Line, "%q: the number is too large", n.Value)
 			return
 		}
 		if err != nil {
-			d.fail(path, n.Line, "%q: not a whole number", n.Value)
+			d.fail(path, n.Line, "%q: want a whole number", n.Value)
 			return
 		}
 		v.SetInt(i)
@@ -204,7 +204,7 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 
 func (d *decoder) sequence(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.SequenceNode {
-		d.fail(path, n.Line, "%s where a list belongs; write [%s]", kindName(n), n.Value)
+		d.fail(path, n.Line, "want a list, not %s; write [%s]", kindName(n), n.Value)
 		return
 	}
 	out := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
@@ -216,7 +216,7 @@ func (d *decoder) sequence(path string, n *yaml.Node, v reflect.Value) {
 
 func (d *decoder) mapping(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.MappingNode {
-		d.fail(path, n.Line, "%s where keys and values belong (%s)", kindName(n), strings.Join(keysOf(v.Type()), ", "))
+		d.fail(path, n.Line, "want keys and values (%s), not %s", strings.Join(keysOf(v.Type()), ", "), kindName(n))
 		return
 	}
 	seen := map[string]bool{}
@@ -228,11 +228,11 @@ func (d *decoder) mapping(path string, n *yaml.Node, v reflect.Value) {
 			keys := keysOf(v.Type())
 			hint := suggest.DidYouMean(key.Value, keys...)
 			if hint == "" {
-				hint = "; there are " + strings.Join(keys, ", ")
+				hint = "; want one of " + strings.Join(keys, ", ")
 			}
 			d.fail(path, key.Line, "unknown key %q%s", key.Value, hint)
 		case seen[key.Value]:
-			d.fail(path, key.Line, "key %q stands twice", key.Value)
+			d.fail(path, key.Line, "duplicate key %q", key.Value)
 		default:
 			d.value(join(path, key.Value), val, field)
 			if field.IsZero() && val.Tag != "!!null" {

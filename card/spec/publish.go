@@ -21,10 +21,10 @@ const (
 	SourceCard       = "card"
 )
 
-// maxPublish bounds the list, as the card does.
+// maxPublish bounds the list. The card has the same bound.
 const maxPublish = control.MaxPublish
 
-// Publish is a service of the host that the card faces the wire for.
+// Publish is a service of the host that the card publishes on the wire.
 type Publish struct {
 	Protocol string `yaml:"protocol,omitempty" enum:"tcp|udp" doc:"tcp or udp" default:"tcp"`
 	Port     int    `yaml:"port" required:"true" min:"1" max:"65535" doc:"the port on the card, at each address of its ports"`
@@ -57,7 +57,7 @@ func (t *Target) UnmarshalText(text []byte) error {
 	}
 	at, err := netip.ParseAddrPort(s)
 	if err != nil || at.Port() == 0 {
-		return errors.New("neither a port from 1 to 65535 nor ADDRESS:PORT, such as 192.0.2.7:8080 or [2001:db8::7]:8080")
+		return errors.New("want a port from 1 to 65535 or ADDRESS:PORT, such as 192.0.2.7:8080 or [2001:db8::7]:8080")
 	}
 	*t = Target{at.Addr(), at.Port()}
 	return nil
@@ -66,7 +66,7 @@ func (t *Target) UnmarshalText(text []byte) error {
 // MarshalText is the inverse of UnmarshalText.
 func (t Target) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
 
-// MarshalYAML writes a number where there is only one.
+// MarshalYAML writes a target without an address as a number.
 func (t Target) MarshalYAML() (any, error) {
 	if !t.Addr.IsValid() {
 		return int(t.Port), nil
@@ -83,17 +83,17 @@ func (t Target) String() string {
 
 func (s *Spec) publishProblems(add feature.Report) {
 	if len(s.Publish) > maxPublish {
-		add("publish", "%d entries: at most %d", len(s.Publish), maxPublish)
+		add("publish", "%d entries: want %d at most", len(s.Publish), maxPublish)
 		return
 	}
 	if len(s.Publish) > 0 && s.Offload.Mode == control.ModeRouter {
-		add("publish", "needs offload.mode: endpoint; a router answers for nobody")
+		add("publish", "needs offload.mode: endpoint: a router publishes nothing")
 	}
 	seen := map[string]int{}
 	for i, p := range s.Publish {
 		at := fmt.Sprintf("publish[%d]", i)
 		if p.Port == 0 {
-			add(at+".port", "a published service needs one from 1 to 65535, such as port: 8080")
+			add(at+".port", "missing: want 1 to 65535, such as port: 8080")
 			continue
 		}
 		feature.Check(at, p, add)
@@ -106,7 +106,7 @@ func (s *Spec) publishProblems(add feature.Report) {
 			add(at+".port", "%s is the card's own (%s); publish another port, with to: %d", key, what, p.Port)
 		}
 		if p.In == InExec && !s.Link.WantExec() {
-			add(at+".in", "exec: there is no toe exec with link.exec: false")
+			add(at+".in", "exec: needs link.exec: true")
 		}
 		s.targetProblems(at+".to", p, add)
 	}
@@ -117,16 +117,16 @@ func (s *Spec) targetProblems(path string, p Publish, add feature.Report) {
 	switch {
 	case !a.IsValid():
 	case a.IsLoopback():
-		add(path, "%q: the host's kernel takes nothing for a loopback address from an interface; let the service listen at the link's address too, and write to: %d", p.To, p.To.Port)
+		add(path, "%q: the host's kernel drops what an interface receives for a loopback address; have the service listen at the link's address too, and write to: %d", p.To, p.To.Port)
 	case a.IsUnspecified() || a.IsMulticast() || a.IsLinkLocalUnicast() || a.Is4In6() || a.Zone() != "":
-		add(path, "%q: not the address of a service; a unicast address, or the port alone", p.To)
+		add(path, "%q: want a unicast address, or the port only", p.To)
 	case p.Source == SourceClient && a != s.Link.IPv4.Addr() && a != s.Link.IPv6.Addr():
 		add(path, "%q: answers from this address would not come back through the card; write to: %d for the link's own address, or source: card", p.To, p.To.Port)
 	}
 }
 
-// Targets are where the service listens: without an address, at each of the
-// host's.
+// Targets returns where the service listens. Without an address in To it is each
+// of the host's.
 func (p Publish) Targets(host []netip.Addr) []netip.AddrPort {
 	port := p.To.Port
 	if port == 0 {

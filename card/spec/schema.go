@@ -18,7 +18,7 @@ func Schema() ([]byte, error) {
 	return json.MarshalIndent(s, "", "  ")
 }
 
-// textTypes are the types that read a string of their own form.
+// textTypes are the types that are read from a string, with its pattern.
 var textTypes = map[reflect.Type]string{
 	reflect.TypeFor[Memory]():        `^[1-9][0-9]* ?(KiB|MiB|GiB)$`,
 	reflect.TypeFor[Attach]():        `^(user|(tap|bridge|macvtap):[^/: %]{1,15}|netns:[^/ ]+/[^/: %]{1,15})$`,
@@ -28,7 +28,7 @@ var textTypes = map[reflect.Type]string{
 	reflect.TypeFor[netip.Addr]():    `^[0-9a-fA-F.:]+(%.+)?$`,
 }
 
-// numberTypes are textTypes that a bare number is taken for, too, from lo to hi.
+// numberTypes are read from a string or from a number, from lo to hi.
 var numberTypes = map[reflect.Type]struct {
 	lo, hi  int
 	pattern string

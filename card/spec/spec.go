@@ -23,11 +23,11 @@ type Spec struct {
 	Firmware Firmware  `yaml:"firmware,omitempty" doc:"what runs on the card"`
 	Link     Link      `yaml:"link,omitempty" doc:"the connection between host and card: raw IP packets, MTU 65535, fixed"`
 	Ports    []Port    `yaml:"ports" doc:"the card's network ports, towards the outside; an empty list is a card without any" absent:"one port, wan, attach user"`
-	Offload  Offload   `yaml:"offload,omitempty" doc:"how the card speaks for the host"`
-	Publish  []Publish `yaml:"publish,omitempty" doc:"services of the host that the card faces the wire for; endpoint mode"`
+	Offload  Offload   `yaml:"offload,omitempty" doc:"what the card does with the host's traffic"`
+	Publish  []Publish `yaml:"publish,omitempty" doc:"services of the host that the card publishes on the wire; endpoint mode"`
 	DNS      DNS       `yaml:"dns,omitempty" doc:"the resolvers that the card asks"`
 	Time     Time      `yaml:"time,omitempty" doc:"the card's clock"`
-	SSH      SSH       `yaml:"ssh,omitempty" doc:"who may log in to the card"`
+	SSH      SSH       `yaml:"ssh,omitempty" doc:"keys that may log in to the card"`
 }
 
 // Machine is the hardware.
@@ -75,9 +75,9 @@ type Time struct {
 	Servers []string `yaml:"servers,omitempty" doc:"NTP servers, names or addresses" absent:"none: the card's clock starts from the host's"`
 }
 
-// SSH says who may log in.
+// SSH lists the keys that may log in.
 type SSH struct {
-	AuthorizedKeys []string `yaml:"authorized_keys,omitempty" doc:"public keys, one a line of authorized_keys(5)" absent:"the public keys in ~/.ssh of who creates the card"`
+	AuthorizedKeys []string `yaml:"authorized_keys,omitempty" doc:"public keys, one a line of authorized_keys(5)" absent:"the public keys in ~/.ssh of the user who creates the card"`
 }
 
 // Memory is a size in bytes, written with a binary unit.
@@ -111,7 +111,7 @@ func (m *Memory) UnmarshalText(text []byte) error {
 		*m = Memory(n) * u.unit
 		return nil
 	}
-	return fmt.Errorf("a size needs a unit: KiB, MiB or GiB, such as 256MiB")
+	return fmt.Errorf("want a size with a unit: KiB, MiB or GiB, such as 256MiB")
 }
 
 // MarshalText writes the largest unit that divides the size.
@@ -140,7 +140,7 @@ func (p Prefix) IsZero() bool { return !p.IsValid() }
 func (p *Prefix) UnmarshalText(text []byte) error {
 	v, err := netip.ParsePrefix(string(text))
 	if err != nil {
-		return fmt.Errorf("not an address with a prefix length, such as 10.116.0.2/31")
+		return fmt.Errorf("want an address with a prefix length, such as 10.116.0.2/31")
 	}
 	p.Prefix = v
 	return nil
@@ -160,7 +160,7 @@ func (a *PortAddr) UnmarshalText(text []byte) error {
 	s := string(text)
 	if s != string(AddrDHCP) && s != string(AddrRA) {
 		if _, err := netip.ParsePrefix(s); err != nil {
-			return fmt.Errorf("neither dhcp nor ra nor an address with a prefix length, such as 192.0.2.7/24%s", suggest.DidYouMean(s, "dhcp", "ra"))
+			return fmt.Errorf("want dhcp, ra, or an address with a prefix length such as 192.0.2.7/24%s", suggest.DidYouMean(s, "dhcp", "ra"))
 		}
 	}
 	*a = PortAddr(s)
@@ -199,24 +199,24 @@ func (a *Attach) UnmarshalText(text []byte) error {
 	switch got.Kind {
 	case AttachUser:
 		if s != "user" {
-			return fmt.Errorf("user takes nothing after it")
+			return fmt.Errorf("user has no argument")
 		}
 	case AttachTAP, AttachBridge, AttachMacvtap:
 		got.Name = rest
 		if err := CheckInterface(rest); err != nil {
-			return fmt.Errorf("after %s: comes the name of an interface: %w", kind, err)
+			return fmt.Errorf("want %s:NAME: %w", kind, err)
 		}
 	case AttachNetns:
 		ns, dev, ok := strings.Cut(rest, "/")
 		if !ok || ns == "" || strings.ContainsAny(ns, "/\x00 ") || ns == "." || ns == ".." {
-			return fmt.Errorf("netns is written netns:NAME/DEV")
+			return fmt.Errorf("want netns:NAME/DEV")
 		}
 		if err := CheckInterface(dev); err != nil {
-			return fmt.Errorf("netns is written netns:NAME/DEV: %w", err)
+			return fmt.Errorf("want netns:NAME/DEV: %w", err)
 		}
 		got.Name, got.Device = ns, dev
 	default:
-		return fmt.Errorf("not a way to attach a port: user, tap:NAME, bridge:NAME, macvtap:DEV or netns:NAME/DEV%s",
+		return fmt.Errorf("want user, tap:NAME, bridge:NAME, macvtap:DEV or netns:NAME/DEV%s",
 			suggest.DidYouMean(kind, "user", "tap", "bridge", "macvtap", "netns"))
 	}
 	*a = got

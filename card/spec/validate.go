@@ -11,7 +11,7 @@ import (
 	"github.com/toe-project/toe/feature"
 )
 
-// DefaultName is the card that commands mean when none is named.
+// DefaultName is the card of commands that name none.
 const DefaultName = "card0"
 
 // Bounds of a Spec.
@@ -43,12 +43,12 @@ func (s *Spec) fillDefaults() {
 // YAML is the specification normalised: defaults filled in, keys in order.
 func (s Spec) YAML() ([]byte, error) { return yaml.Marshal(s) }
 
-// portName is what the card takes as the name of an interface.
+// portName matches the interface names that the card accepts.
 var portName = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_-]{0,14}$`)
 
 type problem struct{ path, text string }
 
-// problems is what the types alone do not rule out.
+// problems returns the mistakes that the types do not rule out.
 func (s *Spec) problems() []problem {
 	var out []problem
 	add := func(path, format string, args ...any) {
@@ -75,7 +75,7 @@ func (s *Spec) problems() []problem {
 	}
 	for i, h := range s.Time.Servers {
 		if h == "" || strings.ContainsAny(h, " \t\n/") {
-			add(fmt.Sprintf("time.servers[%d]", i), "%q: not a host name or address", h)
+			add(fmt.Sprintf("time.servers[%d]", i), "%q: want a host name or address", h)
 		}
 	}
 	return out
@@ -97,19 +97,19 @@ func checkLinkPrefix(path string, p Prefix, bits int, family func(netip.Addr) bo
 	}
 	switch {
 	case !family(p.Addr()) || p.Addr().Is4In6():
-		add(path, "%q: of the other family", p)
+		add(path, "%q: wrong address family", p)
 	case p.Bits() != bits:
-		add(path, "%q: a link is two addresses: a /%d", p, bits)
+		add(path, "%q: want a /%d: a link has two addresses", p, bits)
 	case p.Masked().Addr() != p.Addr():
-		add(path, "%q: starts at an even address: %q", p, p.Masked())
+		add(path, "%q: want an even first address: %q", p, p.Masked())
 	case p.Addr().IsLoopback() || p.Addr().IsMulticast() || p.Addr().IsUnspecified():
-		add(path, "%q: not an address for a link", p)
+		add(path, "%q: want a unicast address", p)
 	}
 }
 
 func (s *Spec) portProblems(add feature.Report) {
 	if len(s.Ports) > maxPorts {
-		add("ports", "%d ports: at most %d", len(s.Ports), maxPorts)
+		add("ports", "%d ports: want %d at most", len(s.Ports), maxPorts)
 	}
 	names, users := map[string]bool{}, map[string]string{}
 	for i, p := range s.Ports {
@@ -117,26 +117,26 @@ func (s *Spec) portProblems(add feature.Report) {
 		feature.Check(at, p, add)
 		switch {
 		case p.Name == "":
-			add(at, "a port needs a name, such as wan")
+			add(at, "want a name, such as name: wan")
 		case !portName.MatchString(p.Name):
-			add(at+".name", "%q: a letter and up to 14 letters, digits, dashes and underscores", p.Name)
+			add(at+".name", "%q: want a letter and up to 14 letters, digits, dashes and underscores", p.Name)
 		case p.Name == "lo" || p.Name == "all" || p.Name == "default" || strings.HasPrefix(p.Name, "pci"):
-			add(at+".name", "%q: the card has an interface of that name already; such as wan or lan", p.Name)
+			add(at+".name", "%q: the card has an interface of this name; want another, such as wan or lan", p.Name)
 		case names[p.Name]:
-			add(at+".name", "%q: two ports of the same name", p.Name)
+			add(at+".name", "%q: duplicate name", p.Name)
 		}
 		names[p.Name] = true
 		if to := p.Attach.String(); p.Attach.Kind != AttachUser && p.Attach.Kind != AttachBridge && p.Attach.Kind != AttachMacvtap {
 			if other, taken := users[to]; taken {
-				add(at+".attach", "%q: port %q is there already", to, other)
+				add(at+".attach", "%q: used by port %q", to, other)
 			}
 			users[to] = p.Name
 		}
 	}
 }
 
-// CheckName says why name cannot be a card's. A card's name is a host name, a
-// folder and part of a socket's path, hence short.
+// CheckName returns why name cannot be a card's. A card's name is a host name, a
+// folder and a part of a socket's path, hence short.
 func CheckName(name string) error {
 	const most = 32
 	ok := name != "" && len(name) <= most && name[0] != '-' && name[len(name)-1] != '-'
@@ -145,16 +145,16 @@ func CheckName(name string) error {
 		ok = c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-'
 	}
 	if !ok {
-		return fmt.Errorf("card name %q: 1 to %d lower-case letters, digits and dashes, no dash at either end", name, most)
+		return fmt.Errorf("card name %q: want 1 to %d lower-case letters, digits and dashes, no dash at either end", name, most)
 	}
 	return nil
 }
 
-// CheckInterface says why name cannot be an interface's (dev_valid_name of the
+// CheckInterface returns why name cannot be an interface's (dev_valid_name of the
 // kernel: at most 15 bytes, no slash, colon or space).
 func CheckInterface(name string) error {
 	if name == "" || len(name) > 15 || name == "." || name == ".." || strings.ContainsAny(name, "/:% \t\n\x00") {
-		return fmt.Errorf("interface name %q: 1 to 15 characters, no slash, colon, percent or space", name)
+		return fmt.Errorf("interface name %q: want 1 to 15 characters, no slash, colon, percent or space", name)
 	}
 	for _, r := range name {
 		if r < 0x21 || r == 0x7f {
@@ -164,8 +164,8 @@ func CheckInterface(name string) error {
 	return nil
 }
 
-// WithoutRoot says which keys mean nothing to a card that has no link into the
-// host's own network.
+// WithoutRoot returns an error that names the key that needs a link into the host's
+// network, which a card without root does not have.
 func (s *Spec) WithoutRoot() error {
 	what := ""
 	switch {
@@ -178,5 +178,5 @@ func (s *Spec) WithoutRoot() error {
 	default:
 		return nil
 	}
-	return fmt.Errorf("%s: needs root; without it a card has no link into the host's network, and `toe exec` runs what shall use it", what)
+	return fmt.Errorf("%s: needs root; without it a card has no link into the host's network, and `toe exec` runs the programs that use the card", what)
 }

@@ -6,7 +6,7 @@ import (
 	"github.com/toe-project/toe/control"
 )
 
-// Offload is how the card speaks for the host.
+// Offload is the state of the card's offload, and its counters.
 type Offload struct {
 	Mode    string      `json:"mode"`
 	Running bool        `json:"running,omitempty"` // endpoint mode is in force

@@ -31,7 +31,7 @@ func TestCreateKeepsKeysAndModes(t *testing.T) {
 		t.Fatal(err)
 	}
 	if len(c.Spec.SSH.AuthorizedKeys) != 1 || c.Spec.SSH.AuthorizedKeys[0] != key {
-		t.Errorf("keys of who creates the card: %q", c.Spec.SSH.AuthorizedKeys)
+		t.Errorf("keys of the user who creates the card: %q", c.Spec.SSH.AuthorizedKeys)
 	}
 	before, err := c.HostKey()
 	if err != nil {
