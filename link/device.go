@@ -38,8 +38,8 @@ type Device struct {
 	Seam   bool
 	Stream bool
 	// Spin is how long after its last packet a pump keeps looking for more
-	// before it sleeps, MaxSpin at most. It spares the wake-up and takes a CPU
-	// meanwhile, one a queue pair: 0 is right where those are few.
+	// before it sleeps, MaxSpin at most. It spares a wake-up and busies a CPU per
+	// queue pair meanwhile; leave it 0 where CPUs are scarce.
 	Spin time.Duration
 	// NoMergeable keeps mergeable receive buffers from being offered.
 	NoMergeable bool

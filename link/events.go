@@ -2,14 +2,13 @@ package link
 
 import "sync"
 
-// mostEvents is how many events may wait to be told; a card that makes more is
-// told of in part.
+// mostEvents bounds the events that wait for delivery. More are dropped.
 const mostEvents = 256
 
-// events tells events in their order from a goroutine of its own: whoever makes
-// one may hold locks, and whoever is told may write files.
+// events delivers events in order from its own goroutine, so that the sender may hold locks and the
+// receiver may write files.
 type events struct {
-	tell func(Event) // nil for nobody
+	tell func(Event) // may be nil
 
 	mu      sync.Mutex // guards waiting and ended
 	waiting []Event

@@ -16,8 +16,7 @@ import (
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
-// Event is something that happened to a device and that a person may want to
-// know.
+// Event is something that happened to a device, told to a person.
 type Event struct {
 	Device string    `json:"device"`
 	Time   time.Time `json:"time"`
@@ -36,8 +35,8 @@ type Options struct {
 	dieWithin time.Duration // for tests; dieWithin by default
 }
 
-// Keeper serves one device: it listens on the device's socket, speaks with one
-// front end at a time, and sees to it that a pump moves the packets.
+// Keeper serves one device: it listens on the device's socket, talks to one front end at a time, and
+// keeps a pump running that moves the packets.
 type Keeper struct {
 	dev      Device
 	opts     Options
@@ -59,11 +58,10 @@ type Keeper struct {
 	deaths    []time.Time
 	lacks     string // what the confinement of the pump lacks, as it was told
 	done      sync.WaitGroup
-	quit      chan struct{} // closed by Close, for whoever waits without mu
+	quit      chan struct{} // closed by Close; ends waits that do not hold mu
 }
 
-// wish is what the pump must be told to do, all of it: a new pump is told the
-// same again.
+// wish is the complete state that the front end wants. A new pump gets all of it.
 type wish struct {
 	features uint64
 	table    []vhostuser.Region
@@ -74,8 +72,8 @@ type wish struct {
 // wishedRing is a ring that the front end has started.
 type wishedRing struct {
 	vhostuser.Ring
-	taken bool // a pump has had it: where it is stands in the card's memory, not in Base
-	lost  bool // the pump of now did not take it
+	taken bool // a pump has placed it: its position is the used index in memory, not Base
+	lost  bool // the present pump refused it
 }
 
 // NewKeeper makes the socket and the first pump. Serve accepts front ends.
@@ -135,7 +133,7 @@ func (k *Keeper) Serve(ctx context.Context) error {
 			return fmt.Errorf("device %s: %w", k.dev.Name, err)
 		}
 		if pause == 0 {
-			k.event("no front end can come in for now: %v", err)
+			k.event("front ends cannot connect for now: %v", err)
 		}
 		pause = min(max(2*pause, 10*time.Millisecond), time.Second)
 		select {
@@ -146,8 +144,8 @@ func (k *Keeper) Serve(ctx context.Context) error {
 	}
 }
 
-// passes says whether an error of accept is of the moment: the one front end has
-// gone again, or this process or this host has too much open.
+// passes says whether an error of accept is transient: the front end has gone away, or this process or
+// host has too many files open.
 func passes(err error) bool {
 	for _, e := range []error{unix.ECONNABORTED, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EINTR} {
 		if errors.Is(err, e) {
@@ -172,7 +170,7 @@ func (k *Keeper) Converse(c *net.UnixConn) error {
 	k.conn, k.connected = nil, false
 	k.mu.Unlock()
 	if err != nil && !k.isClosed() {
-		k.event("front end left out: %v", err)
+		k.event("front end disconnected: %v", err)
 	}
 	return err
 }
@@ -193,7 +191,7 @@ func (k *Keeper) PumpPID() int {
 	return int(k.pid.Load())
 }
 
-// setPump says who the pump is, nil for nobody. k.mu is held.
+// setPump sets the pump, nil for none. k.mu is held.
 func (k *Keeper) setPump(r *running) {
 	k.pump = r
 	pid := 0

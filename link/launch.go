@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// errNoPump says that no pump could be told. What was to be told stands in the
-// wish, so the next pump will know.
+// errNoPump reports that an order reached no pump. The wish holds what it said, so the next pump gets
+// it.
 var errNoPump = errors.New("no pump")
 
 // launch starts a pump and tells it everything. k.mu is held.
@@ -32,7 +32,7 @@ func (k *Keeper) launch() error {
 		if err = tellMemory(r, k.wish.table); isRefusal(err) {
 			// The next pump would refuse it too: it is for the front end
 			// to begin anew.
-			k.event("front end left out: its memory: %v", err)
+			k.event("front end disconnected: its memory: %v", err)
 			k.giveUp()
 			return nil
 		}
@@ -58,8 +58,8 @@ func (k *Keeper) launch() error {
 	return nil
 }
 
-// bury kills the pump and waits until it is dead: only then may there be another. The error says
-// that it is not; it stays the pump then, and watch replaces it when it has died. k.mu is held.
+// bury kills the pump and waits for its death: only then may another one start. If it outlives the
+// limit, bury returns an error, it stays k.pump, and watch replaces it when it dies. k.mu is held.
 func (k *Keeper) bury() error {
 	r := k.pump
 	if err := r.kill(k.opts.dieWithin); err != nil {
@@ -85,7 +85,7 @@ func (k *Keeper) start(i int, ring wishedRing) error {
 	return err
 }
 
-// confined tells what the pump's confinement lacks, once and not for each pump.
+// confined reports what the pump's confinement lacks, once and not for each pump.
 // k.mu is held.
 func (k *Keeper) confined(lacks string) {
 	if lacks != "" && lacks != k.lacks {
@@ -94,8 +94,7 @@ func (k *Keeper) confined(lacks string) {
 	k.lacks = lacks
 }
 
-// giveUp ends the conversation, and forgets what the front end wants. k.mu is
-// held.
+// giveUp ends the conversation and clears the wish. k.mu is held.
 func (k *Keeper) giveUp() {
 	k.wish = wish{rings: map[int]wishedRing{}}
 	if k.conn != nil {
@@ -103,7 +102,7 @@ func (k *Keeper) giveUp() {
 	}
 }
 
-// watch waits for the end of a pump and puts another in its place.
+// watch waits for the death of a pump and replaces it.
 func (k *Keeper) watch(r *running) {
 	defer k.done.Done()
 	for news := range r.news {
@@ -112,8 +111,7 @@ func (k *Keeper) watch(r *running) {
 			k.event("%s", news)
 		}
 	}
-	// A pump that has hung up has ended or is about to: one that stays on
-	// without taking orders is nobody's any more.
+	// A pump that has hung up takes no orders: it is dead, about to die, or orphaned.
 	r.end()
 	why := r.process.Wait()
 	gone := time.Now()
@@ -177,8 +175,8 @@ func (k *Keeper) relaunch() error {
 	return k.launch()
 }
 
-// reviveLater sees to it that there is a pump again where whoever took the last
-// one away gives up. k.mu is held.
+// reviveLater starts the next pump in the background, after a caller has given up on the last one.
+// k.mu is held.
 func (k *Keeper) reviveLater() {
 	if k.pump != nil || k.closed {
 		return
@@ -201,9 +199,9 @@ func (k *Keeper) tell(o order, files ...*os.File) (answer, error) {
 	return a, k.settle(err)
 }
 
-// settle is what an order came to. A refusal is an answer. A pump that is gone or does not answer is
-// killed, and the order is as good as done once it is dead: its successor, which watch starts, is
-// told the whole wish. k.mu is held.
+// settle returns the outcome of an order. A refusal is an answer. A pump that is gone or does not
+// answer is killed. Once it is dead the order counts as done: watch starts its successor, which gets
+// the whole wish. k.mu is held.
 func (k *Keeper) settle(err error) error {
 	if err == nil || isRefusal(err) {
 		return err

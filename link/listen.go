@@ -11,12 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listenPatience is how long whoever serves a socket may take to let somebody in,
-// and how long another may be in the middle of making one beside it.
+// listenPatience limits two waits: for a live back end to accept a connection, and for another process
+// to finish making a socket in the same folder.
 const listenPatience = time.Second
 
-// listen makes the socket at path. One that is there already and that nobody
-// answers on is what a back end has left that was killed, and is replaced.
+// listen makes the socket at path. It replaces a socket on which no process answers: a killed back end
+// leaves its socket behind.
 func listen(path string) (*net.UnixListener, error) {
 	// Of two who start at once, neither must take the other's socket, which is
 	// there a moment before it is answered, for a dead one.
@@ -30,12 +30,12 @@ func listen(path string) (*net.UnixListener, error) {
 		return nil, fmt.Errorf("socket %s: %w", path, err)
 	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("socket that nobody answers on: %w", err)
+		return nil, fmt.Errorf("stale socket: %w", err)
 	}
 	return net.ListenUnix("unix", at)
 }
 
-// dead is an error unless the file is a socket that nobody answers on.
+// dead returns an error unless the file is a socket on which no process answers.
 func dead(path string) error {
 	st, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -45,7 +45,7 @@ func dead(path string) error {
 		return err
 	}
 	if st.Mode().Type() != os.ModeSocket {
-		return errors.New("there is a file of that name, and it is no socket; it stays")
+		return errors.New("the file exists and is not a socket; it is left alone")
 	}
 	c, err := net.DialTimeout("unix", path, listenPatience)
 	switch {
@@ -55,12 +55,12 @@ func dead(path string) error {
 	case errors.Is(err, unix.ECONNREFUSED):
 		return nil
 	}
-	return fmt.Errorf("in use, as far as can be told: %w", err)
+	return fmt.Errorf("possibly in use: %w", err)
 }
 
-// lockFolder keeps others out who make sockets in a folder, until what it returns
-// is called. It does without where the folder cannot be read, or somebody who is
-// none of us has locked it for longer.
+// lockFolder excludes other processes that make sockets in a folder, until unlock is called. It gives
+// up on the lock if the folder cannot be read, or another program holds it for longer than
+// listenPatience.
 func lockFolder(path string) (unlock func()) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

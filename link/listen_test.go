@@ -22,7 +22,7 @@ func deadSocket(t *testing.T, path string) {
 	l.Close()
 }
 
-// A socket that nobody answers on is replaced, and nothing else is.
+// A stale socket is replaced, and nothing else is.
 func TestListen(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -42,7 +42,7 @@ func TestListen(t *testing.T) {
 			if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
 				t.Fatal(err)
 			}
-		}, "it is no socket"},
+		}, "is not a socket"},
 		{"not a stream", func(t *testing.T, path string) {
 			fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 			if err == nil {
@@ -52,7 +52,7 @@ func TestListen(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { unix.Close(fd) })
-		}, "in use, as far as can be told"},
+		}, "possibly in use"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "s")

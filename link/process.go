@@ -61,7 +61,7 @@ func (r *running) hangUp() {
 	}
 }
 
-// closeOrders is for whoever knows that nothing is told any more.
+// closeOrders closes the keeper's end. No order may follow.
 func (r *running) closeOrders() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -69,7 +69,7 @@ func (r *running) closeOrders() {
 	r.orders = -1
 }
 
-// refusal is a pump's no.
+// refusal is a pump's negative answer, and why.
 type refusal string
 
 func (r refusal) Error() string { return string(r) }
@@ -120,7 +120,7 @@ func (r *running) listen(orders int) {
 	}
 }
 
-// hand leaves an answer for tell. One that nobody has fetched makes way: it
+// hand leaves an answer for tell. An answer that was not fetched makes way: it
 // belongs to an order that was given up, or to none, and a pump that makes up
 // answers must not keep its end from being noticed.
 func (r *running) hand(a answer) {
@@ -236,7 +236,7 @@ func LaunchProcess(orders *os.File) (Process, error) {
 		// thread stays for as long as the pump.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		// What somebody passed to this process, or left open when they started
+		// What was passed to this process, or left open by the process that started
 		// it, is nothing for a pump. What is passed on purpose is passed all
 		// the same.
 		err := fds.CloseOnExecFrom(3)

@@ -18,9 +18,8 @@ import (
 	"github.com/toe-project/toe/link/vring"
 )
 
-// pump is the process that copies packets: it holds the host's end of a device
-// and the card's memory, and nothing else. What it needs it is passed in; it
-// remembers nothing that the next pump could not read from the rings.
+// pump is the process that copies packets. It holds the host's end of a device and the card's memory,
+// and nothing else. It keeps no state that the next pump could not read from the rings.
 type pump struct {
 	orders   int // the keeper's socket
 	board    *board
@@ -33,8 +32,8 @@ type pump struct {
 	lacks    string  // what it could not have
 }
 
-// Confine takes from the pump's process what it has no use for. It says what could
-// not be had of that, for a person; empty if nothing.
+// Confine drops the privileges of the pump's process. lacks names, for a person, what this host could
+// not confine; it is empty if nothing.
 type Confine func() (lacks string, err error)
 
 // Pump serves the orders that come in on a SOCK_SEQPACKET socket until the
@@ -90,7 +89,7 @@ func (p *pump) close() {
 	}
 }
 
-// obey does one order. Of the descriptors that it keeps -1 is left behind.
+// obey executes one order. It replaces each descriptor that it keeps by -1.
 func (p *pump) obey(o *order, fds []int) (uint16, error) {
 	if o.Op == opInit {
 		return 0, p.init(o.Setup, fds)
@@ -143,8 +142,7 @@ func (p *pump) init(s *setup, fds []int) error {
 	if p.board != nil || s == nil || s.Pairs < 1 || len(fds) != 1+s.Pairs {
 		return errors.New("init: want it once, with the counters and a descriptor per queue pair")
 	}
-	// What ps calls this process, of which 15 bytes are shown. Where there is no
-	// such file nobody looks.
+	// The name in ps, which shows 15 bytes. Without /proc there is no ps.
 	_ = os.WriteFile("/proc/self/comm", []byte("toe: pump "+strings.TrimPrefix(s.Name, "port-")), 0)
 	var err error
 	if p.board, err = openBoard(os.NewFile(uintptr(take(&fds[0])), "counters"), s.Pairs); err != nil {
@@ -369,9 +367,8 @@ func (q *queuePair) begin(e *virtqueue) {
 		q.win.reset()
 	}
 	q.control.used = 0 // another driver, or the same from its beginning
-	// The pump before this one may have ended between showing what it
-	// had done and calling: a driver whose ring is full of that waits
-	// for ever.
+	// The previous pump may have died between showing used buffers and
+	// calling. A driver whose ring is full of them would never wake.
 	e.ring.Called()
 	e.signal()
 }

@@ -15,10 +15,10 @@ import (
 //
 // So a call that the driver does not act on is made once more, and again after
 // twice as long each time, until mostPause: a driver that has no more use for
-// calls looks the same and must not be called for ever.
+// calls looks the same, and must not be called without end.
 const (
 	signalPause  = time.Millisecond      // before the first repetition, where calls are signals
-	eventfdPause = 32 * time.Millisecond // where they are eventfds: nobody is known to lose one
+	eventfdPause = 32 * time.Millisecond // where they are eventfds: no driver is known to lose one
 	mostPause    = 512 * time.Millisecond
 	lookAgain    = 64 // rounds of a busy pump between two looks
 )
@@ -32,8 +32,8 @@ func kindOf(call int) uint32 {
 	return st.Mode & unix.S_IFMT
 }
 
-// pauseFor is the pause before the first repetition. Who is called by signals
-// needs a pipe or a socket: an eventfd has none to give.
+// pauseFor is the pause before the first repetition. A driver that is called by signals passes a pipe
+// or a socket, because an eventfd raises none.
 func pauseFor(kind uint32) time.Duration {
 	if kind != 0 {
 		return signalPause
@@ -44,7 +44,7 @@ func pauseFor(kind uint32) time.Duration {
 // owed is what the driver owes a ring: a sign that it has been called.
 type owed struct {
 	answer bool
-	pause  time.Duration // before the next repetition; 0 until somebody looked
+	pause  time.Duration // before the next repetition; 0 before the first look
 	due    time.Time     // of it
 }
 

@@ -140,7 +140,7 @@ func (q *queuePair) readPacket() (n, used int, ok bool) {
 	case e == unix.EFAULT:
 		// The packet is gone from the host's queue, and there may be more,
 		// of which an edge-triggered descriptor tells no second time. Which
-		// buffer it was nobody says: all go back, for others to be tried.
+		// buffer it was is unknown: all go back, and others are tried.
 		count(&q.rx.ctr.fault, 1)
 		q.giveBack()
 		return 0, 0, true

@@ -108,7 +108,7 @@ func Rights(oob []byte) ([]int, error) {
 	return out, nil
 }
 
-// Close closes what nobody took; whoever takes one puts -1 in its place.
+// Close closes the descriptors that are not -1, which is what a taker leaves in their place.
 func Close(fds []int) {
 	for _, fd := range fds {
 		if fd >= 0 {

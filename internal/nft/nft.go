@@ -25,7 +25,7 @@ type Table struct {
 
 // Replace puts what fill writes in the place of the table of this name, in
 // one transaction: a packet meets the old rules or the new ones, never none.
-// Other tables are somebody else's.
+// Other tables belong to other programs.
 func Replace(name string, fill func(Table)) error {
 	return change("replace", name, func(t Table) {
 		t.conn.AddTable(t.table)

@@ -28,7 +28,7 @@ type Bind struct {
 	NoFollow       bool // over a symbolic link itself, where it leads nowhere (Linux 5.2)
 }
 
-// Command is a program and where it is to run. It keeps the caller's
+// Command is a program and the namespaces it runs in. It keeps the caller's
 // descriptors 0 to 2, session, process group and working directory.
 type Command struct {
 	User  *os.File // user namespace, nil for the caller's
@@ -53,7 +53,7 @@ type plan struct {
 	path      *byte
 	argv, env []*byte
 	report    uintptr
-	parent    uintptr             // whoever forks
+	parent    uintptr             // pid of the process that forks
 	ignored   [maxSignal + 1]bool // stay ignored, as under nohup(1)
 }
 
@@ -264,7 +264,7 @@ func fork(pl *plan, old *unix.Sigset_t) (pid uintptr, errno unix.Errno) {
 	if _, _, e = syscall.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, uintptr(unix.SIGKILL), 0, 0, 0, 0); e != 0 {
 		goto failed
 	}
-	// A caller that was killed before that sends no death signal any more.
+	// A caller that was killed before this point sends no death signal.
 	if parent, _, _ := syscall.RawSyscall(unix.SYS_GETPPID, 0, 0, 0); parent != pl.parent {
 		e = unix.ESRCH
 		goto failed

@@ -56,7 +56,7 @@ func columns(fd int) int {
 	return cols
 }
 
-// Stage begins the next stage, of total steps; 0 when nobody knows how many.
+// Stage begins the next stage, of total steps; 0 if the number is unknown.
 // A stage still open is taken as done.
 func (p *Progress) Stage(name string, total int64) *Stage {
 	return p.begin(&Stage{name: name, total: total})

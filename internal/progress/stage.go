@@ -37,11 +37,11 @@ func (s *Stage) Total(n int64) { s.change(func() { s.total = n }) }
 // Note says in a few words what is being done or waited for.
 func (s *Stage) Note(text string) { s.change(func() { s.note = text }) }
 
-// Done ends the stage well; detail, when not empty, stands behind its name.
+// Done ends the stage successfully; detail, if not empty, is printed after its name.
 func (s *Stage) Done(detail string) { s.end("", detail) }
 
-// Fail ends the stage with the reason. A nil err means it was done, and
-// context.Canceled that somebody did not want to wait.
+// Fail ends the stage with the reason. A nil err means that it is done, context.Canceled that the
+// user interrupted it.
 func (s *Stage) Fail(err error) {
 	switch {
 	case err == nil:

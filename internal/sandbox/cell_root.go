@@ -23,7 +23,7 @@ func ownUser() bool {
 	return mapped("/proc/self/uid_map", Nobody) && mapped("/proc/self/gid_map", Nobody)
 }
 
-// firstOwn and lastOwn are user ids that nobody else hands out: above those of
+// firstOwn and lastOwn are user ids that no other program allocates: above those of
 // container managers, and positive as 32-bit numbers.
 const firstOwn, lastOwn = 0x7000_0000, 0x7fff_fffe
 

@@ -13,7 +13,7 @@ import (
 // is told otherwise (Debian's nobody and nogroup).
 const Nobody = 65534
 
-// PumpOptions says how far Pump goes. The zero value is right for most.
+// PumpOptions configures Pump. The zero value is the default.
 type PumpOptions struct {
 	// UID and GID are taken when the process has the right to change them
 	// and they exist in its user namespace; 0 means Nobody.
@@ -44,7 +44,7 @@ func (r Report) Lacks() string {
 }
 
 // Pump takes every right from this process but to use the descriptors it
-// holds, on all of its threads, for ever. Call it when everything is open:
+// holds, on all of its threads, irrevocably. Call it when everything is open:
 // afterwards any system call outside the allow list (pump_policy.go) ends the
 // process with SIGSYS. On an error the process is half confined and must exit.
 func Pump(o PumpOptions) (Report, error) {

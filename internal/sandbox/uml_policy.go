@@ -62,7 +62,7 @@ func umlPolicy() Policy {
 		Rule{Nr: unix.SYS_CLONE3, Do: Errno(unix.ENOSYS)},
 		// After a panic the kernel sends itself SIGABRT until that fails. Here
 		// it is the init of its PID namespace, which such a signal does not
-		// end (pid_namespaces(7)): it would try for ever, on a whole CPU. Refused,
+		// end (pid_namespaces(7)): it would retry without end, on a whole CPU. Refused,
 		// it exits with status 127.
 		Rule{Nr: unix.SYS_KILL, Do: Allow, Else: refuse,
 			Conds: []Cond{{Arg: 1, Values: signalsBut(unix.SIGABRT)}}},

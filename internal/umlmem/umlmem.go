@@ -8,7 +8,7 @@ import (
 )
 
 // LastPage reads the end of the memory of a card's kernel, 4096 bytes. It is
-// mapped, in pieces that adjoin, from a file that has no name any more. Errors
+// mapped, in pieces that adjoin, from an unlinked file. Errors
 // are those of /proc/PID/maps and mem.
 func LastPage(pid int) ([]byte, error) {
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))

@@ -139,7 +139,7 @@ func (r *Ring) reset(base uint16) {
 	}
 	clear(r.mem[r.at.used : r.at.used+uint64(4+8*r.size+2)])
 	r.store32(r.at.used, uint32(base)<<16)
-	r.store32(r.at.avail, 1|uint32(base)<<16) // no calls until somebody waits
+	r.store32(r.at.avail, 1|uint32(base)<<16) // no calls until the driver waits
 	r.setEvent(base - 1)
 }
 

@@ -8,8 +8,8 @@
 //	| virtio header | constant Ethernet head | IPv4 or IPv6 packet
 //	+---------------+------------------------+-------------- - -
 //
-// The Ethernet head says only "IPv4" or "IPv6": it is written by whoever
-// sends, ignored but for its type by whoever receives, and never switched on.
+// The Ethernet head says only "IPv4" or "IPv6". The sender writes it, the receiver ignores all but the
+// type, and nothing switches on it.
 // On the host the same packet stands behind a virtio header alone, so every
 // offset in that header moves by the 14 bytes.
 package frame
@@ -31,7 +31,7 @@ const (
 
 // Header flags and GSO types, virtio 1.2 section 5.1.6.
 const (
-	NeedsCSum = 1 // the sender left the checksum to whoever reaches the wire
+	NeedsCSum = 1 // the checksum is left to the node that sends on the wire
 	DataValid = 2 // the sender vouches for the checksum
 	RSCInfo   = 4
 
@@ -70,8 +70,7 @@ var (
 // Seam is the head of a frame on the bus: virtio header and Ethernet head.
 type Seam [SeamLen]byte
 
-// The constant Ethernet heads: locally administered addresses that belong to
-// nobody, and the type.
+// The constant Ethernet heads: locally administered addresses that no device owns, and the type.
 var (
 	headIPv4 = [EtherLen]byte{2, 't', 'o', 'e', 0, 1, 2, 't', 'o', 'e', 0, 2, 0x08, 0x00}
 	headIPv6 = [EtherLen]byte{2, 't', 'o', 'e', 0, 1, 2, 't', 'o', 'e', 0, 2, 0x86, 0xdd}

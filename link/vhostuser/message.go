@@ -81,7 +81,7 @@ type message struct {
 	files   []*os.File
 }
 
-// closeFiles closes the descriptors that nobody took (CVE-2019-14818,
+// closeFiles closes the descriptors that no handler took (CVE-2019-14818,
 // CVE-2022-0669).
 func (m *message) closeFiles() {
 	for _, f := range m.files {
@@ -101,7 +101,7 @@ func (m *message) take() *os.File {
 }
 
 // patience is how long the rest of a message may take to come, and an answer to
-// be fetched. A front end may say nothing for ever, but nobody else is served
+// be fetched. A front end may stay silent without limit, but no other is served
 // while it hangs amid a message.
 const patience = 10 * time.Second
 

@@ -18,7 +18,7 @@ type Region struct {
 	again                     int      // times that it was added once more
 }
 
-// Ring is a ring that can start: where it is and whom to tell.
+// Ring is a ring that can start: its addresses and its notifiers.
 type Ring struct {
 	Size              int
 	Desc, Avail, Used uint64 // addresses in the front end's process

@@ -80,7 +80,7 @@ func (s *session) setVringAddr(m *message) error {
 
 // setVringFile takes a kick, call or error descriptor. Bit 8 says that there
 // is none: fine for call and error (the front end polls), not for kick, since
-// nothing here polls a ring for ever.
+// no pump polls a ring forever.
 func (s *session) setVringFile(m *message) error {
 	v, err := m.u64()
 	if err != nil {

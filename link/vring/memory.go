@@ -1,5 +1,5 @@
 // Package vring is the device side of virtio's split ring (virtio 1.2,
-// section 2.7) over memory that belongs to somebody hostile.
+// section 2.7) over memory that a hostile driver writes.
 //
 // Every value in that memory is read once into a local, the local is checked,
 // and only the local is used. Nothing here allocates once a ring runs, and
@@ -83,7 +83,7 @@ func Map(fd int, guest, user, size, offset uint64) (Region, error) {
 	return Region{Guest: guest, User: user, Size: size, Host: unsafe.Pointer(&b[skew]), unmap: func() error { return unix.Munmap(b) }}, nil
 }
 
-// Unmap gives a mapped region back. No ring may use it any more.
+// Unmap unmaps the region. No ring may use it afterwards.
 func (r Region) Unmap() error {
 	if r.unmap == nil {
 		return nil

@@ -14,9 +14,8 @@ import (
 // MaxSize is the most entries a ring may have, virtio 1.2 section 2.7.
 const MaxSize = 32768
 
-// Why a ring or a chain is refused. A broken ring cannot go on: nobody knows
-// any more which heads are the device's. A bad chain is returned with length
-// 0 and the ring goes on.
+// Why a ring or a chain is refused. A broken ring stops: which heads are the device's is no longer
+// known. A bad chain is returned with length 0, and the ring goes on.
 var (
 	ErrBroken = errors.New("ring is broken")
 	ErrChain  = errors.New("bad descriptor chain")
@@ -84,7 +83,7 @@ const (
 // Ring is the device side of one split ring. One goroutine uses it.
 //
 // A head is completed in the order it was taken, always. So the used index
-// in memory says all there is to know of a ring whose device died, and
+// in memory is the complete state of a ring whose device died, and
 // another device can go on from there.
 type Ring struct {
 	mem  *Memory
@@ -106,7 +105,7 @@ type Ring struct {
 	flags     uint16 // our used flags
 	seen      uint16 // avail index read last
 	fence     uint32
-	takenOver bool // nobody knows when the driver was called last
+	takenOver bool // when the driver was last called is unknown
 }
 
 // New places a ring in memory. Addresses must be aligned as section 2.7 asks
