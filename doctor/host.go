@@ -37,9 +37,15 @@ func checkTUN(_ context.Context, _ Host) Result {
 	case os.IsNotExist(err):
 		return Result{State: Fail, Detail: err.Error(), Fix: loadTUN}
 	case os.IsPermission(err):
-		return Result{State: Fail, Detail: err.Error(), Fix: "sudo chmod 0666 " + tunDevice + "   # what udev gives it; making an interface still needs privilege"}
+		return Result{
+			State: Fail, Detail: err.Error(),
+			Fix: "sudo chmod 0666 " + tunDevice + "   # as udev does; interfaces still need privilege",
+		}
 	}
-	return Result{State: Fail, Detail: fmt.Sprintf("%v: the kernel has no TUN driver", err), Fix: loadTUN}
+	return Result{
+		State: Fail, Detail: fmt.Sprintf("%v: the kernel has no TUN driver", err),
+		Fix: loadTUN,
+	}
 }
 
 // checkPrivileges makes the namespaces that root's cards run in. In a container
@@ -127,7 +133,10 @@ func checkMemory(_ context.Context, _ Host) Result {
 		}
 		text := progress.Size(kib<<10) + " available"
 		if kib<<10 < memoryNeeded {
-			return Result{State: Fail, Detail: text + ", a card needs " + progress.Size(memoryNeeded), Fix: "give the card less, machine: {memory: 128MiB}, or end other programs"}
+			return Result{
+				State: Fail, Detail: text + ", a card needs " + progress.Size(memoryNeeded),
+				Fix: "give the card less, machine: {memory: 128MiB}, or end other programs",
+			}
 		}
 		return Result{State: Pass, Detail: text}
 	}
@@ -138,15 +147,24 @@ func checkDisk(_ context.Context, h Host) Result {
 	dir := existing(h.Dirs.Cache)
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return Result{State: Fail, Detail: fmt.Sprintf("%s: %v", dir, err), Fix: "set TOE_CACHE_DIR to a writable folder"}
+		return Result{
+			State: Fail, Detail: fmt.Sprintf("%s: %v", dir, err),
+			Fix: "set TOE_CACHE_DIR to a writable folder",
+		}
 	}
 	free := int64(st.Bavail) * int64(st.Bsize)
 	text := fmt.Sprintf("%s free for %s", progress.Size(free), h.Dirs.Cache)
 	switch {
 	case free < diskNeeded:
-		return Result{State: Fail, Detail: text + ", firmware needs " + progress.Size(diskNeeded), Fix: "make room, or set TOE_CACHE_DIR"}
+		return Result{
+			State: Fail, Detail: text + ", firmware needs " + progress.Size(diskNeeded),
+			Fix: "make room, or set TOE_CACHE_DIR",
+		}
 	case free < diskNative:
-		return Result{State: Warn, Detail: text + ", building User-Mode Linux needs " + progress.Size(diskNative), Fix: "make room, or set TOE_CACHE_DIR"}
+		return Result{
+			State: Warn, Detail: text + ", building User-Mode Linux needs " + progress.Size(diskNative),
+			Fix: "make room, or set TOE_CACHE_DIR",
+		}
 	}
 	return Result{State: Pass, Detail: text}
 }
@@ -193,7 +211,7 @@ func leftover(ctx context.Context, c *store.Card) (fix, what string) {
 		return "toe rm " + c.Name, c.Name + " was made for a command that is gone"
 	}
 	if hostnet.Unrestored(c) {
-		return "toe down " + c.Name, c.Name + " does not run, and /etc/resolv.conf still is the one it put there"
+		return "toe down " + c.Name, c.Name + " does not run, and /etc/resolv.conf is still its own"
 	}
 	st, err := client.Status(ctx, c)
 	if err == nil && st.State == status.Failed && st.Killed {

@@ -97,7 +97,10 @@ func checkQEMU(ctx context.Context, h Host) Result {
 		return r
 	}
 	if err != nil {
-		return Result{State: Fail, Detail: fmt.Sprintf("%s --version: %v", program, err), Fix: reinstallQEMU}
+		return Result{
+			State: Fail, Detail: fmt.Sprintf("%s --version: %v", program, err),
+			Fix: reinstallQEMU,
+		}
 	}
 	version, _, _ := strings.Cut(string(out), "\n")
 	version = strings.TrimPrefix(version, "QEMU emulator version ")
@@ -132,11 +135,21 @@ func checkPasst(ctx context.Context, h Host) Result {
 	case err == nil:
 		return Result{State: Pass, Detail: p.String() + "; it passes its self-test"}
 	case errors.Is(err, passt.ErrMissing):
-		return Result{State: Warn, Detail: "passt is not installed; a uml card needs it for attach: user, and in QEMU's own user network a card reaches services on this host's loopback", Fix: fix}
+		return Result{
+			State: Warn, Detail: "passt is not installed; a uml card needs it for attach: user, and in QEMU's " +
+				"own user network a card reaches services on this host's loopback",
+			Fix: fix,
+		}
 	case errors.Is(err, passt.ErrFaulty):
-		return Result{State: Warn, Detail: err.Error() + "; cards with attach: user do not start with it", Fix: fix}
+		return Result{
+			State: Warn, Detail: err.Error() + "; cards with attach: user do not start with it",
+			Fix: fix,
+		}
 	}
-	return Result{State: Warn, Detail: err.Error(), Fix: "what the checks of tun and of user namespaces say"}
+	return Result{
+		State: Warn, Detail: err.Error(),
+		Fix: "what the checks of tun and of user namespaces say",
+	}
 }
 
 func checkFirmware(_ context.Context, h Host) Result {

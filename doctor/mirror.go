@@ -28,7 +28,10 @@ func checkMirror(ctx context.Context, h Host) Result {
 	if err == nil {
 		return Result{State: Pass, Detail: "answers: " + target.Host}
 	}
-	r := Result{State: Fail, Detail: err.Error(), Fix: "toe firmware build --mirror URL   # a Debian mirror that this host reaches"}
+	r := Result{
+		State: Fail, Detail: err.Error(),
+		Fix: "toe firmware build --mirror URL   # a Debian mirror that this host reaches",
+	}
 	for _, kind := range []machine.Kind{machine.UML, machine.TCG} {
 		if _, err := firmware.Find(h.Dirs.Cache, firmware.Micro, kind, firmware.HostArch()); err == nil {
 			r.State, r.Detail = Warn, r.Detail+"; firmware is built, so cards start without it"

@@ -82,7 +82,9 @@ func apply(cmd *cobra.Command, args []string, file string, restart bool) (applyR
 	return change(cmd.Context(), c, want, res, restart, progress.New(cmd.ErrOrStderr()))
 }
 
-func change(ctx context.Context, c *store.Card, want spec.Spec, res applyResult, restart bool, p *progress.Progress) (applyResult, error) {
+func change(
+	ctx context.Context, c *store.Card, want spec.Spec, res applyResult, restart bool, p *progress.Progress,
+) (applyResult, error) {
 	_, err := client.New(c).Status(ctx, 0)
 	switch {
 	case errors.Is(err, client.ErrNotRunning):
@@ -117,7 +119,9 @@ func change(ctx context.Context, c *store.Card, want spec.Spec, res applyResult,
 
 // goBack gives a card that does not start with its new specification the one
 // before, and starts it with that. It returns why, with what it did.
-func goBack(ctx context.Context, c *store.Card, before spec.Spec, why error, p *progress.Progress) error {
+func goBack(
+	ctx context.Context, c *store.Card, before spec.Spec, why error, p *progress.Progress,
+) error {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), downLimit)
 	defer cancel()
 	if err := errors.Join(client.AwaitEnd(end, c), c.SetSpec(before)); err != nil {

@@ -18,7 +18,8 @@ import (
 const leaveKey = 0x1d
 
 func consoleCmd() *cobra.Command {
-	cmd := cardVerb("console", "Join a card's serial console; Ctrl-] leaves", func(cmd *cobra.Command, c *store.Card) error {
+	const short = "Join a card's serial console; Ctrl-] leaves"
+	cmd := cardVerb("console", short, func(cmd *cobra.Command, c *store.Card) error {
 		conn, err := client.Console(cmd.Context(), c)
 		if err != nil {
 			return err
@@ -26,7 +27,8 @@ func consoleCmd() *cobra.Command {
 		defer conn.Close()
 		return joinConsole(cmd.Context(), conn, c.Name)
 	})
-	cmd.Long = "Console joins this terminal to the card's serial console. Several terminals may be\njoined at once. Ctrl-] leaves and does not reach the card."
+	cmd.Long = `Console joins this terminal to the card's serial console. Several terminals may be
+joined at once. Ctrl-] leaves and does not reach the card.`
 	return cmd
 }
 

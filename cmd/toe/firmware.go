@@ -79,8 +79,10 @@ first start needs no network.`,
 	f := cmd.Flags()
 	f.StringVar(&edition, "edition", string(firmware.Micro), "edition to build: micro")
 	f.StringVar(&target, "machine", string(firmware.QEMU), "machine to build for: qemu or uml")
-	f.StringVar(&o.Kernel, "kernel", "", "series X.Y of linux-source to build, for uml (default the newest)")
-	f.StringVar(&o.Mirror, "mirror", "", "URL of a Debian mirror (default the one this host's apt uses)")
+	f.StringVar(&o.Kernel, "kernel", "",
+		"series X.Y of linux-source to build, for uml (default the newest)")
+	f.StringVar(&o.Mirror, "mirror", "",
+		"URL of a Debian mirror (default the one this host's apt uses)")
 	f.StringVar(&o.AgentPath, "agent", "", "the agent program (default toe-agent beside toe)")
 	f.StringVarP(&output, "output", "o", "", "also write the image to this file")
 	f.BoolVar(&offline, "offline", false, "use the packages in the cache, fetch only missing ones")

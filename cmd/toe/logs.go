@@ -16,7 +16,8 @@ import (
 func logsCmd() *cobra.Command {
 	var follow, asJSON bool
 	var last uint32
-	cmd := cardVerb("logs", "Show the card's log: its agent's and its kernel's", func(cmd *cobra.Command, c *store.Card) error {
+	const short = "Show the card's log: its agent's and its kernel's"
+	cmd := cardVerb("logs", short, func(cmd *cobra.Command, c *store.Card) error {
 		out := cmd.OutOrStdout()
 		show := func(l status.LogLine) {
 			if l.Missed > 0 {
@@ -38,7 +39,8 @@ func logsCmd() *cobra.Command {
 		return err
 	})
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "follow the log")
-	cmd.Flags().Uint32VarP(&last, "tail", "n", 0, "only this many of the newest lines (0: all that the card keeps)")
+	cmd.Flags().Uint32VarP(&last, "tail", "n", 0,
+		"only this many of the newest lines (0: all that the card keeps)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line")
 	return cmd
 }

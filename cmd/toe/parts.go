@@ -38,7 +38,9 @@ func realParts(c *store.Card, logger *log.Logger, p *progress.Progress) supervis
 }
 
 // image gives firmware from the cache, built now if it is not there.
-func image(ctx context.Context, cache, edition string, kind machine.Kind, p *progress.Progress) (supervisor.Image, error) {
+func image(
+	ctx context.Context, cache, edition string, kind machine.Kind, p *progress.Progress,
+) (supervisor.Image, error) {
 	img, err := firmware.Ensure(ctx, kind, firmware.Options{Edition: firmware.Edition(edition), CacheDir: cache, Progress: p})
 	if err != nil {
 		return supervisor.Image{}, err

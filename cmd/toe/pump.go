@@ -38,17 +38,20 @@ func pumpCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "pump --socket-path PATH --interface NAME",
 		Short: "Run the link's back end alone, for any virtual machine monitor",
-		Long: `Run the vhost-user-net back end of a link in the foreground: whatever virtual machine connects to
-the socket is joined to the TUN interface NAME by IP packets with an MTU of 65535. NAME is created if it does
-not exist, and gets that MTU where you may set it; its addresses are yours to set, and to bring it up
-(ip link set NAME up). Ends on SIGTERM.
+		Long: `Pump is the vhost-user-net back end of a link, in the foreground: the virtual
+machine that connects to the socket is joined to the TUN interface NAME by IP
+packets with an MTU of 65535. NAME is created if it does not exist, and gets that
+MTU where you may set it. Its addresses are yours to set, and to bring it up
+(ip link set NAME up). It ends on SIGTERM.
 
-With --tap the virtual machine is joined to the TAP interface NAME by Ethernet frames. It is told the MTU that NAME
-has at the start, and a hardware address of its own, which is derived from this host's machine-id and NAME; --mtu and
---mac set others. The MTU of a TAP is yours to set.
+With --tap the virtual machine is joined to the TAP interface NAME by Ethernet
+frames. It learns the MTU that NAME has at the start, and a hardware address of
+its own, derived from this host's machine-id and NAME; --mtu and --mac set others.
+The MTU of a TAP is yours to set.
 
-On a link the device on the other side must have the hardware address 02:74:6f:65:00:01, the one that every packet of a link
-is addressed to (QEMU: mac=02:74:6f:65:00:01), and no ARP (ip link set DEV arp off mtu 65535).`,
+On a link the device at the other end must have the hardware address
+02:74:6f:65:00:01, to which every packet of a link is addressed (QEMU:
+mac=02:74:6f:65:00:01), and no ARP (ip link set DEV arp off mtu 65535).`,
 		Example: `  toe pump --socket-path /run/link.sock --interface toe0
   toe pump --fd 3 --interface toe0 --queues 2
   toe pump --socket-path /run/port.sock --interface tap0 --tap --mac 02:00:00:00:00:07
@@ -57,14 +60,20 @@ is addressed to (QEMU: mac=02:74:6f:65:00:01), and no ARP (ip link set DEV arp o
 		RunE: func(cmd *cobra.Command, _ []string) error { return runPump(cmd, f) },
 	}
 	c.Flags().StringVar(&f.socket, "socket-path", "", "listen for the front end on this socket")
-	c.Flags().IntVar(&f.fd, "fd", -1, "a connected vhost-user socket that was passed in, instead of --socket-path")
+	c.Flags().IntVar(&f.fd, "fd", -1,
+		"a connected vhost-user socket that was passed in, instead of --socket-path")
 	c.Flags().StringVar(&f.iface, "interface", "", "TUN interface of the host")
 	c.Flags().IntVar(&f.queues, "queues", 1, "queue pairs")
-	c.Flags().IntVar(&f.spin, "spin", 0, "look for packets for so many µs after the last one before sleeping, at most 10000; takes a CPU meanwhile")
-	c.Flags().BoolVar(&f.tap, "tap", false, "a TAP with Ethernet frames instead of a TUN with IP packets")
-	c.Flags().IntVar(&f.mtu, "mtu", 0, "with --tap: the MTU that the front end is told, 68 to that of the TAP, which is the default")
-	c.Flags().StringVar(&f.mac, "mac", "", "with --tap: the hardware address that the front end is told (default: derived from machine-id and NAME)")
-	c.Flags().BoolVar(&f.printCapabilities, "print-capabilities", false, "print what this back end can do, as JSON, and exit")
+	c.Flags().IntVar(&f.spin, "spin", 0,
+		"look for packets for so many µs before sleeping, at most 10000; burns a CPU")
+	c.Flags().BoolVar(&f.tap, "tap", false,
+		"a TAP with Ethernet frames instead of a TUN with IP packets")
+	c.Flags().IntVar(&f.mtu, "mtu", 0,
+		"with --tap: the MTU of the front end, from 68 to that of the TAP (default that of the TAP)")
+	c.Flags().StringVar(&f.mac, "mac", "",
+		"with --tap: hardware address of the front end (default derived from machine-id and NAME)")
+	c.Flags().BoolVar(&f.printCapabilities, "print-capabilities", false,
+		"print what this back end can do, as JSON, and exit")
 	return c
 }
 

@@ -25,7 +25,8 @@ import (
 // toe@.service in the foreground.
 func runCmd() *cobra.Command {
 	var readyFD, aliveFD int
-	cmd := cardVerb("run", "Run a card in the foreground, as its supervisor", func(cmd *cobra.Command, c *store.Card) error {
+	const short = "Run a card in the foreground, as its supervisor"
+	cmd := cardVerb("run", short, func(cmd *cobra.Command, c *store.Card) error {
 		out := newRunLog(os.Stderr, c.Paths.Log())
 		logger := log.New(out, "", log.LstdFlags|log.Lmicroseconds)
 		if err := sandbox.CloseInherited(readyFD, aliveFD); err != nil {
@@ -54,7 +55,8 @@ func runCmd() *cobra.Command {
 	})
 	cmd.Long = `Run starts the card, keeps it running, and takes everything down on SIGTERM
 or SIGINT. It is what toe@NAME.service runs. The card must exist; ` + "`toe up`" + ` makes it.`
-	cmd.Flags().IntVar(&readyFD, "ready-fd", -1, "write a line to this descriptor when the supervisor can be asked")
+	cmd.Flags().IntVar(&readyFD, "ready-fd", -1,
+		"write a line to this descriptor when the supervisor can be asked")
 	cmd.Flags().IntVar(&aliveFD, "alive-fd", -1, "end when this descriptor does")
 	_ = cmd.Flags().MarkHidden("ready-fd")
 	_ = cmd.Flags().MarkHidden("alive-fd")

@@ -63,7 +63,8 @@ status is CMD's, and 124 where --timeout ended it.`,
 			return err
 		},
 	}
-	cmd.Flags().DurationVar(&limit, "timeout", 0, "end the command after this time, such as 30s (default never)")
+	cmd.Flags().DurationVar(&limit, "timeout", 0,
+		"end the command after this time, such as 30s (default never)")
 	return cmd
 }
 

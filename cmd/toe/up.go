@@ -128,7 +128,9 @@ func prepareCard(args []string, file string) (*store.Card, error) {
 
 // bringUp starts the card where it is not running, and waits until it is
 // ready. With alive the card ends when the other end of that pipe does.
-func bringUp(ctx context.Context, c *store.Card, p *progress.Progress, alive *os.File) (status.Status, error) {
+func bringUp(
+	ctx context.Context, c *store.Card, p *progress.Progress, alive *os.File,
+) (status.Status, error) {
 	st, err := client.New(c).Status(ctx, 0)
 	if err == nil {
 		return await(ctx, c, p, nil, st)
@@ -286,7 +288,9 @@ func (s *runner) end() {
 }
 
 // await shows the stages of a start until the card is ready or has failed.
-func await(ctx context.Context, c *store.Card, p *progress.Progress, s *runner, st status.Status) (status.Status, error) {
+func await(
+	ctx context.Context, c *store.Card, p *progress.Progress, s *runner, st status.Status,
+) (status.Status, error) {
 	var stage *progress.Stage
 	shown := ""
 	for {

@@ -37,7 +37,8 @@ func (o outcome) print(cmd *cobra.Command, asJSON bool) error {
 
 func downCmd() *cobra.Command {
 	var asJSON, dead bool
-	cmd := cardVerb("down", "Take a card down and restore the host", func(cmd *cobra.Command, c *store.Card) error {
+	const short = "Take a card down and restore the host"
+	cmd := cardVerb("down", short, func(cmd *cobra.Command, c *store.Card) error {
 		ctx, cancel := context.WithTimeout(cmd.Context(), downLimit)
 		defer cancel()
 		do := takeDown
@@ -50,9 +51,11 @@ func downCmd() *cobra.Command {
 		}
 		return o.print(cmd, asJSON)
 	})
-	cmd.Long = "Down powers the card off, ends its processes, removes its interfaces, and restores what\nlink.default_route changed. It also cleans up after a killed supervisor."
+	cmd.Long = `Down powers the card off, ends its processes, removes its interfaces, and restores what
+link.default_route changed. It also cleans up after a killed supervisor.`
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	cmd.Flags().BoolVar(&dead, "dead", false, "only clean up after a killed supervisor; leave a card that runs alone")
+	cmd.Flags().BoolVar(&dead, "dead", false,
+		"only clean up after a killed supervisor; leave a card that runs alone")
 	return cmd
 }
 
@@ -98,7 +101,8 @@ func cleanIfDead(ctx context.Context, c *store.Card) (outcome, error) {
 
 func resetCmd() *cobra.Command {
 	var asJSON bool
-	cmd := cardVerb("reset", "Restart a card's machine at once, as a reset button does", func(cmd *cobra.Command, c *store.Card) error {
+	const short = "Restart a card's machine at once, as a reset button does"
+	cmd := cardVerb("reset", short, func(cmd *cobra.Command, c *store.Card) error {
 		if err := client.New(c).Reset(cmd.Context()); err != nil {
 			return err
 		}
@@ -111,7 +115,8 @@ func resetCmd() *cobra.Command {
 
 func rmCmd() *cobra.Command {
 	var force, asJSON bool
-	cmd := cardVerb("rm", "Delete a card: its specification, keys and state", func(cmd *cobra.Command, c *store.Card) error {
+	const short = "Delete a card: its specification, keys and state"
+	cmd := cardVerb("rm", short, func(cmd *cobra.Command, c *store.Card) error {
 		if force {
 			ctx, cancel := context.WithTimeout(cmd.Context(), downLimit)
 			defer cancel()
@@ -196,7 +201,8 @@ func printList(cmd *cobra.Command, all []status.Status) error {
 
 func statusCmd() *cobra.Command {
 	var asJSON bool
-	cmd := cardVerb("status", "Show a card's state and its history", func(cmd *cobra.Command, c *store.Card) error {
+	const short = "Show a card's state and its history"
+	cmd := cardVerb("status", short, func(cmd *cobra.Command, c *store.Card) error {
 		st, err := client.Status(cmd.Context(), c)
 		if err != nil {
 			return err
