@@ -94,7 +94,6 @@ type Spec struct {
 	CPUs    int
 	Memory  int64 // bytes
 	Nets    []Net
-	Disk    string   // path of the flash, empty for none
 	Console *os.File // the machine's end of a stream socket; closed by Start in any case
 }
 

@@ -11,7 +11,6 @@ import (
 const (
 	cellKernel = "/card/kernel"
 	cellInitrd = "/card/initrd"
-	cellDisk   = "/card/disk"
 
 	qmpFD     = 4 // one end of a socket pair
 	consoleFD = 5 // Spec.Console
@@ -65,11 +64,6 @@ func (m *Machine) arguments(known features, spec machine.Spec) []string {
 	)
 	if spec.Initrd != "" {
 		args = append(args, "-initrd", cellInitrd)
-	}
-	if spec.Disk != "" {
-		args = append(args,
-			"-blockdev", "driver=file,node-name=flash,filename="+cellDisk+",discard=unmap",
-			"-device", "virtio-blk-pci,drive=flash,disable-legacy=on")
 	}
 	for i, n := range spec.Nets {
 		args = append(args, m.netArguments(known, i, n)...)

@@ -60,9 +60,6 @@ func (m *Machine) cardCell(known features, spec machine.Spec) (sandbox.Cell, err
 	if spec.Initrd != "" {
 		c.Binds = append(c.Binds, sandbox.Bind{Source: spec.Initrd, Target: cellInitrd})
 	}
-	if spec.Disk != "" {
-		c.Binds = append(c.Binds, sandbox.Bind{Source: spec.Disk, Target: cellDisk, Write: true})
-	}
 	for i, n := range spec.Nets {
 		if n.IsVhostUser() {
 			c.Binds = append(c.Binds, sandbox.Bind{Source: n.Socket, Target: cellSocket(i), Write: true})

@@ -66,7 +66,7 @@ func (m *Machine) binary() (string, error) {
 //
 // What the caller must see to: the process's main calls sandbox.Main before
 // anything else. Spec.Kernel is an uncompressed vmlinux and readable by
-// everybody (its directories need not be). Spec.Initrd, Spec.Disk and the
+// everybody (its directories need not be). Spec.Initrd and the
 // sockets of Spec.Nets are given to the card's user with chown when the
 // caller is root and their mode keeps that user out. A vhost-user socket must stay
 // the same file for the card's life: QEMU dials it again when its
@@ -99,7 +99,7 @@ func (m *Machine) check(spec machine.Spec) error {
 	if spec.Memory < 32<<20 || spec.Memory%(1<<20) != 0 {
 		return fmt.Errorf("%d bytes of memory, want a multiple of 1 MiB and at least 32 MiB", spec.Memory)
 	}
-	for _, f := range []struct{ what, path string }{{"kernel", spec.Kernel}, {"initrd", spec.Initrd}, {"disk", spec.Disk}} {
+	for _, f := range []struct{ what, path string }{{"kernel", spec.Kernel}, {"initrd", spec.Initrd}} {
 		if f.path == "" && f.what != "kernel" {
 			continue
 		}
@@ -111,14 +111,8 @@ func (m *Machine) check(spec machine.Spec) error {
 }
 
 func (m *Machine) admit(spec machine.Spec) error {
-	for _, f := range []struct {
-		path  string
-		write bool
-	}{{spec.Initrd, false}, {spec.Disk, true}} {
-		if f.path == "" {
-			continue
-		}
-		if err := sandbox.Admit(f.path, m.cfg.UID, m.cfg.GID, f.write); err != nil {
+	if spec.Initrd != "" {
+		if err := sandbox.Admit(spec.Initrd, m.cfg.UID, m.cfg.GID, false); err != nil {
 			return err
 		}
 	}

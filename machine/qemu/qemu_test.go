@@ -120,7 +120,6 @@ func TestStartErrors(t *testing.T) {
 		{"memory", "want a multiple of 1 MiB", func(s *machine.Spec) { s.Memory = 1 << 20 }},
 		{"kernel", "/nonexistent", func(s *machine.Spec) { s.Kernel = "/nonexistent" }},
 		{"initrd", "/nonexistent", func(s *machine.Spec) { s.Initrd = "/nonexistent" }},
-		{"disk", "/nonexistent", func(s *machine.Spec) { s.Disk = "/nonexistent" }},
 		{"socket", "network device wan", func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Socket: "/nonexistent"}} }},
 		{"another kind", `kind "vfio", machine tcg has ["vhost-user" "user"]`, func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Kind: "vfio"}} }},
 		{"no socket", "want a vhost-user socket", func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Socket: "/bin/true"}} }},

@@ -12,7 +12,6 @@ import (
 // Where things are inside the cell.
 const (
 	cellInitrd = "/initrd"
-	cellDisk   = "/disk"
 	cellNoDisk = "/nodisk"
 	cellMemory = "/mem"
 )
@@ -63,11 +62,7 @@ func (m *Machine) cell(spec machine.Spec) sandbox.Cell {
 	if spec.Initrd != "" {
 		c.Binds = append(c.Binds, sandbox.Bind{Source: spec.Initrd, Target: cellInitrd})
 	}
-	if spec.Disk != "" {
-		c.Binds = append(c.Binds, sandbox.Bind{Source: spec.Disk, Target: cellDisk, Write: true})
-	} else {
-		c.Files[cellNoDisk] = make([]byte, 512)
-	}
+	c.Files[cellNoDisk] = make([]byte, 512)
 	for i, n := range spec.Nets {
 		c.Binds = append(c.Binds, sandbox.Bind{Source: n.Socket, Target: cellSocket(i), Write: true})
 	}
@@ -102,13 +97,9 @@ func arguments(spec machine.Spec) []string {
 	if spec.Initrd != "" {
 		args = append(args, "initrd="+cellInitrd)
 	}
-	if spec.Disk != "" {
-		args = append(args, "ubd0="+cellDisk)
-	} else {
-		// The driver looks for a disk in any case, and complains on the
-		// console when there is none: one sector, read-only.
-		args = append(args, "ubd0r="+cellNoDisk)
-	}
+	// The driver looks for a disk, and complains on the console when there is
+	// none: one sector, read-only.
+	args = append(args, "ubd0r="+cellNoDisk)
 	for i := range spec.Nets {
 		// 1 is VIRTIO_ID_NET (virtio 1.2, section 5).
 		args = append(args, fmt.Sprintf("virtio_uml.device=%s:1", cellSocket(i)))

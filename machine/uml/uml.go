@@ -46,7 +46,7 @@ func (m *Machine) Nets() []machine.NetKind { return []machine.NetKind{machine.Vh
 //
 // What the caller must see to: the process's main calls sandbox.Main before
 // anything else; Spec.Kernel is readable by everybody (its directories need
-// not be). Spec.Initrd, Spec.Disk and the sockets of Spec.Nets are given to
+// not be). Spec.Initrd and the sockets of Spec.Nets are given to
 // the card's user with chown when the caller is root and their mode keeps that user
 // out, so none may be shared with something that minds.
 // Spec.Dir is not used: all that the card writes is in its cell's memory.
@@ -95,12 +95,6 @@ func (m *Machine) admit(spec machine.Spec) error {
 		if err := sandbox.Admit(n.Socket, m.cfg.UID, m.cfg.GID, true); err != nil {
 			return fmt.Errorf("network device %s: %w", n.Name, err)
 		}
-	}
-	if spec.Disk == "" {
-		return nil
-	}
-	if err := sandbox.Admit(spec.Disk, m.cfg.UID, m.cfg.GID, true); err != nil {
-		return fmt.Errorf("disk: %w", err)
 	}
 	return nil
 }
