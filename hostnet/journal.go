@@ -16,6 +16,7 @@ var kinds = journal.Kinds{
 	"return_route": &returnRoute{},
 	"udp_answers":  &udpAnswers{},
 	"resolved":     &resolved{},
+	"up":           &up{},
 }
 
 func journalOf(c *store.Card) *journal.Journal {

@@ -21,13 +21,14 @@ import (
 // stand is a link for a test, of card a or of card b.
 type stand struct {
 	name, iface string
+	down        string // an interface that is down
 	index       int
 	addrs       store.LinkAddrs
 }
 
 func newStand(t *testing.T, name string, n int) stand {
 	t.Helper()
-	s := stand{name: name, iface: "toe" + fmt.Sprint(n), addrs: store.LinkAddrs{
+	s := stand{name: name, iface: "toe" + fmt.Sprint(n), down: "down" + fmt.Sprint(n), addrs: store.LinkAddrs{
 		IPv4: netip.MustParsePrefix(fmt.Sprintf("10.116.%d.0/31", n)), IPv6: netip.MustParsePrefix(fmt.Sprintf("fd74:6f65::%d:0/127", n+1)),
 	}}
 	files, err := tun.Open(tun.Options{Name: s.iface, Queues: 1})
@@ -43,6 +44,11 @@ func newStand(t *testing.T, name string, n int) stand {
 		t.Fatal(err)
 	}
 	s.index = l.Attrs().Index
+	a := netlink.NewLinkAttrs()
+	a.Name = s.down
+	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: a}); err != nil {
+		t.Fatal(err)
+	}
 	return s
 }
 
@@ -143,6 +149,32 @@ func changeCases(etc string) map[string]changeCase {
 				r.Family, r.Priority, r.Table = unix.AF_INET, returnPriority+1, 100
 				r.Src = netdev.IPNet(netip.PrefixFrom(s.addrs.HostAddrs()[0], 32))
 				_ = netlink.RuleDel(r)
+				return ok
+			},
+		},
+		"up": {
+			make: func(s stand) journal.Change { return &up{Name: s.down, Index: indexOf(s.down)} },
+			there: func(t *testing.T, s stand) bool {
+				l, err := netlink.LinkByName(s.down)
+				must(t, err)
+				return l.Attrs().Flags&net.FlagUp != 0
+			},
+			edit: func(t *testing.T, s stand) { // another interface with the name, which is up
+				l, err := netlink.LinkByName(s.down)
+				must(t, err)
+				must(t, netlink.LinkDel(l))
+				a := netlink.NewLinkAttrs()
+				a.Name = s.down
+				must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: a}))
+				l, err = netlink.LinkByName(s.down)
+				must(t, err)
+				must(t, netlink.LinkSetUp(l))
+			},
+			kept: func(t *testing.T, s stand) bool {
+				l, err := netlink.LinkByName(s.down)
+				must(t, err)
+				ok := l.Attrs().Flags&net.FlagUp != 0
+				must(t, netlink.LinkSetDown(l))
 				return ok
 			},
 		},
@@ -259,6 +291,14 @@ func otherBoot(t *testing.T, path string) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+func indexOf(name string) int {
+	l, err := netlink.LinkByName(name)
+	if err != nil {
+		return 0
+	}
+	return l.Attrs().Index
 }
 
 func hasRoute(t *testing.T, index, table int) bool {

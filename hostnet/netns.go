@@ -2,6 +2,7 @@ package hostnet
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"runtime"
 
@@ -51,4 +52,9 @@ func switchNetns(path string) (back func() bool, err error) {
 		defer unix.Close(own)
 		return unix.Setns(own, unix.CLONE_NEWNET) == nil
 	}, nil
+}
+
+func netnsExists(name string) bool {
+	_, err := os.Stat(filepath.Join(netnsDir, name))
+	return err == nil
 }

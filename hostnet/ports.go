@@ -150,15 +150,15 @@ func (h *Host) Port(ctx context.Context, p spec.Port, mac net.HardwareAddr, kind
 		}
 		return att, err
 	case spec.AttachTAP:
-		return openTAP(p.Attach.Name, p.MTU, "")
+		return h.openTAP(tapOptions{name: p.Attach.Name, mtu: p.MTU})
 	case spec.AttachBridge:
-		return openTAP(h.portInterface(p), p.MTU, p.Attach.Name)
+		return h.openTAP(tapOptions{name: h.portInterface(p), mtu: p.MTU, bridge: p.Attach.Name})
 	case spec.AttachMacvtap:
 		return h.macvtap(p, mac)
 	case spec.AttachNetns:
 		var att *Attachment
 		err := inNetns(p.Attach.Name, func() (err error) {
-			att, err = openTAP(p.Attach.Device, p.MTU, "")
+			att, err = h.openTAP(tapOptions{name: p.Attach.Device, mtu: p.MTU, netns: p.Attach.Name})
 			return err
 		})
 		return att, err
@@ -173,48 +173,67 @@ func (h *Host) portInterface(p spec.Port) string {
 	return "toe-" + hex.EncodeToString(sum[:4])
 }
 
-// openTAP opens a TAP, made if need be, and puts it on a bridge if one is given.
-func openTAP(name string, mtu int, bridge string) (*Attachment, error) {
-	existed := netdev.Exists(name)
-	files, err := tun.Open(tun.Options{Name: name, Queues: 1, TAP: true})
+// tapOptions are the TAP of a port, in the calling thread's network namespace.
+type tapOptions struct {
+	name   string
+	mtu    int    // of one that is created
+	bridge string // to put it on, or ""
+	netns  string // name of the network namespace, "" for the host's
+}
+
+// openTAP opens a TAP, and creates it where there is none.
+func (h *Host) openTAP(o tapOptions) (*Attachment, error) {
+	existed := netdev.Exists(o.name)
+	files, err := tun.Open(tun.Options{Name: o.name, Queues: 1, TAP: true})
 	if err != nil {
 		return nil, err
 	}
-	if err := configureTAP(name, mtu, bridge, existed); err != nil {
+	undo, err := h.configureTAP(o, existed)
+	if err != nil {
 		fds.CloseAll(files)
 		return nil, err
 	}
-	return &Attachment{Interface: name, Files: files}, nil
+	return &Attachment{Interface: o.name, Files: files, Close: undo}, nil
 }
 
-func configureTAP(name string, mtu int, bridge string, existed bool) error {
-	l, err := netlink.LinkByName(name)
+// configureTAP brings a TAP up. undo is nil where nothing outlives its descriptor.
+func (h *Host) configureTAP(o tapOptions, existed bool) (undo func() error, err error) {
+	l, err := netlink.LinkByName(o.name)
 	if err != nil {
-		return fmt.Errorf("interface %s: %w", name, err)
+		return nil, fmt.Errorf("interface %s: %w", o.name, err)
 	}
 	if !existed {
-		if err := netlink.LinkSetMTU(l, mtu); err != nil {
-			return fmt.Errorf("interface %s: MTU %d: %w", name, mtu, err)
+		if err := netlink.LinkSetMTU(l, o.mtu); err != nil {
+			return nil, fmt.Errorf("interface %s: MTU %d: %w", o.name, o.mtu, err)
 		}
 	}
-	if bridge != "" {
-		netdev.Quiet(name)
-		b, err := netlink.LinkByName(bridge)
-		if err != nil {
-			return fmt.Errorf("bridge %s: %w", bridge, err)
-		}
-		if err := netlink.LinkSetHardwareAddr(l, bridgedMAC(name)); err != nil {
-			return fmt.Errorf("interface %s: address: %w", name, err)
-		}
-		if err := netlink.LinkSetMaster(l, b); err != nil {
-			return fmt.Errorf("put %s on bridge %s: %w", name, bridge, err)
+	if o.bridge != "" {
+		if err := toBridge(l, o.bridge); err != nil {
+			return nil, err
 		}
 	}
-	if l.Attrs().Flags&net.FlagUp != 0 {
-		return nil // and no privilege is needed
+	change := &up{Netns: o.netns, Name: o.name, Index: l.Attrs().Index}
+	switch {
+	case l.Attrs().Flags&net.FlagUp != 0:
+		return nil, nil // and no privilege is needed
+	case existed:
+		return h.do(change)
 	}
-	if err := netlink.LinkSetUp(l); err != nil {
-		return fmt.Errorf("interface %s: up: %w", name, err)
+	return nil, change.Make()
+}
+
+func toBridge(l netlink.Link, bridge string) error {
+	name := l.Attrs().Name
+	netdev.Quiet(name)
+	b, err := netlink.LinkByName(bridge)
+	if err != nil {
+		return fmt.Errorf("bridge %s: %w", bridge, err)
+	}
+	if err := netlink.LinkSetHardwareAddr(l, bridgedMAC(name)); err != nil {
+		return fmt.Errorf("interface %s: address: %w", name, err)
+	}
+	if err := netlink.LinkSetMaster(l, b); err != nil {
+		return fmt.Errorf("put %s on bridge %s: %w", name, bridge, err)
 	}
 	return nil
 }
