@@ -84,12 +84,11 @@ func defaultAgent() (string, error) {
 	return filepath.Join(filepath.Dir(self), agentName), nil
 }
 
-// readAgent reads the agent and makes sure that a kernel with nothing else
-// can start it.
+// readAgent reads the agent and checks that it needs no other file to start.
 func readAgent(path, arch string) ([]byte, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the card's agent %s is missing: %s must be installed beside toe (make builds both)", path, agentName)
+		return nil, fmt.Errorf("the card's agent %s is missing; want %s beside toe (make builds both)", path, agentName)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the card's agent: %w", err)
@@ -105,10 +104,10 @@ var elfMachines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM
 func checkStatic(program []byte, arch string) error {
 	f, err := elf.NewFile(bytes.NewReader(program))
 	if err != nil {
-		return fmt.Errorf("is no ELF program: %w", err)
+		return fmt.Errorf("not an ELF program: %w", err)
 	}
 	if want, ok := elfMachines[arch]; ok && f.Machine != want {
-		return fmt.Errorf("is for %v, must be for %v", f.Machine, want)
+		return fmt.Errorf("is for %v, want %v", f.Machine, want)
 	}
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {

@@ -19,8 +19,8 @@ type base struct {
 	packages []Package
 }
 
-// Build makes an image and puts it into the cache, where Find gets it. It
-// takes the packages from the cache when they are there, unless o.Update.
+// Build makes an image and puts it into the cache, where Find finds it. It takes packages from the
+// cache where they are there, unless o.Update is set.
 func Build(ctx context.Context, o Options) (*Image, error) {
 	o, err := o.normal()
 	if err != nil {
@@ -86,7 +86,7 @@ func Ensure(ctx context.Context, kind machine.Kind, o Options) (*Image, error) {
 	}
 	img, err := find(o.CacheDir, o.Edition, o.Target, o.Arch)
 	if errors.Is(err, ErrInvalid) {
-		o.Progress.Log("the firmware in the cache is of no use, building it anew: %v", err)
+		o.Progress.Log("the firmware in the cache cannot be read, building it again: %v", err)
 	}
 	if errors.Is(err, ErrNotBuilt) || errors.Is(err, ErrInvalid) {
 		return Build(ctx, o)

@@ -212,7 +212,7 @@ func TestPackagesThatTheMirrorDroppedAreReplaced(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = Build(ctx, o)
-	for _, want := range []string{"fetching package linux-image-6.12.10", "fetching package indexes (is the mirror reachable"} {
+	for _, want := range []string{"fetching package linux-image-6.12.10", "fetching package indexes (check that the mirror is reachable"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("without a mirror: %v; want %q in it", err, want)
 		}
@@ -224,14 +224,14 @@ func TestBuildFailures(t *testing.T) {
 		spoil func(t *testing.T, r *apttest.Repo, o *Options)
 		want  string
 	}{
-		"no agent": {func(_ *testing.T, _ *apttest.Repo, o *Options) { o.AgentPath = "/nonexistent/toe-agent" }, "must be installed beside toe"},
+		"no agent": {func(_ *testing.T, _ *apttest.Repo, o *Options) { o.AgentPath = "/nonexistent/toe-agent" }, "want toe-agent beside toe"},
 		"dynamic agent": {func(t *testing.T, _ *apttest.Repo, o *Options) {
 			if err := os.WriteFile(o.AgentPath, tinyELF(t, true, ""), 0o755); err != nil {
 				t.Fatal(err)
 			}
 		}, "CGO_ENABLED=0"},
-		"no mirror there":   {func(_ *testing.T, _ *apttest.Repo, o *Options) { o.Mirror += "/gone" }, "mirror reachable"},
-		"bad mirror":        {func(_ *testing.T, _ *apttest.Repo, o *Options) { o.Mirror = "no url" }, "must be a URL"},
+		"no mirror there":   {func(_ *testing.T, _ *apttest.Repo, o *Options) { o.Mirror += "/gone" }, "mirror is reachable"},
+		"bad mirror":        {func(_ *testing.T, _ *apttest.Repo, o *Options) { o.Mirror = "no url" }, "want a URL"},
 		"no source for uml": {func(_ *testing.T, _ *apttest.Repo, o *Options) { o.Target = UML }, "no linux-source"},
 		"newer metapackage without its kernel": {func(t *testing.T, r *apttest.Repo, _ *Options) {
 			r.Add(t, apttest.Deb{Name: "linux-image-cloud-amd64", Version: "7", Arch: "amd64", Depends: "linux-image-7"})

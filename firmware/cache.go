@@ -18,8 +18,7 @@ import (
 
 const lockPoll = 200 * time.Millisecond
 
-// lockCache takes the cache's build lock, waiting for another build as long
-// as ctx lasts and saying for whom.
+// lockCache takes the cache's build lock. It waits for another build until ctx ends, and reports which.
 func lockCache(ctx context.Context, cacheDir, what string, p *progress.Progress) (unlock func(), err error) {
 	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
 		return nil, fmt.Errorf("firmware cache: %w", err)

@@ -19,8 +19,8 @@ var suites = []string{"trixie", "trixie-backports"}
 
 const securitySuite = "trixie-security"
 
-// resolved is which packages a target was last made of. It is kept in the
-// cache, so that a new agent needs no network.
+// resolved names the packages that a target was last made of. The cache keeps it, so that an image
+// with another agent needs no network.
 type resolved struct {
 	Kernel  apt.Package `json:"kernel"`
 	Busybox apt.Package `json:"busybox"`
@@ -33,15 +33,13 @@ func openRoot(ctx context.Context, o Options) (*apt.Root, error) {
 	})
 }
 
-// fetchError is a package that the mirror did not give: it may have a newer
-// one by now.
+// fetchError is a package that could not be fetched. The mirror may have a newer version.
 type fetchError struct{ error }
 
 func (e fetchError) Unwrap() error { return e.error }
 
-// collect brings together all that an image is made of besides the agent. The
-// packages of the last build may be gone from the cache and from the mirror;
-// then those are taken that the mirror has now.
+// collect collects everything in an image but the agent. Where packages of the last build are gone
+// from cache and mirror it takes the ones that the mirror has now.
 func collect(ctx context.Context, o Options) (*base, error) {
 	root, err := openRoot(ctx, o)
 	if err != nil {
@@ -56,7 +54,7 @@ func collect(ctx context.Context, o Options) (*base, error) {
 	if !cached || ctx.Err() != nil || !errors.As(err, &missing) {
 		return b, err
 	}
-	o.Progress.Log("a package of the last build cannot be had any more, asking the mirror what it has now: %v", err)
+	o.Progress.Log("the mirror no longer has a package of the last build; asking it for its current ones: %v", err)
 	o.Update = true
 	if r, _, err = packages(ctx, o, root); err != nil {
 		return nil, errors.Join(missing, err)
@@ -88,13 +86,13 @@ func asPackage(p apt.Package) Package {
 	return Package{Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.SHA256}
 }
 
-// packages decides which packages to use: those of the last build, unless
-// newer ones are asked for or another kernel is. Cached says that it is those.
+// packages chooses the packages: those of the last build, unless o asks for newer ones or another
+// kernel. cached says that it is the former.
 func packages(ctx context.Context, o Options, root *apt.Root) (r *resolved, cached bool, err error) {
 	if last, err := loadResolved(o); err == nil && !o.Update && (o.Kernel == "" || last.Kernel.Name == sourcePackage(o.Kernel)) {
 		return last, true, nil
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		o.Progress.Log("the cached choice of packages is of no use, asking the mirror: %v", err)
+		o.Progress.Log("the cached choice of packages cannot be read, asking the mirror: %v", err)
 	}
 	stage := o.Progress.Stage("reading package indexes", 0)
 	if r, err = resolve(ctx, o, root); err != nil {
@@ -193,8 +191,8 @@ func unpackDebianKernel(ctx context.Context, deb, release string, b *base) error
 	return err
 }
 
-// usrMerged gives a file of /lib its name in /usr/lib, where Debian's
-// packages are moving one by one.
+// usrMerged returns the name in /usr of a file of /lib or /bin: Debian's packages move there one by
+// one.
 func usrMerged(name string) string {
 	if strings.HasPrefix(name, "/lib/") || strings.HasPrefix(name, "/bin/") {
 		return "/usr" + name

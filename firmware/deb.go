@@ -17,8 +17,8 @@ import (
 // killGrace is how long a program may take to end after ctx has.
 const killGrace = 5 * time.Second
 
-// command is a program in a process group of its own, all of which gets
-// SIGTERM when ctx ends, and SIGKILL when that does not help.
+// command is a program in a process group of its own. The group gets SIGTERM when ctx ends, and the
+// program SIGKILL after killGrace.
 func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -27,8 +27,8 @@ func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// readDeb gives the contents of the files of a .deb that want accepts, by
-// their absolute names. Nothing is written to disk.
+// readDeb returns the contents of the files of a .deb that want accepts, by absolute name. It writes
+// nothing to disk.
 func readDeb(ctx context.Context, deb string, want func(name string) bool) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	err := walkDeb(ctx, deb, func(name string, r io.Reader) error {
@@ -64,13 +64,13 @@ func walkDeb(asked context.Context, deb string, each func(name string, r io.Read
 	}
 	err = walkTar(out, each)
 	if err != nil {
-		cancel() // it need not finish writing
+		cancel() // the rest of its output is not needed
 	}
 	waitErr := cmd.Wait()
 	switch {
 	case errors.Is(err, errEnough):
 		return nil
-	case asked.Err() != nil: // what else is said comes of that
+	case asked.Err() != nil: // other errors follow from it
 		return fmt.Errorf("unpacking %s: %w", deb, asked.Err())
 	case err != nil && complaint.Len() > 0:
 		return fmt.Errorf("unpacking %s: %w: %s", deb, err, strings.TrimSpace(complaint.String()))
@@ -87,7 +87,7 @@ func walkTar(r io.Reader, each func(name string, r io.Reader) error) error {
 	for {
 		hdr, err := tr.Next()
 		if err == io.EOF {
-			// What stands behind the end must be read, or the writer waits.
+			// The writer blocks until the bytes behind the end are read.
 			_, err = io.Copy(io.Discard, r)
 			return err
 		}

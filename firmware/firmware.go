@@ -1,10 +1,9 @@
-// Package firmware builds, keeps and verifies what a card boots: a kernel and
-// an initramfs with the agent as PID 1, in one file with a manifest.
+// Package firmware builds, caches and verifies images: a kernel and an initramfs with the agent as
+// PID 1, in one file with a manifest.
 //
-// Everything that is not ours comes from a Debian mirror through a private
-// apt root (internal/apt), which verifies it; nothing unverified is unpacked.
-// Nothing in an image belongs to one card: what does is a second cpio archive,
-// added at each start by Overlay.
+// Everything but the agent comes from a Debian mirror through a private apt root (internal/apt),
+// which verifies it before it is unpacked. An image holds nothing of one card. A card's own
+// configuration is a second cpio archive, which Overlay adds at each start.
 //
 // An image is a plain tar, the same bytes from the same packages. Its agent is its own: a newer
 // one on the host changes no image, and toe status says how they differ.
@@ -18,7 +17,7 @@
 //	apt/                       the private apt root and the packages fetched
 //	uml/                       User-Mode Linux kernels, by version and configuration
 //	firmware/*.tar             images
-//	firmware/current-*         links to the image that Find gives
+//	firmware/current-*         links to the image that Find returns
 //	firmware/files/SHA256/     the kernel and initramfs of an image, unpacked
 package firmware
 
@@ -46,7 +45,7 @@ const (
 	UML  Target = "uml"  // kind uml: Linux built as a program
 )
 
-// TargetOf gives the target that a kind of machine boots.
+// TargetOf returns the target that a kind of machine boots.
 func TargetOf(kind machine.Kind) (Target, error) {
 	switch kind {
 	case machine.KVM, machine.TCG:
@@ -54,7 +53,7 @@ func TargetOf(kind machine.Kind) (Target, error) {
 	case machine.UML:
 		return UML, nil
 	}
-	return "", fmt.Errorf("no firmware is made for machine kind %q; it is for kvm, tcg and uml", kind)
+	return "", fmt.Errorf("machine kind %q has no firmware, want kvm, tcg or uml", kind)
 }
 
 func (t Target) kinds() []machine.Kind {
@@ -68,8 +67,8 @@ func (t Target) kinds() []machine.Kind {
 // architecture. Build makes it.
 var ErrNotBuilt = errors.New("firmware is not built")
 
-// ErrInvalid: the file is not an image, or not an undamaged one. Build it
-// anew or fetch it again; nothing of it was used.
+// ErrInvalid: the file is not an image, is damaged, or is of a format that this version does not
+// read. Build it again or fetch it again; nothing of it was used.
 var ErrInvalid = errors.New("not a valid firmware image")
 
 // Options says what to build.
@@ -104,15 +103,15 @@ func (o Options) normal() (Options, error) {
 	}
 	switch {
 	case o.Edition != Micro:
-		return o, fmt.Errorf("firmware edition %q: there is only %q", o.Edition, Micro)
+		return o, fmt.Errorf("firmware edition %q: want %q", o.Edition, Micro)
 	case o.Target != QEMU && o.Target != UML:
-		return o, fmt.Errorf("firmware machine %q: there are %q and %q", o.Target, QEMU, UML)
+		return o, fmt.Errorf("firmware machine %q: want %q or %q", o.Target, QEMU, UML)
 	case o.Arch != "amd64":
-		return o, fmt.Errorf("firmware architecture %q: only amd64 can be built", o.Arch)
+		return o, fmt.Errorf("firmware architecture %q: want amd64", o.Arch)
 	case o.Kernel != "" && o.Target != UML:
-		return o, fmt.Errorf("kernel %s: a kernel is chosen for machine uml only; qemu takes Debian's own", o.Kernel)
+		return o, fmt.Errorf("kernel %s: only machine uml has a choice of kernels; qemu takes Debian's", o.Kernel)
 	case !filepath.IsAbs(o.CacheDir):
-		return o, fmt.Errorf("cache directory %q: must be an absolute path", o.CacheDir)
+		return o, fmt.Errorf("cache directory %q: want an absolute path", o.CacheDir)
 	}
 	if o.AgentPath == "" {
 		var err error

@@ -36,9 +36,8 @@ func Open(path, cacheDir string) (*Image, error) {
 	return img, nil
 }
 
-// Find gives the image that the cache holds for a kind of machine. It reads
-// the manifest only: what the kernel is loaded from was verified as it was
-// unpacked. Errors: ErrNotBuilt.
+// Find returns the image in the cache for a kind of machine. It reads the manifest only: Files
+// verifies the members when it unpacks them. Errors: ErrNotBuilt.
 func Find(cacheDir string, edition Edition, kind machine.Kind, arch string) (*Image, error) {
 	target, err := TargetOf(kind)
 	if err != nil {
@@ -88,7 +87,7 @@ func openImage(path, cacheDir string, each func(Member, io.Reader) error) (*Imag
 		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%w: no regular file", ErrInvalid)
+		return nil, fmt.Errorf("%w: not a regular file", ErrInvalid)
 	}
 	m, id, err := readImage(f, info.Size(), each)
 	if err != nil {
@@ -140,7 +139,7 @@ func nextMember(tr *tar.Reader, name string) (*tar.Header, error) {
 		return nil, fmt.Errorf("%w: member %s: %v", ErrInvalid, name, err)
 	}
 	if hdr.Name != name || hdr.Typeflag != tar.TypeReg || hdr.Format&tar.FormatUSTAR == 0 || len(hdr.PAXRecords) > 0 {
-		return nil, fmt.Errorf("%w: member %.64q of type %q where the file %s must be", ErrInvalid, hdr.Name, hdr.Typeflag, name)
+		return nil, fmt.Errorf("%w: member %.64q of type %q, want the regular file %s", ErrInvalid, hdr.Name, hdr.Typeflag, name)
 	}
 	return hdr, nil
 }

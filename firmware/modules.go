@@ -18,8 +18,8 @@ import (
 var early = []string{"virtio_net"}
 
 // late are the modules that every card needs next, in this order: its other
-// devices, and forwarding with NAT. Whoever loads them first is right: the
-// agent from its list, or the kernel on demand.
+// devices, and forwarding with NAT. They are loaded by
+// the agent from its list, or before that by the kernel on demand.
 var late = []string{
 	"nf_tables", "nft_ct", "nft_chain_nat", "nft_masq", "virtio_rng", "virtio_blk",
 }
@@ -87,8 +87,8 @@ func moduleName(file string) string {
 	return strings.ReplaceAll(base, "-", "_")
 }
 
-// pick gives the modules of names that are not built in, everything that they
-// depend on before them.
+// pick returns the modules of names that are not built in, each after the modules that it depends
+// on.
 func (t *moduleTree) pick(ctx context.Context, names []string) ([]*module, error) {
 	var picked []*module
 	seen := map[string]bool{}

@@ -292,7 +292,7 @@ func TestPickSeries(t *testing.T) {
 		{"7.2", "7.2", ""},
 		{"7.4", "", "no linux-source-7.4"},
 		{"6.12", "", "AMX"},
-		{"newest", "", "must be X.Y"},
+		{"newest", "", "want X.Y"},
 	}
 	for _, tt := range tests {
 		got, err := pickSeries(names, tt.pinned)
@@ -393,7 +393,7 @@ func TestNeedTools(t *testing.T) {
 		t.Error(err)
 	}
 	err := needTools(map[string]string{"no-such-program-1": "one", "no-such-program-2": "two", "no-such-program-3": "one"})
-	if !errors.Is(err, ErrTools) || !strings.Contains(err.Error(), "apt-get install one two") {
+	if !errors.Is(err, ErrTools) || !strings.Contains(err.Error(), "fix: apt-get install one two") {
 		t.Errorf("error %v", err)
 	}
 }

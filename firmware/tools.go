@@ -12,7 +12,7 @@ import (
 // the line that installs them.
 var ErrTools = errors.New("programs are missing")
 
-// needTools looks for programs; packageOf gives each one's Debian package.
+// needTools looks for the programs in packageOf, which maps each to its Debian package.
 func needTools(packageOf map[string]string) error {
 	var programs, packages []string
 	for program, name := range packageOf {
@@ -26,6 +26,6 @@ func needTools(packageOf map[string]string) error {
 	}
 	slices.Sort(programs)
 	slices.Sort(packages)
-	return fmt.Errorf("%w: %s; install them with: apt-get install %s",
+	return fmt.Errorf("%w: %s; fix: apt-get install %s",
 		ErrTools, strings.Join(programs, ", "), strings.Join(slices.Compact(packages), " "))
 }

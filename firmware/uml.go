@@ -54,7 +54,7 @@ var seriesPattern = regexp.MustCompile(`^([0-9]{1,4})\.([0-9]{1,4})$`)
 func parseSeries(text string) (series, error) {
 	m := seriesPattern.FindStringSubmatch(text)
 	if m == nil {
-		return series{}, fmt.Errorf("kernel %q: must be X.Y, such as %v", text, umlOldest)
+		return series{}, fmt.Errorf("kernel %q: want X.Y, such as %v", text, umlOldest)
 	}
 	major, _ := strconv.Atoi(m[1]) // four digits at most
 	minor, _ := strconv.Atoi(m[2])
@@ -182,8 +182,8 @@ func buildUML(ctx context.Context, o Options, root *apt.Root, source apt.Package
 
 const buildPrefix = ".build-"
 
-// removeStale removes what a killed build has left. The caller holds the
-// cache's lock, so nobody is building there.
+// removeStale removes the directories of killed builds. The caller holds the cache's lock, so no
+// build is running.
 func removeStale(parent string) error {
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return err
@@ -210,7 +210,7 @@ func checkStaticLibc(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("%w: gcc cannot link a static program; install its libraries with: apt-get install libc6-dev\n%s",
+		return fmt.Errorf("%w: gcc cannot link a static program; fix: apt-get install libc6-dev\n%s",
 			ErrTools, strings.TrimSpace(complaint.String()))
 	}
 	return nil
@@ -261,8 +261,8 @@ func (u *umlBuild) run(ctx context.Context, deb string) error {
 	return atomicfile.SyncDir(filepath.Dir(u.dir))
 }
 
-// pruneKernels removes the oldest kernels. Images hold copies of their own, and whoever reads a
-// kernel here holds the cache's lock, as the caller does.
+// pruneKernels removes the oldest kernels. Images hold copies of their own, and a reader of
+// a kernel here holds the cache's lock, as the caller does.
 func pruneKernels(current string) {
 	dirs, err := filepath.Glob(filepath.Join(filepath.Dir(current), "linux-*"))
 	if err != nil {

@@ -173,7 +173,7 @@ func (l lineCounter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// tail gives the last n lines of a log.
+// tail returns the last n lines of a log.
 func tail(name string, n int) string {
 	text, err := os.ReadFile(name)
 	if err != nil {

@@ -129,7 +129,7 @@ func needed(name string) (wanted, empty bool) {
 var optionPattern = regexp.MustCompile(`(?m)^\s*(?:menu)?config\s+(\w+)`)
 
 // checkSources refuses options whose sources are not unpacked: with the empty
-// Makefile the kernel would come out without them and nobody would know.
+// Makefile the kernel would lack them without an error.
 func checkSources(tree string, asked []byte) error {
 	want := options(asked)
 	var lost []string

@@ -32,8 +32,8 @@ const (
 	protocolOfPayload = 0x0208
 )
 
-// vmlinux gives the kernel that a bzImage carries, as the ELF file that PVH
-// boots: no decompressor runs in the guest then.
+// vmlinux returns the kernel in a bzImage as the ELF file that PVH boots. No decompressor runs in the
+// guest then.
 func vmlinux(ctx context.Context, bzImage []byte) ([]byte, error) {
 	payload, err := payloadOf(bzImage)
 	if err != nil {
@@ -44,7 +44,7 @@ func vmlinux(ctx context.Context, bzImage []byte) ([]byte, error) {
 		return nil, fmt.Errorf("bzImage: decompressing the kernel: %w", err)
 	}
 	if _, err := elf.NewFile(bytes.NewReader(kernel)); err != nil {
-		return nil, fmt.Errorf("bzImage: what was decompressed is no ELF file: %w", err)
+		return nil, fmt.Errorf("bzImage: the payload is not an ELF file: %w", err)
 	}
 	return kernel, nil
 }
@@ -55,7 +55,7 @@ func payloadOf(b []byte) ([]byte, error) {
 		return nil, fmt.Errorf("no setup header in %d bytes", len(b))
 	}
 	if v := le.Uint16(b[offVersion:]); v < protocolOfPayload {
-		return nil, fmt.Errorf("boot protocol %d.%02d, must be 2.08 or later", v>>8, v&0xff)
+		return nil, fmt.Errorf("boot protocol %d.%02d, want 2.08 or later", v>>8, v&0xff)
 	}
 	setup := int64(b[offSetupSects])
 	if setup == 0 {

@@ -27,7 +27,7 @@ type Kinds struct {
 // probeLimit bounds each probe.
 const probeLimit = 20 * time.Second
 
-// Choose gives the machine for machine.kind of card.yaml, and why. A kind that
+// Choose returns the machine for machine.kind of card.yaml, and why. A kind that
 // card.yaml names is taken without a probe: its start says what is wrong.
 func (k Kinds) Choose(ctx context.Context, kind string) (Machine, string, error) {
 	if kind != "auto" {
@@ -36,7 +36,7 @@ func (k Kinds) Choose(ctx context.Context, kind string) (Machine, string, error)
 				return m, "asked for in card.yaml", nil
 			}
 		}
-		return nil, "", fmt.Errorf("machine.kind %q: there is no such machine", kind)
+		return nil, "", fmt.Errorf("machine.kind %q: unknown", kind)
 	}
 	var why []string
 	for _, m := range k.Machines {
@@ -81,7 +81,7 @@ func (k Kinds) probe(ctx context.Context, m Machine) (finding, error) {
 		return f, m // of this process, not of the host or of this kind
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return f, nil // a busy host is no reason to do without this kind until it is restarted
+		return f, nil // the host may have been busy: try again next time
 	}
 	if os.MkdirAll(k.Cache, 0o755) == nil {
 		atomicfile.Sweep(k.Cache)

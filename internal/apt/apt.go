@@ -1,11 +1,9 @@
 // Package apt fetches Debian packages through an apt root of its own.
 //
-// The root has its own configuration, sources, lists and archives, so that
-// nothing of the host's apt changes, an ordinary user can do it, and the
-// host's own pins and hooks have no part in it. What it takes from the host
-// is the mirror, the way to it (proxies, time limits, credentials) and the
-// keyring. apt verifies the indexes against the keyring and the packages
-// against the indexes; nothing is ever accepted without.
+// The root has its own configuration, sources, lists and archives. The host's apt does not change,
+// an ordinary user can use it, and the host's pins and hooks do not apply. From the host it takes
+// the mirror, the way to it (proxies, time limits, credentials) and the keyring. apt verifies the
+// indexes against the keyring and the packages against the indexes. Nothing else is accepted.
 package apt
 
 import (
@@ -104,7 +102,7 @@ func findKeyring() (string, error) {
 			return name, nil
 		}
 	}
-	return "", fmt.Errorf("%w: neither of %s exists; install it with: apt-get install debian-archive-keyring",
+	return "", fmt.Errorf("%w: neither of %s exists; fix: apt-get install debian-archive-keyring",
 		ErrNoKeyring, strings.Join(keyrings, ", "))
 }
 

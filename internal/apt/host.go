@@ -63,14 +63,13 @@ var mirrorURI = regexp.MustCompile(`^[a-z][a-z0-9+.-]*:[^\s\[\]"'\\]+$`)
 
 func checkURI(uri string) error {
 	if !mirrorURI.MatchString(uri) || strings.HasPrefix(uri, "cdrom:") {
-		return fmt.Errorf("mirror %q: must be a URL such as http://HOST/debian", uri)
+		return fmt.Errorf("mirror %q: want a URL such as http://HOST/debian", uri)
 	}
 	return nil
 }
 
-// pickMirrors gives the first Debian archive and the first Debian security
-// archive. Other people's archives use Debian's suite names too, so one that
-// looks like Debian's own goes first.
+// pickMirrors returns the first Debian archive and the first Debian security archive. Archives of
+// others use Debian's suite names too, so one that looks like Debian's own goes first.
 func pickMirrors(all []source) (main, security string) {
 	for _, looksLike := range []func(source) bool{source.debianOwn, func(source) bool { return true }} {
 		for _, s := range all {
@@ -195,7 +194,7 @@ func parseList(text string) []source {
 }
 
 // parseDeb822 reads the stanzas of a .sources file, sources.list(5). A stanza
-// with several URIs or suites gives one source for each URI and suite.
+// with several URIs or suites becomes one source for each URI and suite.
 func parseDeb822(text string) []source {
 	var all []source
 	for _, f := range stanzas(text) {

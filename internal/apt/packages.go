@@ -24,12 +24,12 @@ type Package struct {
 	Depends string `json:"depends,omitempty"`
 }
 
-// File is the name that apt gives the package's .deb.
+// File returns apt's name for the package's .deb.
 func (p Package) File() string {
 	return fmt.Sprintf("%s_%s_%s.deb", p.Name, strings.ReplaceAll(p.Version, ":", "%3a"), p.Arch)
 }
 
-// Path is where the root keeps the package's .deb.
+// Path returns where the root keeps the package's .deb.
 func (r *Root) Path(p Package) string { return filepath.Join(r.Archives(), p.File()) }
 
 // Update fetches the indexes. All suites must be reached and verified.
@@ -40,7 +40,7 @@ func (r *Root) Update(ctx context.Context) error {
 	}
 	defer l.Release()
 	if _, err := r.apt(ctx, "apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update"); err != nil {
-		return fmt.Errorf("fetching package indexes (is the mirror reachable, the clock right?): %w", err)
+		return fmt.Errorf("fetching package indexes (check that the mirror is reachable and the clock is right): %w", err)
 	}
 	return nil
 }
@@ -134,7 +134,7 @@ func (r *Root) apt(ctx context.Context, name string, args ...string) (string, er
 	return output(ctx, []string{"APT_CONFIG=" + r.conf}, name, args...)
 }
 
-// watch tells how far a download is, for apt itself tells a terminal only.
+// watch reports how far a download is: apt itself reports that to a terminal only.
 func watch(progress func(int64), paths ...string) (stop func()) {
 	quit, done := make(chan struct{}), make(chan struct{})
 	go func() {

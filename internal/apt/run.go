@@ -14,8 +14,8 @@ import (
 // grace is how long a program may take to end after it was told to.
 const grace = 5 * time.Second
 
-// command is a program in a process group of its own, all of which ends with
-// ctx. Messages come in English, whatever the user's language, for we read them.
+// command is a program in a process group of its own, all of which ends with ctx. Its messages are
+// in English, whatever the user's language, like those around them.
 func command(ctx context.Context, env []string, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Env = append(append(os.Environ(), "LC_ALL=C.UTF-8", "DEBIAN_FRONTEND=noninteractive"), env...)
@@ -25,8 +25,8 @@ func command(ctx context.Context, env []string, name string, args ...string) *ex
 	return cmd
 }
 
-// output runs a program and gives what it wrote to its standard output. The
-// error holds what it had to say.
+// output runs a program and returns what it wrote to its standard output. The error contains what it
+// wrote to stderr.
 func output(ctx context.Context, env []string, name string, args ...string) (string, error) {
 	return outputIn(ctx, "", env, name, args...)
 }

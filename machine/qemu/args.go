@@ -19,7 +19,7 @@ const (
 
 func cellSocket(i int) string { return fmt.Sprintf("/card/net%d", i) }
 
-// baseArguments are for every guest, the probe's too.
+// baseArguments are for every guest, that of the probe included.
 //
 // The machine is "pc" with what a card never uses switched off. Measured on 2 virtual
 // CPUs with QEMU 7.2's translator and Debian's 6.12 cloud kernel as

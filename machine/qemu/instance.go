@@ -21,7 +21,7 @@ import (
 )
 
 // readyLimit is how long QEMU may take to its first answer. It takes 0.1 s;
-// a vhost-user back end that does not answer holds it up for ever.
+// a vhost-user back end that does not answer blocks it.
 const readyLimit = 15 * time.Second
 
 // quitLimit is how long QEMU gets to end by itself when it is asked to.
@@ -155,9 +155,10 @@ func (i *instance) watch() {
 	i.exit = i.cause(i.proc.State().Sys().(syscall.WaitStatus))
 }
 
-// cause puts together what QEMU said, how it ended, and the console's end: a
-// panic resets the machine, as a reboot does, and differs only in what the
-// kernel wrote before.
+// cause combines QMP's last event, the wait status and the end of the console. A panic resets the
+// machine as a reboot does, and QMP has no other word for it: pvpanic would report one, but its driver
+// is a module in Debian's kernels, which a card that panics early has not loaded. So the console
+// decides between these two. All that depends on it is the pause before the next start.
 func (i *instance) cause(ws syscall.WaitStatus) machine.Exit {
 	reason := i.qmp.Reason()
 	switch {
@@ -177,7 +178,7 @@ func (i *instance) cause(ws syscall.WaitStatus) machine.Exit {
 	return machine.Exit{Cause: machine.Crashed, Detail: fmt.Sprintf("exit status %d: %s", ws.ExitStatus(), i.words.LastLine())}
 }
 
-// signalled tells a crash of QEMU's own from a signal that somebody sent.
+// signalled tells a crash of QEMU from a signal that another process sent.
 func signalled(ws syscall.WaitStatus, last string) machine.Exit {
 	switch ws.Signal() {
 	case syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGBUS, syscall.SIGILL, syscall.SIGFPE, syscall.SIGSYS:

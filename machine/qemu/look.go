@@ -13,7 +13,7 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// features are what toe needs to know of the QEMU at hand.
+// features are what toe needs to know of this host's QEMU.
 type features struct {
 	path         string
 	major, minor int

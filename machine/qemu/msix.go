@@ -22,7 +22,7 @@ import (
 
 // QEMU 7.2 without KVM dies of a NULL vector_irqfd (in
 // msix_set_vector_notifiers) when a vhost-user device with MSI-X starts.
-// Whether the QEMU at hand does is found out by doing just that to one: its
+// toe finds out whether this host's QEMU does by doing just that to one: its
 // CPU halts at once (the BIOS is 64 KiB of hlt), its qtest protocol (QEMU:
 // docs/devel/testing/qtest.rst) sets the device up register by register, and the
 // vhost-user back end is one that answers the two questions it must.
@@ -31,7 +31,7 @@ import (
 const msixLimit = 5 * time.Second
 
 // msixWorks starts a vhost-user device with MSI-X in a QEMU of its own. On an
-// error nothing is known, and doing without MSI-X is right: that works always.
+// error nothing is known, and the device gets no MSI-X, which always works.
 func (m *Machine) msixWorks(ctx context.Context, known features) (bool, error) {
 	return m.tryDevice(ctx, known, true)
 }

@@ -30,7 +30,7 @@ func probeLimit(k machine.Kind) time.Duration {
 const probeStatus = 0x2a<<1 | 1
 
 // Probe starts the real QEMU, in the cell a card gets, with a guest of a few
-// instructions that ends it with a status nobody else would. A smaller probe
+// instructions that ends it with a status of its own. A smaller probe
 // (a virtual CPU by hand, in real mode) is not enough: /dev/kvm may open, make a CPU
 // and run that, and still never get a stock guest through its BIOS.
 func (m *Machine) Probe(ctx context.Context) (string, error) {
@@ -54,7 +54,7 @@ func (m *Machine) Probe(ctx context.Context) (string, error) {
 	return fmt.Sprintf("QEMU %d.%d (%s) ran a guest in %.2f s", known.major, known.minor, m.cfg.Kind, time.Since(begin).Seconds()), nil
 }
 
-// openKVM gives the clear reasons first.
+// openKVM finds the plain reasons first.
 func openKVM() error {
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {

@@ -27,7 +27,7 @@ const DefaultBinary = "qemu-system-x86_64"
 type Config struct {
 	Kind   machine.Kind // machine.KVM or machine.TCG
 	Binary string       // a path, or a name to look up; empty means DefaultBinary
-	// UID and GID are for a root caller; 0 means nobody.
+	// UID and GID are for a root caller; 0 means the user nobody.
 	UID, GID int
 }
 

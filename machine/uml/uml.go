@@ -22,11 +22,11 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// Config says where the kernel is and whom it runs as.
+// Config says where the kernel is and which user it runs as.
 type Config struct {
 	// Kernel is the linux binary that Probe tries. Start uses Spec.Kernel.
 	Kernel string
-	// UID and GID are for a root caller; 0 means nobody.
+	// UID and GID are for a root caller; 0 means the user nobody.
 	UID, GID int
 }
 
