@@ -135,6 +135,6 @@ func (c *counters) read() Direction {
 	}
 }
 
-// count adds to a counter of ours. Nobody else writes, so a load and a store
+// count adds to a counter that only this pump writes, so a load and a store
 // of the word do, without the bus lock that an atomic addition takes.
 func count(p *uint64, n uint64) { atomic.StoreUint64(p, *p+n) }

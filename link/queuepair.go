@@ -73,7 +73,7 @@ type queuePair struct {
 	posted atomic.Bool
 	quit   bool
 	laps   uint                      // rounds of run
-	report func(ring int, err error) // tells of a ring that was stopped
+	report func(ring int, err error) // reports a ring that was stopped
 
 	win window // receive buffers taken and not yet filled
 	hdr *[frame.HeaderLen]byte

@@ -50,7 +50,8 @@ func (k *Keeper) usePairs(r *running) {
 	}
 }
 
-// hear takes in what the pump has told of the driver, which does not say it again to the next one.
+// hear takes over the number of pairs that the pump has reported: the driver does not repeat it to the
+// next pump.
 // k.mu is held.
 func (k *Keeper) hear(r *running) {
 	if n := int(r.pairs.Load()); n > 0 && n <= len(k.dev.Files) {
@@ -59,8 +60,8 @@ func (k *Keeper) hear(r *running) {
 	}
 }
 
-// forgetPairs is for a driver that begins anew. Its rings are stopped, so no news of the one before
-// is on its way. k.mu is held.
+// forgetPairs resets the number for a new driver. All rings are stopped, so no news of the previous
+// driver is in flight. k.mu is held.
 func (k *Keeper) forgetPairs() {
 	k.wish.pairs = 0
 	if k.pump != nil {

@@ -13,7 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ErrPacket says that a packet is none of ours. The next one may be.
+// ErrPacket reports a packet that cannot be decoded. The next one may be valid.
 var ErrPacket = errors.New("bad packet")
 
 // Receiver is a SOCK_SEQPACKET socket that packets come in on: a Socket, or a
