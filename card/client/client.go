@@ -226,7 +226,8 @@ func (cl *Client) Dial(ctx context.Context, port int) (net.Conn, error) {
 		return nil, err
 	}
 	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
-	_, err = fmt.Fprintf(conn, "GET /dial?port=%d HTTP/1.1\r\nHost: supervisor\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n", port)
+	const request = "GET /dial?port=%d HTTP/1.1\r\nHost: supervisor\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
+	_, err = fmt.Fprintf(conn, request, port)
 	if err != nil {
 		conn.Close()
 		return nil, err

@@ -53,14 +53,16 @@ func offline(c *store.Card) (status.Status, error) {
 // killed returns the state of a card whose supervisor was killed.
 func killed(c *store.Card, l status.Last) (status.State, []string) {
 	if l.Boot != store.BootID() {
-		return status.Stopped, []string{fmt.Sprintf("the host was restarted while the card ran; `toe up %s` starts it again", c.Name)}
+		text := fmt.Sprintf("the host was restarted while the card ran; `toe up %s` starts it again", c.Name)
+		return status.Stopped, []string{text}
 	}
 	when := l.Time
 	if t, ok := store.ModTime(c.Paths.Lock()); ok && t.After(when) {
 		when = t // its last sign of life
 	}
-	return status.Failed, []string{fmt.Sprintf("supervisor (pid %d) was killed, last seen alive at %s; `toe up %s` starts it again",
-		l.PID, when.Format(time.TimeOnly), c.Name)}
+	text := fmt.Sprintf("supervisor (pid %d) was killed, last seen alive at %s; `toe up %s` starts it again",
+		l.PID, when.Format(time.TimeOnly), c.Name)
+	return status.Failed, []string{text}
 }
 
 // AwaitEnd waits until no supervisor holds the card.

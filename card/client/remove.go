@@ -64,7 +64,8 @@ func CleanDead(c *store.Card) error {
 	var had status.Last
 	if atomicfile.ReadJSON(c.Paths.Last(), &had) == nil && had.State == status.Running {
 		had.State = status.Stopped
-		had.History = append(had.History, status.Event{Time: time.Now(), Text: fmt.Sprintf("supervisor %d was killed; cleaned up after it", had.PID)})
+		text := fmt.Sprintf("supervisor %d was killed; cleaned up after it", had.PID)
+		had.History = append(had.History, status.Event{Time: time.Now(), Text: text})
 		return atomicfile.WriteJSON(c.Paths.Last(), had)
 	}
 	return nil

@@ -55,7 +55,9 @@ func addrs(ps []netip.Prefix) []netip.Addr {
 // chooseAddrs picks a link's addresses: the wanted ones where there are any, else
 // a prefix hashed from the names of card and link, so that a card made anew gets
 // the same one, and the next hash where that one is taken.
-func chooseAddrs(card, link string, want4, want6 spec.Prefix, taken func(netip.Prefix) string) (LinkAddrs, error) {
+func chooseAddrs(
+	card, link string, want4, want6 spec.Prefix, taken func(netip.Prefix) string,
+) (LinkAddrs, error) {
 	var out LinkAddrs
 	for _, f := range []struct {
 		key  string
@@ -82,7 +84,9 @@ func chooseAddrs(card, link string, want4, want6 spec.Prefix, taken func(netip.P
 	return out, nil
 }
 
-func freePrefix(card, link string, hashed func([32]byte) netip.Prefix, taken func(netip.Prefix) string) (netip.Prefix, error) {
+func freePrefix(
+	card, link string, hashed func([32]byte) netip.Prefix, taken func(netip.Prefix) string,
+) (netip.Prefix, error) {
 	by := ""
 	for i := range tries {
 		p := hashed(sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", card, link, i)))

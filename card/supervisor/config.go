@@ -40,7 +40,9 @@ func configOf(c *store.Card, l store.Links, img Image) (*control.Config, error) 
 		})
 	}
 	for _, p := range c.Spec.Ports {
-		port := control.Port{Name: p.Name, MAC: c.MAC(store.PortDevice(p.Name)).String(), MTU: p.MTU, Gateway: p.Gateway, DNS: p.DNS}
+		port := control.Port{
+			Name: p.Name, MAC: c.MAC(store.PortDevice(p.Name)).String(), MTU: p.MTU, Gateway: p.Gateway, DNS: p.DNS,
+		}
 		if p.Attach.Kind == spec.AttachUser && len(port.DNS) == 0 && hasDHCP(p) {
 			// The same under QEMU and passt, and it works where the host's
 			// resolver is one that only the host itself may ask.
@@ -95,10 +97,12 @@ func publish(s *spec.Spec, l store.Links, linkOf map[string]string) ([]control.P
 			dev, addrs = store.ExecDevice, l.Exec
 		}
 		if addrs == nil {
-			return nil, fmt.Errorf("publish[%d].in: %q: a card without root has no link into the host's network; in: exec publishes what runs in toe exec", i, p.In)
+			return nil, fmt.Errorf("publish[%d].in: %q: a card without root has no link into the host's network; "+
+				"in: exec publishes what runs in toe exec", i, p.In)
 		}
 		out = append(out, control.Publish{
-			Protocol: p.Protocol, Port: uint16(p.Port), Link: linkOf[dev], To: p.Targets(addrs.HostAddrs()), CardSource: p.Source == spec.SourceCard,
+			Protocol: p.Protocol, Port: uint16(p.Port), Link: linkOf[dev], To: p.Targets(addrs.HostAddrs()),
+			CardSource: p.Source == spec.SourceCard,
 		})
 	}
 	return out, nil

@@ -150,7 +150,9 @@ func (w *world) machineSpec() machine.Spec {
 		if d.Socket == "" {
 			kind = machine.UserNet
 		}
-		out.Nets = append(out.Nets, machine.Net{Name: name, MAC: d.MAC, MTU: d.MTU, Queues: d.Queues, Kind: kind, Socket: d.Socket})
+		out.Nets = append(out.Nets, machine.Net{
+			Name: name, MAC: d.MAC, MTU: d.MTU, Queues: d.Queues, Kind: kind, Socket: d.Socket,
+		})
 	}
 	return out
 }

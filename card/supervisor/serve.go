@@ -114,12 +114,13 @@ func (s *Supervisor) serveExec(w http.ResponseWriter, _ *http.Request) {
 		}
 		file := filepath.Join(s.card.Paths.Runtime, "exec-resolv.conf")
 		// Replaced, not written: it is mounted over /etc/resolv.conf of running commands.
-		if err := atomicfile.Write(file, hostnet.ResolvConf(d.addrs.CardAddrs(), s.world.specNow().DNS.Search), 0o644); err != nil {
+		text := hostnet.ResolvConf(d.addrs.CardAddrs(), s.world.specNow().DNS.Search)
+		if err := atomicfile.Write(file, text, 0o644); err != nil {
 			refuse(w, http.StatusInternalServerError, err)
 			return
 		}
 		answerBeside(w, status.Exec{ResolvConf: file}, att.Namespaces)
 		return
 	}
-	refuse(w, http.StatusConflict, errors.New("the card keeps no namespace for toe exec: link.exec is false in its card.yaml"))
+	refuse(w, http.StatusConflict, errors.New("the card has no namespace for toe exec: link.exec is false in card.yaml"))
 }

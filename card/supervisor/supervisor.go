@@ -59,7 +59,9 @@ type Limits struct {
 // DefaultLimits are those of real machines.
 func DefaultLimits() Limits {
 	return Limits{
-		Start:    map[machine.Kind]time.Duration{machine.UML: 20 * time.Second, machine.KVM: 60 * time.Second, machine.TCG: 180 * time.Second},
+		Start: map[machine.Kind]time.Duration{
+			machine.UML: 20 * time.Second, machine.KVM: 60 * time.Second, machine.TCG: 180 * time.Second,
+		},
 		Settle:   15 * time.Second,
 		Shutdown: 5 * time.Second,
 		Stop:     5 * time.Second,
@@ -67,7 +69,9 @@ func DefaultLimits() Limits {
 		Suspect:  3 * time.Second,
 		Knock:    10 * time.Millisecond,
 		Stable:   10 * time.Second,
-		Backoff:  []time.Duration{0, 500 * time.Millisecond, time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second},
+		Backoff: []time.Duration{
+			0, 500 * time.Millisecond, time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 30 * time.Second,
+		},
 	}
 }
 
