@@ -53,6 +53,7 @@ func TestPumpPolicy(t *testing.T) {
 		want Action
 	}{
 		{"readv", auditArch, unix.SYS_READV, nil, Allow},
+		{"sendto, for calls over a socket", auditArch, unix.SYS_SENDTO, nil, Allow},
 		{"foreign architecture", unix.AUDIT_ARCH_I386, unix.SYS_READV, nil, Kill},
 		{"openat", auditArch, unix.SYS_OPENAT, nil, Kill},
 		{"Go thread", auditArch, unix.SYS_CLONE, []uint64{goThread}, Allow},
