@@ -34,6 +34,13 @@ func (a *fakeAgent) inForce() string {
 	return string(a.configs[len(a.configs)-1])
 }
 
+// applied is how many configurations the card was told.
+func (a *fakeAgent) applied() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return len(a.configs)
+}
+
 // The card has taken the configuration, and its answer is lost: the change is
 // made all the same, on the card and in its file.
 func TestApplyWhoseAnswerIsLost(t *testing.T) {

@@ -554,8 +554,8 @@ func TestApplyChangesTheCardAndItsFile(t *testing.T) {
 	if err != nil || len(changes) != 1 || !strings.HasPrefix(changes[0], "dns:") {
 		t.Fatalf("%q, %v", changes, err)
 	}
-	if len(w.agent.configs) != 1 || !strings.Contains(string(w.agent.configs[0]), "192.0.2.53") {
-		t.Errorf("the card got %q", w.agent.configs)
+	if n, in := w.agent.applied(), w.agent.inForce(); n != 1 || !strings.Contains(in, "192.0.2.53") {
+		t.Errorf("the card was told %d configurations, the last %q", n, in)
 	}
 	if st, err := client.New(r.c).Status(context.Background(), 0); err != nil || len(st.Ports) != 1 || !slices.Equal(st.Ports[0].Addresses, after.Interfaces[0].Addresses) {
 		t.Errorf("the status at once after it is that of before: %+v, %v", st.Ports, err)
