@@ -1,13 +1,14 @@
 package store
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 
 	"github.com/toe-project/toe/card/spec"
+	"github.com/toe-project/toe/internal/hostid"
 )
 
 // LinkAddrs are the addresses of one link. The even address of each prefix
@@ -53,8 +54,9 @@ func addrs(ps []netip.Prefix) []netip.Addr {
 }
 
 // chooseAddrs picks a link's addresses: the wanted ones where there are any, else
-// a prefix hashed from the names of card and link, so that a card made anew gets
-// the same one, and the next hash where that one is taken.
+// a prefix hashed from this host and the names of card and link, and the next hash
+// where that one is taken. So a card made anew gets the same one, and cluster
+// software that compares the addresses of its hosts rarely finds one twice.
 func chooseAddrs(
 	card, link string, want4, want6 spec.Prefix, taken func(netip.Prefix) string,
 ) (LinkAddrs, error) {
@@ -89,7 +91,7 @@ func freePrefix(
 ) (netip.Prefix, error) {
 	by := ""
 	for i := range tries {
-		p := hashed(sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", card, link, i)))
+		p := hashed(hostid.Hash("link", card, link, strconv.Itoa(i)))
 		if by = taken(p); by == "" {
 			return p, nil
 		}

@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/internal/cli"
+	"github.com/toe-project/toe/internal/hostid"
 	"github.com/toe-project/toe/link/frame"
 )
 
@@ -41,7 +41,7 @@ func (f pumpFlags) announce() (announced, error) {
 			a.mtu, tap.MTU, f.iface, f.iface, a.mtu)
 	}
 	if a.mac == nil {
-		a.mac = tapMAC(machineID(), tap)
+		a.mac = tapMAC(hostid.ID(), tap)
 	} else if bytes.Equal(a.mac, tap.HardwareAddr) {
 		return a, cli.Usagef("pump: --mac %s: want another address than that of %s itself", a.mac, f.iface)
 	}
@@ -60,12 +60,6 @@ func tapMAC(host []byte, tap *netlink.LinkAttrs) net.HardwareAddr {
 			return mac
 		}
 	}
-}
-
-// machineID is what machine-id(5) says, empty where there is none.
-func machineID() []byte {
-	b, _ := os.ReadFile("/etc/machine-id")
-	return bytes.TrimSpace(b)
 }
 
 // checkAnnounced checks --mtu and --mac as far as the host does not matter, and parses the latter.
