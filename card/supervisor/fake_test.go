@@ -40,7 +40,6 @@ type scene struct {
 	hang  map[string]bool
 	open  map[string]int    // attachments and keepers that are open, by name
 	seen  []string          // steps in the order they were reached
-	route bool              // the default route leads through the card
 	event func(text string) // of the keeper that was made last
 	died  chan error        // says that the namespace's holder is dead
 	ends  chan error        // says that the other end of a port is dead
@@ -133,8 +132,8 @@ func (w *scene) DefaultRoute(ctx context.Context, _ string, _ store.LinkAddrs) (
 	if err := w.step(ctx, "route"); err != nil {
 		return nil, err
 	}
-	w.route = true
-	return func() error { w.route = false; return nil }, nil
+	w.opened("route", 1)
+	return func() error { w.opened("route", -1); return nil }, nil
 }
 
 func (w *scene) ReturnRoute(string, store.LinkAddrs) (func() error, error) {

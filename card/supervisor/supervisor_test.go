@@ -526,7 +526,7 @@ func TestDefaultRouteIsPutBack(t *testing.T) {
 	w := newScene()
 	r := startCard(t, w, storetest.Card(t, "link: {default_route: true}\n"))
 	r.await("health", inState(status.Healthy))
-	if !w.route {
+	if w.isOpen("route") != 1 {
 		t.Fatal("the route was not set")
 	}
 	if at := slices.Index(w.steps(), "route"); at < 0 || !slices.Contains(w.steps()[at:], "lock link true") {
@@ -534,7 +534,7 @@ func TestDefaultRouteIsPutBack(t *testing.T) {
 	}
 	r.stop()
 	_ = r.wait()
-	if w.route {
+	if w.isOpen("route") != 0 {
 		t.Error("the route is still there")
 	}
 }
