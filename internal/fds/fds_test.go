@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -145,6 +146,33 @@ func TestCloseOnExecFrom(t *testing.T) {
 				if flags, err := unix.FcntlInt(uintptr(s), unix.F_GETFD, 0); err != nil || flags != want {
 					t.Errorf("descriptor %d from %d on: flags %d, want %d, %v", s, high, flags, want, err)
 				}
+			}
+		})
+	}
+}
+
+// A packet without bytes is an end, and what is beside it does not stay open.
+func TestDescriptorsBesideNothing(t *testing.T) {
+	for name, receiver := range map[string]func(Socket) Receiver{
+		"descriptor": func(s Socket) Receiver { return s },
+		"connection": func(s Socket) Receiver { return conn(t, s) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			from, at := pair(t)
+			to := receiver(at)
+			before := open(t)
+			rights := unix.UnixRights(0, 0) // not unix.Sendmsg, which adds a byte
+			h := unix.Msghdr{Control: &rights[0]}
+			h.SetControllen(len(rights))
+			if _, _, err := unix.Syscall(unix.SYS_SENDMSG, uintptr(from), uintptr(unsafe.Pointer(&h)), 0); err != 0 {
+				t.Fatal(err)
+			}
+			var v any
+			if _, err := Receive(to, &v, 100, 2); !errors.Is(err, io.EOF) {
+				t.Errorf("%v, want io.EOF", err)
+			}
+			if after := open(t); after != before {
+				t.Errorf("%d descriptors are open, %d were", after, before)
 			}
 		})
 	}

@@ -73,6 +73,8 @@ func Receive(from Receiver, v any, bytes, descriptors int) ([]int, error) {
 		err = io.EOF
 	}
 	if err != nil {
+		beside, _ := Rights(oob[:max(oobn, 0)]) // an empty packet may have some
+		Close(beside)
 		return nil, err
 	}
 	got, err := Rights(oob[:oobn])
