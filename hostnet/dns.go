@@ -13,6 +13,9 @@ const resolvPath = "/etc/resolv.conf"
 // the place of the host's; the card's name follows.
 const resolvMark = "# written by toe for card "
 
+// oldResolvMark is that line as toe once wrote it, without the name of the card.
+const oldResolvMark = "# written by toe; put back when the card goes down"
+
 // resolvText is the host's resolv.conf while a card has its default route.
 func resolvText(card string, servers []netip.Addr, search []string) []byte {
 	return append([]byte(resolvMark+card+"; put back when it goes down\n"), ResolvConf(servers, search)...)
@@ -25,6 +28,9 @@ func markOf(path string) (card string) {
 		return ""
 	}
 	line, _, _ := strings.Cut(string(data), "\n")
+	if line == oldResolvMark {
+		return "of an older version of toe"
+	}
 	if line, found := strings.CutPrefix(line, resolvMark); found {
 		card, _, _ = strings.Cut(line, ";")
 	}

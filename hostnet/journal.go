@@ -30,7 +30,11 @@ func (h *Host) do(c journal.Change) (undo func() error, err error) {
 
 // Unrestored says whether this host still is as a supervisor that is gone
 // changed it, and will be after a restart.
-func Unrestored(c *store.Card) bool { return journalOf(c).Lasting() && !c.Running() }
+func Unrestored(c *store.Card) bool {
+	old, _ := readOld(c)
+	lasting := journalOf(c).Lasting() || old != nil && old.ResolvConf != nil
+	return lasting && !c.Running()
+}
 
 // Clean undoes what a supervisor left: the host's name resolution, interfaces,
 // rules and routes, and the runtime files. It does nothing where nothing was
@@ -38,6 +42,9 @@ func Unrestored(c *store.Card) bool { return journalOf(c).Lasting() && !c.Runnin
 func Clean(c *store.Card) error {
 	atomicfile.Sweep(c.Paths.State)
 	atomicfile.Sweep(c.Paths.Keys())
+	if err := undoOld(c); err != nil {
+		return err
+	}
 	if err := journalOf(c).Undo(); err != nil {
 		return err
 	}

@@ -166,11 +166,14 @@ func (h *Host) Port(ctx context.Context, p spec.Port, mac net.HardwareAddr, kind
 	return nil, fmt.Errorf("attach %s: unknown", p.Attach)
 }
 
+// interfacePrefix begins the names of interfaces that toe makes for ports.
+const interfacePrefix = "toe-"
+
 // portInterface is the name of an interface that we make for a port: the
 // same at each start, of at most 15 bytes.
 func (h *Host) portInterface(p spec.Port) string {
 	sum := sha256.Sum256([]byte(h.card.Name + "\x00" + p.Name))
-	return "toe-" + hex.EncodeToString(sum[:4])
+	return interfacePrefix + hex.EncodeToString(sum[:4])
 }
 
 // tapOptions are the TAP of a port, in the calling thread's network namespace.

@@ -120,12 +120,21 @@ func (r *returnRoute) Make() error {
 // Undo removes the rule with this address and table, and of the table only this
 // card's route: another card may have been given the table since.
 func (r *returnRoute) Undo() error {
-	var errs []error
+	return errors.Join(r.removeRule(), delRoutes(r.family(), r.Index, r.Table, everything(r.From)))
+}
+
+// removeRule removes the rule. A kernel without such rules has none.
+func (r *returnRoute) removeRule() error {
 	err := netlink.RuleDel(r.rule())
-	if err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EAFNOSUPPORT) {
-		errs = append(errs, fmt.Errorf("remove rule from %s lookup %d: %w", r.From, r.Table, err))
+	for _, none := range []error{unix.ENOENT, unix.EAFNOSUPPORT, unix.EOPNOTSUPP} {
+		if errors.Is(err, none) {
+			return nil
+		}
 	}
-	return errors.Join(append(errs, delRoutes(r.family(), r.Index, r.Table, everything(r.From)))...)
+	if err != nil {
+		return fmt.Errorf("remove rule from %s lookup %d: %w", r.From, r.Table, err)
+	}
+	return nil
 }
 
 func (r *returnRoute) Lasts() bool { return false }

@@ -132,11 +132,20 @@ func (j *Journal) forget(ids ...int) error {
 }
 
 func (j *Journal) read() (c content, err error) {
-	err = atomicfile.ReadJSON(j.path, &c)
+	var keys map[string]json.RawMessage
+	err = atomicfile.ReadJSON(j.path, &keys)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
+		return c, nil
 	}
-	return c, err
+	if err != nil {
+		return c, err
+	}
+	for key := range keys {
+		if key != "entries" { // its changes would be forgotten
+			return c, fmt.Errorf("journal %s: %q: unknown key, written by another version of toe", j.path, key)
+		}
+	}
+	return c, atomicfile.ReadJSON(j.path, &c)
 }
 
 // write replaces the file, and removes one without entries.
