@@ -7,10 +7,12 @@
 package nft
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 )
 
 // Match is a part of a rule.
@@ -33,8 +35,20 @@ func Replace(name string, fill func(Table)) error {
 	})
 }
 
-// Remove removes a table. It is no error that there is none.
-func Remove(name string) error { return change("remove", name, func(Table) {}) }
+// Remove removes a table. It is no error that there is none, or a kernel without nf_tables.
+func Remove(name string) error {
+	err := change("remove", name, func(Table) {})
+	if hasNone(err) {
+		return nil
+	}
+	return err
+}
+
+// hasNone says whether an error means that the kernel has no nf_tables: no netfilter at all
+// (netlink(7)), no such subsystem, or no family inet.
+func hasNone(err error) bool {
+	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT)
+}
 
 func change(what, name string, fill func(Table)) error {
 	c, err := nftables.New()

@@ -1,6 +1,7 @@
 package nft
 
 import (
+	"fmt"
 	"net/netip"
 	"os/exec"
 	"strings"
@@ -119,4 +120,18 @@ func TestReplace(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A kernel without nf_tables has no table to remove, which must not keep a card from coming up.
+func TestKernelWithoutTables(t *testing.T) {
+	for _, err := range []error{unix.EPROTONOSUPPORT, unix.EOPNOTSUPP, unix.EAFNOSUPPORT} {
+		if !hasNone(fmt.Errorf("netlink receive: %w", err)) {
+			t.Errorf("%v: taken for an error", err)
+		}
+	}
+	for _, err := range []error{nil, unix.EPERM, unix.EBUSY} {
+		if hasNone(err) {
+			t.Errorf("%v: taken for a kernel without nf_tables", err)
+		}
+	}
 }
