@@ -71,7 +71,8 @@ func (s *Supervisor) apply(ctx context.Context, want spec.Spec) ([]string, error
 	s.world.adopt(want, cfg)
 	// What the agent said last is of before: the next status asks again.
 	s.board.change(func() { s.board.replied = time.Time{} })
-	s.world.steer(ctx)
+	// The card has it: the host's side follows, also when the client is gone.
+	s.world.steer(context.WithoutCancel(ctx))
 	s.board.event("configuration changed: %s", strings.Join(spec.ChangedKeys(live), ", "))
 	return live, nil
 }
@@ -113,7 +114,8 @@ func (s *Supervisor) compare(ctx context.Context, reply *cardpb.StatusResponse) 
 			"differs from card.yaml: %v; `toe reset %s` starts the card with it", err, s.card.Name))
 		return
 	}
-	s.board.event("the card's configuration differed from card.yaml; it was applied again")
+	// The card decides how often this happens.
+	s.board.deviceEvent(configuration, "differed from card.yaml on the card; it was applied again")
 }
 
 // configuration is the component of a card whose configuration differs.

@@ -111,3 +111,40 @@ func TestCardWithAnotherConfiguration(t *testing.T) {
 	refuse(nil)
 	r.await("health", func(st status.Status) bool { return st.State == status.Healthy && len(st.Reasons) == 0 })
 }
+
+// The client is gone once the card has the configuration: the host's side follows it
+// all the same.
+func TestApplyWhoseClientIsGone(t *testing.T) {
+	w := newScene()
+	r := startCard(t, w, storetest.Card(t, ""))
+	r.await("health", inState(status.Healthy))
+	ctx, cancel := context.WithCancel(t.Context())
+	w.agent.mu.Lock()
+	w.agent.apply = cancel
+	w.agent.mu.Unlock()
+	if _, err := r.s.apply(ctx, resolver(t, "192.0.2.53")); err != nil {
+		t.Fatal(err)
+	}
+	if st := r.s.Status(); st.State != status.Healthy {
+		t.Errorf("state %s, %q", st.State, st.Reasons)
+	}
+}
+
+// A card that answers with another configuration each time cannot push the host's own
+// events out of the history.
+func TestConfigurationEventsAreTheCards(t *testing.T) {
+	w := newScene()
+	r := startCard(t, w, storetest.Card(t, ""))
+	r.await("health", inState(status.Healthy))
+	for range 3 {
+		w.agent.mu.Lock()
+		w.agent.digest = control.Digest([]byte("another"))
+		w.agent.mu.Unlock()
+		r.s.poll(t.Context())
+	}
+	for _, e := range r.s.Status().History {
+		if strings.Contains(e.Text, "applied again") && e.Device == "" {
+			t.Errorf("%q is an event of the host's", e.Text)
+		}
+	}
+}

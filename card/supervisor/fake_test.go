@@ -87,8 +87,10 @@ func (w *scene) attach(ctx context.Context, name, iface string) (*hostnet.Attach
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return nil, errors.New("nobody there")
 		},
-		Ping:    func(ctx context.Context, _ netip.Addr) error { return w.step(ctx, "ping") },
-		Lock:    func(ctx context.Context, on bool) error { return w.step(ctx, fmt.Sprintf("lock %s %v", name, on)) },
+		Ping: func(ctx context.Context, _ netip.Addr) error { return w.step(ctx, "ping") },
+		Lock: func(ctx context.Context, on bool) error {
+			return cmp.Or(w.step(ctx, fmt.Sprintf("lock %s %v", name, on)), ctx.Err())
+		},
 		Abort:   func(ctx context.Context) error { return w.step(ctx, "abort "+name) },
 		Blocked: func(ctx context.Context) error { return w.step(ctx, "blocked") },
 		Close:   func() error { w.opened(name, -1); return nil },

@@ -137,6 +137,7 @@ func (s *Supervisor) Run(ctx context.Context, ready func()) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if err := s.open(ctx, cancel); err != nil {
+		s.board.leave(status.Failed, []string{err.Error()})
 		return err
 	}
 	if ready != nil {

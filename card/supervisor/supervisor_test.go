@@ -114,6 +114,39 @@ func TestFirewallEndsTheWait(t *testing.T) {
 	}
 }
 
+// A probe that is late once, on a busy host, ends no start.
+func TestFirewallIsAskedTwice(t *testing.T) {
+	w := newScene()
+	l := &life{limits: &Limits{Suspect: time.Millisecond}}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	tries := 0
+	l.suspectFirewall(ctx, func(context.Context) error {
+		if tries++; tries == 1 {
+			return &firewall.Dropped{}
+		}
+		return w.step(ctx, "blocked")
+	}, cancel)
+	if tries != 2 || ctx.Err() != nil {
+		t.Errorf("after %d tries: %v", tries, context.Cause(ctx))
+	}
+}
+
+// A supervisor that cannot make its sockets says that it failed, not that it was killed.
+func TestNoSockets(t *testing.T) {
+	c := storetest.Card(t, "")
+	if err := os.MkdirAll(filepath.Join(c.Paths.ConsoleLog()+".1", "full"), 0o700); err != nil { // nothing can be renamed to it
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(c.Paths.ConsoleLog(), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := New(c, newScene().parts(), discard()).Run(t.Context(), nil)
+	st, serr := client.Status(t.Context(), c)
+	if err == nil || serr != nil || st.State != status.Failed || st.Killed || !strings.Contains(strings.Join(st.Reasons, " "), "console.log") {
+		t.Errorf("%v; status is %s %q, killed: %v, %v", err, st.State, st.Reasons, st.Killed, serr)
+	}
+}
+
 // checkGone looks for anything that is left of a card.
 func (r *runningCard) checkGone(t *testing.T, want status.State, reason string) {
 	t.Helper()
