@@ -11,8 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// abortLimit is how long a reader may wait for what it will never get, after
-// its card has gone.
+// abortLimit is the maximum time until a reader gets an error after its card has died.
 const abortLimit = 5 * time.Second
 
 // idleReader is a connection to the world's echo whose program only reads.
@@ -33,7 +32,7 @@ func startIdleReader(t *testing.T, netns string) idleReader {
 	return r
 }
 
-// ends wants an error, not an end of the data.
+// ends expects an error, not an end of the data.
 func (r idleReader) ends(t *testing.T) {
 	t.Helper()
 	select {
@@ -55,8 +54,8 @@ func (r idleReader) waits(t *testing.T) {
 	}
 }
 
-// TestRouterKeepsConnections: what a router forwards has its ends elsewhere,
-// and survives the router.
+// TestRouterKeepsConnections: a forwarded connection has its ends elsewhere, and survives the
+// router.
 func TestRouterKeepsConnections(t *testing.T) {
 	j := newJourney(t, kinds[0])
 	file := filepath.Join(j.dir, "card.yaml")

@@ -15,7 +15,7 @@ import (
 func TestAttach(t *testing.T) {
 	for _, c := range []struct {
 		attach string
-		make   [][]string // of what lan0 is to be part of
+		make   [][]string // the device that lan0 becomes part of
 	}{
 		{"bridge:br0", [][]string{
 			{"link", "add", "name", "br0", "type", "bridge"},
@@ -69,7 +69,7 @@ ports: [{name: wan, attach: "%s", addresses: [%s/24], gateway: [%s], dns: [%s]}]
 	}
 }
 
-// needsKind skips where this kernel has no device of the kind that attach wants.
+// needsKind skips the test if this kernel lacks the kind of device that attach wants.
 func needsKind(t *testing.T, attach string) {
 	t.Helper()
 	probe := newHost(t)
@@ -83,7 +83,7 @@ func needsKind(t *testing.T, attach string) {
 	}
 }
 
-// links are a namespace's interfaces, one a line, with their hardware address.
+// links returns a namespace's interfaces, one a line, with their hardware address.
 func links(t *testing.T, netns string) string {
 	t.Helper()
 	var all strings.Builder

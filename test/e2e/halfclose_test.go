@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// halfClose wants an answer to a half-closed connection to arrive once: the
-// server answers after the client has closed its half, and closes 0.2 s later.
-// passt of Debian 12 sent such an answer again and again.
+// halfClose checks that the answer to a half-closed connection arrives once: the server answers
+// after the client has closed its half, and closes 0.2 s later. The passt of Debian 12 sends such
+// an answer repeatedly.
 func (h *host) halfClose(t *testing.T) {
 	large := make([]byte, 1<<20)
 	for i := range large {
@@ -67,8 +67,8 @@ func answerOnce(l net.Listener, answer []byte) error {
 
 func sumOf(b []byte) string { return fmt.Sprintf("%d bytes %x", len(b), sha256.Sum256(b)) }
 
-// playHalfClose sends a question, closes its half of the connection, and says
-// what came until the end.
+// playHalfClose sends a question, closes its half of the connection, and prints what it receives
+// until the end.
 func playHalfClose(address string) error {
 	c, err := net.DialTimeout("tcp", address, 10*time.Second)
 	if err != nil {

@@ -19,8 +19,8 @@ import (
 	"github.com/toe-project/toe/card/status"
 )
 
-// host is a machine of its own as far as toe can see: a network namespace,
-// and folders for its cards. Nothing of it outlives the test.
+// host looks like a separate machine to toe: a network namespace, and folders for its cards.
+// Nothing of it outlives the test.
 type host struct {
 	netns string
 	dir   string // short, because of the sockets in it
@@ -28,7 +28,7 @@ type host struct {
 	user  *syscall.Credential
 	cache string          // firmware
 	tun   string          // a node for /dev/net/tun, where there is a user
-	seen  map[int]process // every process that toe was seen to start
+	seen  map[int]process // every process of toe that was seen
 }
 
 func newHost(t *testing.T) *host {
@@ -49,12 +49,11 @@ func newHost(t *testing.T) *host {
 
 func (h *host) runtime(name string) string { return filepath.Join(h.dir, "run", name) }
 
-// openTUN puts a device node that everybody may open, as Debian has it, in the
-// place of one that a container keeps to root. ip-netns(8) runs it in a mount
-// namespace of its own.
+// openTUN replaces a device node that only root may open, as in a container, by one that all users
+// may open, as on Debian. ip-netns(8) runs it in a mount namespace of its own.
 const openTUN = `mount --bind "$0" /dev/net/tun && exec "$@"`
 
-// command is toe on this host. Its environment is what marks its processes.
+// command returns a toe command on this host. The environment marks its processes.
 func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 	argv := []string{"netns", "exec", h.netns}
 	if h.user != nil {
@@ -70,7 +69,7 @@ func (h *host) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// result is how a command ended.
+// result is the outcome of a command.
 type result struct {
 	status   int
 	out, err string
@@ -102,7 +101,7 @@ func (h *host) try(limit time.Duration, env []string, args ...string) (result, e
 	return r, nil
 }
 
-// run is try where anything but the exit status want fails the test.
+// run is like try, and fails the test on any exit status but want.
 func (h *host) run(t testing.TB, limit time.Duration, want int, args ...string) result {
 	t.Helper()
 	return h.runEnv(t, limit, nil, want, args...)
@@ -141,14 +140,14 @@ func (h *host) status(t testing.TB, name string) status.Status {
 	return st
 }
 
-// note remembers the processes of a card, to see later that they are gone.
+// note records the processes of a card, for gone.
 func (h *host) note(st status.Status) {
 	if st.Supervisor.PID != 0 {
 		maps.Copy(h.seen, descendants(st.Supervisor.PID))
 	}
 }
 
-// alive are the processes seen that still run.
+// alive returns the recorded processes that still run.
 func (h *host) alive() []process {
 	var left []process
 	for _, p := range h.seen {
@@ -159,7 +158,7 @@ func (h *host) alive() []process {
 	return left
 }
 
-// gone waits until none of the processes seen is left.
+// gone waits until none of the recorded processes is left.
 func (h *host) gone(t testing.TB, limit time.Duration) {
 	t.Helper()
 	until(t, limit, "the end of the card's processes", func() error {
@@ -186,7 +185,7 @@ func until(t testing.TB, limit time.Duration, what string, f func() error) time.
 	}
 }
 
-// await asks for the status until check is content with it.
+// await polls the status until check returns no error.
 func (h *host) await(t testing.TB, name string, limit time.Duration, what string, check func(status.Status) error) status.Status {
 	t.Helper()
 	var st status.Status
@@ -197,7 +196,7 @@ func (h *host) await(t testing.TB, name string, limit time.Duration, what string
 	return st
 }
 
-// end shows what is known of a failed test's cards and ends what runs.
+// end logs what is known of a failed test's cards, and kills what runs.
 func (h *host) end(t *testing.T) {
 	cards, _ := filepath.Glob(filepath.Join(h.dir, "state", "*", "card.yaml"))
 	for _, path := range cards {
@@ -209,7 +208,7 @@ func (h *host) end(t *testing.T) {
 			t.Errorf("clean up: %v", err)
 		}
 	}
-	// A busy machine takes its time to end the processes.
+	// Processes take longer to end on a busy machine.
 	for limit := time.Now().Add(5 * time.Second); len(h.alive()) > 0 && time.Now().Before(limit); {
 		time.Sleep(20 * time.Millisecond)
 	}

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// TestDoctor wants a verdict with a way out for whatever is wrong here.
+// TestDoctor checks that each fault found here has a fix.
 func TestDoctor(t *testing.T) {
 	h := newHost(t)
 	r, err := h.try(time.Minute, nil, "doctor", "--json")
@@ -63,8 +63,7 @@ func TestSchema(t *testing.T) {
 	}
 }
 
-// TestMisuse is what a person may type wrong: the exit status and the words
-// that help.
+// TestMisuse checks common mistakes on the command line: the exit status, and words that help.
 func TestMisuse(t *testing.T) {
 	h := newHost(t)
 	spec := func(name, text string) string { return h.spec(t, name, text) }

@@ -12,8 +12,8 @@ import (
 	"github.com/toe-project/toe/firmware"
 )
 
-// cacheOf returns shared where its images have the agent beside the program under test, and else
-// own, with images made of shared's packages and kernels: an image's agent is its own, and other
+// cacheOf returns shared if its images have the agent built with the program under test, otherwise
+// own, with images made of shared's packages and kernels. An image contains its agent, and other
 // working trees use the shared cache too.
 func cacheOf(shared, own string) (string, error) {
 	status := exec.Command(toe, "firmware", "status", "--json")
@@ -60,8 +60,8 @@ func copyPackages(from, to string) error {
 	return nil
 }
 
-// TestImageOfARunningCardStays: builds prune the cache, but not the image that a running card was
-// started from. Its next start needs it.
+// TestImageOfARunningCardStays: builds prune the cache, but keep the image of a running card. Its
+// next start needs it.
 func TestImageOfARunningCardStays(t *testing.T) {
 	h := newHost(t)
 	h.newCache(t)

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// TestLeakedDescriptor starts a card from a shell that has left a descriptor
-// open: no process of the card gets it.
+// TestLeakedDescriptor starts a card from a shell that left a descriptor open. No process of the
+// card has it.
 func TestLeakedDescriptor(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
@@ -26,7 +26,7 @@ func TestLeakedDescriptor(t *testing.T) {
 			for range 20 { // so that some have numbers past those that toe passes on
 				up.ExtraFiles = append(up.ExtraFiles, leak)
 			}
-			// ip-netns(8) and the others before toe pass them on.
+			// ip-netns(8) and the other programs before toe pass them on.
 			if out, err := up.CombinedOutput(); err != nil {
 				t.Fatalf("%v: %s", err, out)
 			}
@@ -52,7 +52,7 @@ func TestLeakedDescriptor(t *testing.T) {
 	}
 }
 
-// descriptorsOf are what a process's descriptors lead to.
+// descriptorsOf returns the targets of a process's descriptors.
 func descriptorsOf(t *testing.T, pid int) (to []string) {
 	t.Helper()
 	names, _ := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))

@@ -12,8 +12,7 @@ import (
 	"time"
 )
 
-// TestInterrupt presses Ctrl-C at several moments of a start: nothing is left
-// running, whenever it comes.
+// TestInterrupt presses Ctrl-C at several moments of a start. Nothing is left running.
 func TestInterrupt(t *testing.T) {
 	h := newHost(t)
 	file := h.spec(t, "card.yaml", "machine: {kind: uml}\nports: []\n")
@@ -22,8 +21,8 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
-// TestInterruptFirstStart does the same while the firmware of a first start is
-// made: packages are there, as if fetched, and must be unpacked and packed.
+// TestInterruptFirstStart does the same while a first start makes its firmware. The packages are in
+// the cache, and must be unpacked and packed.
 func TestInterruptFirstStart(t *testing.T) {
 	h := newHost(t)
 	h.newCache(t)
@@ -34,7 +33,7 @@ func TestInterruptFirstStart(t *testing.T) {
 			t.Errorf("after %d ms the cache has %s", after, strings.Join(left, ", "))
 		}
 	}
-	// What was broken off is made by the next start. That machine is quicker.
+	// The next start makes what was interrupted. That machine is faster.
 	k := kinds[0]
 	h.run(t, k.start, 0, "up", "-f", h.spec(t, "uml.yaml", "machine: {kind: "+k.name+"}\nports: []\n"))
 }
@@ -62,8 +61,8 @@ func (h *host) interrupt(t *testing.T, after time.Duration, file string) {
 	})
 }
 
-// newCache gives a host a cache of its own with packages and the User-Mode
-// Linux kernel, but without firmware, so that it need not ask the network.
+// newCache gives a host a cache of its own with packages and the User-Mode Linux kernel, but
+// without firmware. So no network is needed.
 func (h *host) newCache(t *testing.T) {
 	t.Helper()
 	h.cache = filepath.Join(h.dir, "cache")
@@ -72,7 +71,7 @@ func (h *host) newCache(t *testing.T) {
 	}
 }
 
-// unfinished are the files of a cache that were being made.
+// unfinished returns the unfinished files of a cache.
 func (h *host) unfinished(t *testing.T) (left []string) {
 	t.Helper()
 	err := filepath.WalkDir(h.cache, func(path string, d os.DirEntry, err error) error {
@@ -87,8 +86,8 @@ func (h *host) unfinished(t *testing.T) (left []string) {
 	return left
 }
 
-// nothingRuns looks for processes with this host's folders in their
-// environment or on their command line.
+// nothingRuns checks that no process has this host's folders in its environment or on its command
+// line.
 func (h *host) nothingRuns(t *testing.T) {
 	t.Helper()
 	until(t, 3*time.Second, "the end of every process of "+h.dir, func() error {

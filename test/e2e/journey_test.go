@@ -15,7 +15,7 @@ import (
 	"github.com/toe-project/toe/card/status"
 )
 
-// kind is a machine that the journeys are walked on.
+// kind is a machine that journeys run on.
 type kind struct {
 	name  string
 	start time.Duration // from `toe up` with cached firmware until it returns
@@ -23,7 +23,7 @@ type kind struct {
 
 var kinds = []kind{{"uml", 30 * time.Second}, {"tcg", 2 * time.Minute}}
 
-// quick bounds a command that only asks a card something.
+// quick bounds a command that only queries a card.
 const quick = 20 * time.Second
 
 // journey is a card between a host and a world.
@@ -36,8 +36,8 @@ type journey struct {
 
 func (j *journey) gateway() netip.Addr { return j.card.Link.Card[0] }
 
-// TestJourney uses one card for everything that a person does with it. The
-// steps build on each other: each starts with a healthy card.
+// TestJourney does everything with one card that a user does. The steps build on each other: each
+// starts with a healthy card.
 func TestJourney(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
@@ -93,7 +93,7 @@ ports:
 	return j
 }
 
-// up leaves the host with a route to the world, as an administrator would add it.
+// up starts the card and adds a route to the world, as an administrator would.
 func (j *journey) up(t *testing.T) {
 	r := j.run(t, j.kind.start, 0, "up", "-f", filepath.Join(j.dir, "card.yaml"))
 	t.Logf("up took %s", r.took.Round(time.Millisecond))
@@ -112,7 +112,7 @@ func (j *journey) route(t *testing.T) {
 	ip(t, "-n", j.netns, "route", "add", worldNet, "via", j.gateway().String())
 }
 
-// statusFields wants the fields that scripts rely on.
+// statusFields checks the fields that scripts rely on.
 func (j *journey) statusFields(t *testing.T) {
 	var st map[string]any
 	if err := json.Unmarshal([]byte(j.run(t, quick, 0, "status", "--json").out), &st); err != nil {
@@ -171,7 +171,7 @@ func addresses(n int) func(any) bool {
 	}
 }
 
-// lookUp finds a.0.b in decoded JSON.
+// lookUp returns the value at a path such as a.0.b in decoded JSON.
 func lookUp(v any, path string) (any, bool) {
 	for _, key := range strings.Split(path, ".") {
 		switch at := v.(type) {
@@ -250,15 +250,15 @@ func (j *journey) bulk(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("%d MiB each way in %s", size>>20, time.Since(began).Round(time.Millisecond))
-	// With the kernel's own tcp_mem and tcp_rmem the first transfers make a
-	// small card drop what has arrived, and its peer send it again.
+	// With the kernel's own tcp_mem and tcp_rmem, a small card drops received segments in its first
+	// transfers, and its peer retransmits them.
 	out := j.run(t, quick, 0, "ssh", "card0", "--", "cat", "/proc/net/netstat").out
 	if n := parseCounters(out)["TcpExt.TCPRcvQDrop"]; n != 0 {
 		t.Errorf("the card has dropped %d segments for want of TCP memory", n)
 	}
 }
 
-// down leaves nothing: no process, interface, namespace, socket or mount.
+// down checks that nothing is left: no process, interface, namespace, socket or mount.
 func (j *journey) down(t *testing.T) {
 	j.status(t, "card0")
 	j.run(t, 40*time.Second, 0, "down")
@@ -277,7 +277,7 @@ func (j *journey) down(t *testing.T) {
 	if st := j.status(t, "card0"); st.State != status.Stopped || st.Machine.PID != 0 || st.Pump.PID != 0 {
 		t.Errorf("status after down: %+v", st)
 	}
-	j.run(t, quick, 0, "down") // once more is harmless
+	j.run(t, quick, 0, "down") // a second down is harmless
 	j.run(t, quick, 2, "rm")
 	j.run(t, quick, 0, "rm", "card0")
 	if _, err := os.Stat(filepath.Join(j.dir, "state", "card0")); err == nil {
@@ -285,7 +285,7 @@ func (j *journey) down(t *testing.T) {
 	}
 }
 
-// runtimeEmpty allows the logs, which tell how it ended, and the lock.
+// runtimeEmpty checks that only the logs, which show how the card ended, and the lock are left.
 func (j *journey) runtimeEmpty(t *testing.T) {
 	t.Helper()
 	entries, err := os.ReadDir(j.runtime("card0"))

@@ -23,8 +23,8 @@ func (j *journey) killPortPump(t *testing.T) {
 	j.killPump(t, func(st status.Status) int { return st.Ports[0].PumpPID })
 }
 
-// killPump kills a pump under traffic. It costs the packets in flight: the
-// card goes on, what the host has configured stays, connections survive.
+// killPump kills a pump under traffic. Packets in flight are lost. The card, the host's
+// configuration and the connections stay.
 func (j *journey) killPump(t *testing.T, pumpOf func(status.Status) int) {
 	before, had := j.status(t, "card0"), j.configured(t)
 	up := j.cardUptime(t)
@@ -58,8 +58,8 @@ func (j *journey) killPump(t *testing.T, pumpOf func(status.Status) int) {
 	j.card = after
 }
 
-// killMachine kills the machine under traffic: it is started again, and the
-// host's interface, addresses and routes stay.
+// killMachine kills the machine under traffic. It is started again, and the host's interface,
+// addresses and routes stay.
 func (j *journey) killMachine(t *testing.T) {
 	j.restart(t, "machine", func(st status.Status) { kill(t, st.Machine.PID) })
 }
@@ -93,7 +93,7 @@ func (j *journey) restart(t *testing.T, word string, how func(status.Status)) {
 	})
 	t.Logf("back after %s", time.Since(began).Round(time.Millisecond))
 	p.answers(t, 5*time.Second)
-	if !ends { // what a router forwards has its ends elsewhere
+	if !ends { // a forwarded connection has its ends elsewhere
 		s.moves(t, 20*time.Second)
 		idle.waits(t)
 	}
@@ -108,7 +108,8 @@ func (j *journey) restart(t *testing.T, word string, how func(status.Status)) {
 	j.card = after
 }
 
-// killSupervisor takes the card down with it; status tells, and up starts anew.
+// killSupervisor kills the supervisor. The card dies with it, status reports that, and up starts it
+// again.
 func (j *journey) killSupervisor(t *testing.T) {
 	before := j.status(t, "card0")
 	s, p := startStream(t, j.netns), startProbe(t, j.netns)
@@ -116,7 +117,7 @@ func (j *journey) killSupervisor(t *testing.T) {
 	s.moves(t, 10*time.Second)
 	kill(t, before.Supervisor.PID)
 	j.gone(t, 5*time.Second)
-	// The kernel takes a moment to give up what a killed process held.
+	// The kernel takes a moment to release what a killed process held.
 	j.await(t, "card0", 2*time.Second, "the status to tell of the killed supervisor", func(st status.Status) error {
 		if st.State != status.Failed || !strings.Contains(strings.Join(st.Reasons, " "), "killed") || !st.Killed {
 			return fmt.Errorf("%s %v; want failed, and that the supervisor was killed", st.State, st.Reasons)
@@ -144,8 +145,8 @@ func kill(t *testing.T, pid int) {
 	}
 }
 
-// configured is what the host has set up on and over its interface. The
-// lifetime and the metric of nothing here change by themselves.
+// configured returns the host's configuration of its interface and the routes over it. No lifetime
+// and no metric here changes by itself.
 func (j *journey) configured(t *testing.T) string {
 	t.Helper()
 	var all string
@@ -157,7 +158,7 @@ func (j *journey) configured(t *testing.T) string {
 
 func (j *journey) unchanged(t *testing.T, had string) {
 	t.Helper()
-	// A TUN has no carrier while nobody reads it; that comes back by itself.
+	// A TUN without a reader has no carrier. The carrier comes back by itself.
 	until(t, 2*time.Second, "addresses and routes to be as before", func() error {
 		if now := j.configured(t); now != had {
 			return fmt.Errorf("before:\n%s\nnow:\n%s", had, now)
@@ -166,7 +167,7 @@ func (j *journey) unchanged(t *testing.T, had string) {
 	})
 }
 
-// told wants something new in the card's history.
+// told waits for a new event in the card's history.
 func (j *journey) told(t *testing.T, before, after status.Status, word string) {
 	t.Helper()
 	var last time.Time
@@ -187,7 +188,7 @@ func (j *journey) told(t *testing.T, before, after status.Status, word string) {
 	}
 }
 
-// cardUptime is the card's own, in seconds.
+// cardUptime returns the card's own uptime in seconds.
 func (j *journey) cardUptime(t *testing.T) float64 {
 	t.Helper()
 	r := j.run(t, quick, 0, "ssh", "--", "cat", "/proc/uptime")

@@ -7,10 +7,9 @@ import (
 	"github.com/toe-project/toe/internal/umlmem"
 )
 
-// TestLastPage looks at the end of a card's memory, which must belong to
-// nobody on User-Mode Linux: a checksum there would end the card (machine/uml,
-// holdLastPage). The end of the initramfs holds it. It fails with a kernel that
-// puts the initramfs elsewhere or frees the whole of it.
+// TestLastPage checks the end of a card's memory, which no allocation may use on User-Mode Linux: a
+// checksum there would crash the card (machine/uml, holdLastPage). The end of the initramfs holds
+// it. It fails with a kernel that puts the initramfs elsewhere or frees the whole of it.
 func TestLastPage(t *testing.T) {
 	h := newHost(t)
 	k := kinds[0]

@@ -10,11 +10,10 @@ import (
 	"time"
 )
 
-// mine begins the names of what this run makes: others may run beside it.
+// mine is the prefix of the names that this run makes: other runs may be in progress.
 var mine = fmt.Sprintf("te-%d-", os.Getpid())
 
-// inventory is what a test could leave behind on this machine, each thing as
-// a line of text.
+// inventory lists what a test could leave behind on this machine, one thing a line.
 func inventory() map[string]bool {
 	have := map[string]bool{}
 	list := func(what, pattern string) {
@@ -50,12 +49,11 @@ func inventory() map[string]bool {
 	return have
 }
 
-// leftSince gives what was not there before, once it has had time to go.
+// leftSince returns what is new since before, after it has had time to go.
 func leftSince(before map[string]bool) []string {
 	var left []string
 	for range 50 {
-		// Go keeps the pipes that it copied between two connections with until
-		// its collector has come by twice.
+		// Go keeps the pipes of a copy between two connections for two garbage collections.
 		runtime.GC()
 		left = nil
 		for what := range inventory() {

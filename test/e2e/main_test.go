@@ -1,7 +1,6 @@
-// Package e2e walks through what a person does with a card, with the real
-// program, real firmware and real machines, each in network namespaces of
-// its own. It needs root, bin/toe (make build) and the firmware of both
-// machines in the cache (toe firmware build); test/run brings all of it.
+// Package e2e tests what a user does with a card, with the real program, real firmware and real
+// machines, each in network namespaces of its own. It needs root, bin/toe (make build) and the
+// firmware of both machines in the cache (toe firmware build); test/run brings all of it.
 package e2e
 
 import (
@@ -16,12 +15,12 @@ import (
 // Set up by TestMain.
 var (
 	toe   string // the program under test
-	self  string // a copy of this program that anybody may run
+	self  string // a copy of this program that all users may run
 	cache string // firmware
 )
 
 func TestMain(m *testing.M) {
-	if os.Getpid() == 1 && os.Args[0] == "/init" { // on a card, in the agent's place
+	if os.Getpid() == 1 && os.Args[0] == "/init" { // on a card, in place of the agent
 		fmt.Println(lastWords)
 		os.Exit(3)
 	}
@@ -33,7 +32,7 @@ func TestMain(m *testing.M) {
 
 func run(m *testing.M) int {
 	if os.Geteuid() != 0 {
-		return m.Run() // every test skips, and says why: see newHost
+		return m.Run() // every test skips, with the reason: see newHost
 	}
 	undo, err := setUp()
 	if err != nil {
@@ -79,8 +78,8 @@ func setUp() (undo func(), err error) {
 	return func() { os.RemoveAll(dir) }, nil
 }
 
-// copyProgram is there because go test keeps this program where only its own
-// user may look.
+// copyProgram copies this program, because go test keeps it in a folder that only its own user may
+// read.
 func copyProgram(to string) error {
 	in, err := os.Open("/proc/self/exe")
 	if err != nil {

@@ -11,14 +11,13 @@ import (
 	"github.com/toe-project/toe/card/status"
 )
 
-// manyLimit is how long 20 cards may take to start and to stop.
+// manyLimit is the maximum time for 20 cards to start, and to stop.
 const (
 	many      = 20
 	manyLimit = 60 * time.Second
 )
 
-// TestMany starts 20 cards at once; each answers a packet of full size, and
-// they all stop.
+// TestMany starts 20 cards at once. Each answers a packet of full size, and all stop.
 func TestMany(t *testing.T) {
 	if testing.Short() {
 		t.Skip("short: 20 machines at once")
@@ -55,7 +54,7 @@ func TestMany(t *testing.T) {
 
 func nameOf(i int) string { return fmt.Sprintf("c%d", i) }
 
-// each does f for every card at once.
+// each runs f for all cards at once.
 func each(t *testing.T, f func(name string) error) {
 	t.Helper()
 	errs := make([]error, many)
@@ -78,7 +77,7 @@ func each(t *testing.T, f func(name string) error) {
 	}
 }
 
-// expect is run for a goroutine that may not end the test.
+// expect is like run, for a goroutine, which may not end the test.
 func (h *host) expect(limit time.Duration, args ...string) error {
 	r, err := h.try(limit, nil, args...)
 	if err == nil && r.status != 0 {

@@ -52,8 +52,8 @@ func addNetns(t *testing.T, name string) {
 	ip(t, "-n", name, "link", "set", "lo", "up")
 }
 
-// inNetns runs f on a thread that is in a namespace meanwhile: a named one, or
-// one by its path. A thread that cannot be brought back ends with its goroutine.
+// inNetns runs f on a thread in a namespace, given by name or by path. A thread that cannot return
+// ends with its goroutine.
 func inNetns(name string, f func() error) error {
 	path := name
 	if !filepath.IsAbs(name) {

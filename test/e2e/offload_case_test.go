@@ -16,15 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// place is where the two ends of a case are: at the ends of a card, or both
-// on one machine's loopback.
+// place says where the two ends of a case are: on both sides of a card, or both on the loopback of
+// one machine.
 type place struct {
 	name, near, far string
 	addr            [2]string // of the server: IPv4, IPv6
 }
 
-// talk is one end of a connection in a case. It notes what a program sees, and
-// only that: no time, no address.
+// talk is one end of a connection in a case. It records what a program sees, without times and
+// addresses.
 type talk struct {
 	place  place
 	target string
@@ -32,10 +32,10 @@ type talk struct {
 	seen []string
 }
 
-// pause is long enough for anything under way to have arrived.
+// pause is long enough for all data in flight to arrive.
 const pause = 400 * time.Millisecond
 
-// caseLimit ends what hangs, and makes a note of it.
+// caseLimit bounds a case. A case that hangs is ended and recorded.
 const caseLimit = 15 * time.Second
 
 func (p *talk) note(format string, args ...any) {
@@ -60,7 +60,7 @@ func errorName(err error) string {
 	return err.Error()
 }
 
-// connect dials what the case is about, and goes on only if that worked.
+// connect dials the destination of the case, and reports whether that worked.
 func (p *talk) connect(port string) bool {
 	d := net.Dialer{Timeout: caseLimit, KeepAlive: -1, Control: fewTries}
 	ctx, cancel := context.WithTimeout(context.Background(), caseLimit)
@@ -155,7 +155,7 @@ func (p *talk) reset() {
 	_ = p.Close()
 }
 
-// slowly reads everything, starting late and with small sips.
+// slowly reads everything, starting late and in small pieces.
 func (p *talk) slowly() {
 	p.pause()
 	h := newSum()
@@ -171,8 +171,7 @@ func (p *talk) slowly() {
 	}
 }
 
-// plug writes until nothing goes any more: buffers are bounded. Then it writes
-// the rest.
+// plug writes until all buffers are full, which are bounded. Then it writes the rest.
 func (p *talk) plug(total int64, seed uint64) {
 	h := newSum()
 	from := io.TeeReader(io.LimitReader(noise(seed), total), h)
@@ -204,7 +203,7 @@ func (p *talk) plug(total int64, seed uint64) {
 	p.note("wrote %d, sum %.8x, with the reader asleep: %s", total, h.Sum(nil), map[bool]string{true: "blocked", false: "all taken"}[stuck])
 }
 
-// urgent sends bytes with one that is urgent among them.
+// urgent sends bytes of which one is urgent.
 func (p *talk) urgent() {
 	raw, err := p.SyscallConn()
 	if err != nil {
@@ -230,8 +229,7 @@ func (p *talk) inLine() {
 	_ = raw.Control(func(fd uintptr) { _ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_OOBINLINE, 1) })
 }
 
-// scene is a case: what a client and a server do, and so what they see. A case
-// without a server is about connect.
+// scene is a case: what a client and a server do. A case without a server tests connect.
 type scene struct {
 	name   string
 	to     [2]string // where no server is: addresses
@@ -239,12 +237,12 @@ type scene struct {
 	late   bool // the server accepts late
 	many   int  // connections at once; 0: one
 	long   bool // it takes longer where the sizes are those of test/run full
-	alone  bool // it is about time, and not played while others fill the wire
+	alone  bool // it depends on time, and does not run while others fill the wire
 	client func(*talk)
 	server func(*talk)
 }
 
-// show plays a case in a place and returns what both saw.
+// show runs a case in a place and returns what both ends saw.
 func (s scene) show(at place, family int) (string, error) {
 	if s.many > 0 {
 		return s.showMany(at, family)
@@ -294,7 +292,7 @@ func (s scene) serve(l net.Listener, p *talk) {
 	}
 }
 
-// limit ends what hangs.
+// limit ends a case that hangs.
 func (s scene) limit() time.Duration {
 	if s.long {
 		return time.Duration(scale(1, 20)) * caseLimit
@@ -304,7 +302,7 @@ func (s scene) limit() time.Duration {
 
 func (p *talk) line(who string) string { return who + ": " + strings.Join(p.seen, "; ") }
 
-// showAll plays cases, most of them at once: their time is waiting.
+// showAll runs cases, most of them at once: they mostly wait.
 func showAll(t *testing.T, scenes []scene, at place, family int) map[string]string {
 	t.Helper()
 	var mu sync.Mutex

@@ -11,7 +11,7 @@ import (
 
 func newSum() hash.Hash { return sha256.New() }
 
-// scenes is the table of what programs rely on.
+// scenes is the table of the behaviour that programs rely on.
 var scenes = []scene{
 	{
 		name:   "half-close by the client",
@@ -121,12 +121,12 @@ var scenes = []scene{
 	},
 }
 
-// getAllAfterPeer is getAll where the other end closes last.
+// getAllAfterPeer is like getAll, for an end that closes after its peer.
 func (p *talk) getAllAfterPeer() {
 	p.get(100_000, 2)
 }
 
-// broken waits for an error. That connect has it already is a race on any path.
+// broken waits for an error. On any path, connect may already return it: a race.
 func (p *talk) broken() {
 	_, err := p.Read(make([]byte, 1))
 	p.note("%s", errorName(err))
@@ -135,8 +135,7 @@ func (p *talk) broken() {
 // writeEvery is the pause of a slow writer.
 const writeEvery = 100 * time.Millisecond
 
-// timely reads bytes one at a time, and notes those that were kept waiting
-// for others.
+// timely reads bytes one at a time, and records those that were delayed behind others.
 func (p *talk) timely(n int) {
 	together := 0
 	buf := make([]byte, 64)
@@ -171,8 +170,8 @@ func (p *talk) sendWhileReading(n int64) {
 	}
 }
 
-// TestOffloadCases plays the table on a bare loopback, in router mode and in
-// endpoint mode, and compares what the programs saw.
+// TestOffloadCases runs the table on a bare loopback, in router mode and in endpoint mode, and
+// compares what the programs saw.
 func TestOffloadCases(t *testing.T) {
 	manyFiles(t, 2*scale(300, 3000)+1000) // both ends
 	o := onWire(t, "")

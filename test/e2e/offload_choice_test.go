@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestOffloadChoices is what an administrator, or a program, may choose of
-// endpoint mode: connections that stay end to end, and the host's own address.
+// TestOffloadChoices tests the choices of an administrator or a program in endpoint mode:
+// connections that stay end to end, and the host's own address.
 func TestOffloadChoices(t *testing.T) {
 	o := onWire(t, "")
 	newWorld(t, o.far)
 	for _, c := range []struct {
 		name, offload string
 		class         int  // of the program's socket
-		ended         bool // by the card
+		ended         bool // the card terminates it
 		own           bool // the world sees the host's own address
 		multipath     bool // the program asks for Multipath TCP
 		six           bool // over IPv6
@@ -60,7 +60,7 @@ func TestOffloadChoices(t *testing.T) {
 	o.clean(t)
 }
 
-// wayBack is the route of a network that knows the host.
+// wayBack adds the route of a network that knows the host.
 func (o *offloaded) wayBack(t *testing.T) {
 	t.Helper()
 	for _, a := range o.status(t, "card0").Link.Host {
@@ -126,7 +126,7 @@ func (o *offloaded) tryConnection(t *testing.T, at string, class int, multipath 
 	}
 	from = netip.MustParseAddrPort(c.LocalAddr().String())
 	if to, err = netip.ParseAddrPort(<-seen); err != nil {
-		t.Fatalf("the world has seen nobody: %v", err)
+		t.Fatalf("the world reports no client address: %v", err)
 	}
 	return size, from, to
 }

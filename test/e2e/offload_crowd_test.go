@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// showMany plays a case on many connections that are all open before the first
-// of them speaks, and counts what was seen.
+// showMany runs a case on many connections, all open before the first one sends, and counts what
+// they saw.
 func (s scene) showMany(at place, family int) (string, error) {
 	var l net.Listener
 	err := inNetns(at.far, func() (err error) {
@@ -66,7 +66,7 @@ func (s scene) accept(l net.Listener, p *talk) *net.TCPConn {
 	return p.TCPConn
 }
 
-// tally says how many have seen what.
+// tally counts the connections by what they saw.
 func tally(who string, all []*talk) string {
 	count := map[string]int{}
 	for _, p := range all {

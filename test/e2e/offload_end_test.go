@@ -8,15 +8,15 @@ import (
 	"time"
 )
 
-// deadLimit is how long the ends of a connection may be in the dark when the
-// card in the middle has died: that of a new one, and of a repeated segment.
+// deadLimit is the maximum time until the ends of a connection notice that the card between them
+// has died: a new card has started, and a segment was repeated.
 const deadLimit = 10 * time.Second
 
 // TestOffloadKilled kills the card's machine under connections.
 func TestOffloadKilled(t *testing.T) {
 	o := onWire(t, "")
 	w := newWorld(t, o.far)
-	// What happens at the world's end of each.
+	// The outcome at the world's end of each.
 	world := map[string]chan error{"18": make(chan error, 1), "19": make(chan error, 1), "20": make(chan error, 1)}
 	w.serveTCP(t, ":18", func(c net.Conn) { _, err := io.Copy(io.Discard, c); world["18"] <- err })
 	w.serveTCP(t, ":19", func(c net.Conn) { _, err := io.Copy(struct{ io.Writer }{c}, noise(1)); world["19"] <- err })
@@ -37,7 +37,7 @@ func TestOffloadKilled(t *testing.T) {
 		host[port] = ended
 		go func() { ended <- what(c) }()
 	}
-	time.Sleep(time.Second) // under way
+	time.Sleep(time.Second) // in progress
 	before := o.status(t, "card0")
 	kill(t, before.Machine.PID)
 	died := time.Now()
@@ -47,8 +47,8 @@ func TestOffloadKilled(t *testing.T) {
 	for _, port := range []string{"19", "20"} {
 		within(t, "the world's end of port "+port, died, world[port])
 	}
-	// Who only waits for a machine that has died is told by nobody: so it is
-	// with every machine, and what keepalive is for.
+	// A reader of a machine that died gets no message. This is true of every machine; keepalive
+	// detects it.
 	select {
 	case err := <-world["18"]:
 		t.Logf("the world's end of port 18, which only reads: %v", err)
@@ -62,7 +62,7 @@ func TestOffloadKilled(t *testing.T) {
 	o.clean(t)
 }
 
-// beat writes a little now and then, as one who keeps a connection alive.
+// beat writes a few bytes now and then, like a program that keeps its connection alive.
 func beat(c net.Conn) error {
 	for {
 		if _, err := c.Write([]byte("beat")); err != nil {

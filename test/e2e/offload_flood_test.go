@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestOffloadFlood sends what only pretends to be clients to a published port.
-// Nothing of it reaches the host, and clients are served meanwhile.
+// TestOffloadFlood sends SYNs of clients that do not exist to a published port. None reaches the
+// host, and real clients are served meanwhile.
 func TestOffloadFlood(t *testing.T) {
 	o := onWire(t, `publish:
   - {port: 90, to: 9090}
   - {port: 91, to: 9091}
 `)
-	ip(t, "-n", o.far, "route", "add", "blackhole", "203.0.113.192/26") // the answers to nobody
+	ip(t, "-n", o.far, "route", "add", "blackhole", "203.0.113.192/26") // the answers to clients that do not exist
 	st := o.status(t, "card0")
 	l := world{o.netns}.listen(t, netip.AddrPortFrom(st.Link.Host[0], 9090).String())
 	go func() {
@@ -52,7 +52,7 @@ func TestOffloadFlood(t *testing.T) {
 			}
 			card = parseCounters(o.onCard(t, "card0", "cat", "/proc/net/netstat", "/proc/net/snmp"))
 			looks++ // each a connection of the host's own
-			// Where the machine is busy the TAP's queue overflows: then once more.
+			// On a busy machine the TAP's queue overflows. Then it tries again.
 			if flooding = card["Tcp.InSegs"] < int64(n)/4 && time.Since(began) < 20*time.Second; flooding {
 				go pour()
 			}
@@ -77,8 +77,8 @@ func TestOffloadFlood(t *testing.T) {
 	if seen.sackIn > looks {
 		t.Errorf("%d of them permit SACK: the host would probe", seen.sackIn-looks)
 	}
-	// A service that is not there: the card has accepted before it can know, so
-	// that the reset may come before Go has seen the connection.
+	// A service that is down: the card has accepted before it can know, so the reset may come
+	// before Go sees the connection.
 	c, err := dialIn(o.far, "tcp", net.JoinHostPort(cardAddr, "91"), 5*time.Second)
 	if err == nil {
 		defer c.Close()
@@ -91,7 +91,7 @@ func TestOffloadFlood(t *testing.T) {
 	o.clean(t)
 }
 
-// served is a client of the published port.
+// served connects to the published port as a client.
 func (o *offloaded) served(t *testing.T) {
 	t.Helper()
 	c, err := dialIn(o.far, "tcp", net.JoinHostPort(cardAddr, "90"), 10*time.Second)
@@ -104,8 +104,7 @@ func (o *offloaded) served(t *testing.T) {
 	}
 }
 
-// flood sends n first segments to a port of the card, from as many addresses
-// and ports.
+// flood sends n SYNs to a port of the card, from as many addresses and ports.
 func flood(netns, iface string, to net.HardwareAddr, port uint16, n int) error {
 	fd := -1
 	err := inNetns(netns, func() (err error) { fd, err = packetSocket(iface); return err })

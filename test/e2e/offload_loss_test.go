@@ -70,8 +70,7 @@ ports:
 `, offload, o.netns, cardAddr, worldAddr)
 }
 
-// TestOffloadBadPath makes the wire bad in one way after the other; the host
-// notices nothing.
+// TestOffloadBadPath degrades the wire in several ways. The host notices nothing.
 func TestOffloadBadPath(t *testing.T) {
 	o := badPath(t)
 	for _, step := range []struct {
@@ -87,7 +86,7 @@ func TestOffloadBadPath(t *testing.T) {
 	o.clean(t)
 }
 
-// netem makes both ways of the path bad.
+// netem degrades both directions of the path.
 func (o *offloaded) netem(t *testing.T, loss, delay, corrupt string) {
 	t.Helper()
 	for _, dev := range []string{"west", "east"} {
@@ -95,16 +94,15 @@ func (o *offloaded) netem(t *testing.T, loss, delay, corrupt string) {
 	}
 }
 
-// again is how many segments the host has sent more than once, the first one
-// of a connection left out: the card holds that until the remote has answered,
-// so what is lost of the handshake on the wire delays its answer, too.
+// again returns how many segments the host has retransmitted. SYNs do not count: the card holds a
+// SYN until the remote has answered, so a loss on the wire delays its answer, too.
 func (o *offloaded) again(t *testing.T) int64 {
 	c := counters(t, o.netns)
 	return c["Tcp.RetransSegs"] - c["TcpExt.TCPSynRetrans"]
 }
 
-// corruption flips a bit in some packets. The card drops them: the host gets
-// right data, and its own counters stay at 0.
+// corruption flips a bit in some packets. The card drops them: the host gets correct data, and its
+// own counters stay at 0.
 func (o *offloaded) corruption(t *testing.T) {
 	o.netem(t, "0", "0s", "1")
 	defer o.netem(t, "0", "0s", "0")
@@ -126,22 +124,21 @@ func (o *offloaded) corruption(t *testing.T) {
 	o.clean(t)
 }
 
-// loss drops 1 % and delays by 20 ms, half of that each way. The host sends
-// nothing twice. Router mode shows the same path without an endpoint. Who does
-// congestion control is another machine in each mode: both are shown with the
-// two ways of doing it.
+// loss drops 1 % and delays by 20 ms, half of that each way. The host retransmits nothing. Router
+// mode shows the same path without an endpoint. Congestion control runs on another machine in each
+// mode: both are shown with both algorithms.
 func (o *offloaded) loss(t *testing.T) {
 	o.netem(t, "1", "10ms", "0")
 	defer o.netem(t, "0", "0s", "0")
 	for _, mode := range []string{"router", "endpoint"} {
 		for _, control := range []string{"cubic", "bbr"} {
 			offload := "mode: " + mode
-			if mode == "endpoint" { // the wire's sender is the card; the host's sockets are told by rate
+			if mode == "endpoint" { // the wire's sender is the card; rate sets the host's sockets
 				offload += ", congestion: " + control
 			}
 			o.apply(t, offload)
 			card, began := o.cardAgain(t), time.Now()
-			host := o.again(t) // last before, and first after: to ask the card is traffic, too
+			host := o.again(t) // last before, and first after: a query of the card is traffic, too
 			up, down := o.rate(t, control)
 			host = o.again(t) - host
 			card = o.cardAgain(t) - card
@@ -164,7 +161,7 @@ func (o *offloaded) apply(t *testing.T, offload string) {
 	o.run(t, quick, 0, "apply", "card0", "-f", o.spec(t, "card0.yaml", o.badSpec(offload)))
 }
 
-// rate is what one connection carries each way, in Mbit/s. The time ends when
+// rate returns the throughput of one connection in each direction, in Mbit/s. The clock stops when
 // the other end has everything.
 func (o *offloaded) rate(t *testing.T, control string) (up, down float64) {
 	t.Helper()
@@ -230,12 +227,12 @@ func serveRate(l net.Listener, receive bool, size int64) error {
 	return err
 }
 
-// patience is how many segments the host may send again although nothing was lost:
-// on a machine with more to do than CPUs, a card may be silent for longer than
-// the 200 ms after which a kernel asks once more. docs/offload.md has it too.
+// patience is how many segments the host may retransmit although nothing was lost: on an overloaded
+// machine a card may be silent for longer than the kernel's time-out of 200 ms. See
+// docs/offload.md.
 const patience = 8
 
-// blackHole lets only packets of 1280 bytes through, and nobody says so.
+// blackHole lets only packets of 1280 bytes through, and sends no ICMP.
 func (o *offloaded) blackHole(t *testing.T) {
 	o.tune(t, "router", "mtu", "east", "1280")
 	o.tune(t, "router", "mute")

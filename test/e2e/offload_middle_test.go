@@ -13,14 +13,14 @@ import (
 	"github.com/toe-project/toe/card/status"
 )
 
-// program is a client that is under way when what serves it dies.
+// program is a client that runs when its server or card dies.
 type program struct {
 	net.Conn
-	did   atomic.Int64 // what it has got done
+	did   atomic.Int64 // the steps it has done
 	ended chan error
 }
 
-// programs are what TestKilledInTheMiddle has running.
+// programs are the clients of TestKilledInTheMiddle.
 var programs = map[string]func(*program) error{
 	"only reads": func(p *program) error { _, err := p.Read(make([]byte, 1)); return err },
 	"asks and waits": func(p *program) error {
@@ -44,16 +44,15 @@ var programs = map[string]func(*program) error{
 	},
 }
 
-// TestKilledInTheMiddle compares what programs see when the card is killed that
-// their connections pass, in both modes. On the bare loopback there is no
-// card: there the server is killed, which is the nearest thing.
+// TestKilledInTheMiddle compares, in both modes, what programs see when the card that their
+// connections pass is killed. The bare loopback has no card: there the server is killed.
 func TestKilledInTheMiddle(t *testing.T) {
 	o := onWire(t, "")
 	echoes(t, o.far)
 	loop := o.netns + "l"
 	addNetns(t, loop)
 	killServer := echoes(t, loop)
-	died := []string{"end", "ECONNRESET", "EPIPE"} // by whether something was unread
+	died := []string{"end", "ECONNRESET", "EPIPE"} // depends on unread data
 	aborted := []string{"ECONNABORTED"}
 	on := []string{goesOn}
 	killCard := func() {
@@ -95,7 +94,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 	o.clean(t)
 }
 
-// goesOn is the fate of a program that notices nothing but a pause.
+// goesOn is the fate of a program that notices only a pause.
 const goesOn = "goes on"
 
 func startProgram(t *testing.T, netns, address string, play func(*program) error) *program {
@@ -110,8 +109,8 @@ func startProgram(t *testing.T, netns, address string, play func(*program) error
 	return p
 }
 
-// fate is known when a program has ended, or has done something since; one that
-// only reads is left alone for a while.
+// fate waits until a program has ended or made progress. For a program that only reads it waits for
+// a while.
 func (p *program) fate(t *testing.T, name string) (what string) {
 	t.Helper()
 	before, began := p.did.Load(), time.Now()

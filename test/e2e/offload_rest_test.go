@@ -19,9 +19,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestEndpointRest is what an endpoint does not end, and what of TCP is
-// neither payload nor segments: path MTU discovery, ICMP, other protocols, the
-// class of a SYN, data in a SYN.
+// TestEndpointRest tests what an endpoint does not terminate, and the rest of TCP: path MTU
+// discovery, ICMP, other protocols, the class of a SYN, data in a SYN.
 func TestEndpointRest(t *testing.T) {
 	o := onWire(t, "")
 	w := newWorld(t, o.far)
@@ -41,8 +40,7 @@ func TestEndpointRest(t *testing.T) {
 	o.clean(t)
 }
 
-// pathMTU: a socket that sends with DF learns of the wire's MTU, and one that
-// does not never hears of it.
+// pathMTU: a socket that sends with DF learns the wire's MTU, and one without DF does not.
 func (o *offloaded) pathMTU(t *testing.T, _ world) {
 	const shared, own = 8, 18 // ports; the second has only those that ask
 	const later = "with DF, in a flow that began without"
@@ -97,7 +95,7 @@ func setOption(t *testing.T, c syscall.Conn, level, name, value int) {
 	}
 }
 
-// ping asks the world, and so the card's address is what the world answers.
+// ping sends echo requests to the world, which answers the card's address.
 func (o *offloaded) ping(t *testing.T, _ world) {
 	for _, at := range []string{worldAddr, worldAddr6} {
 		ctx, cancel := context.WithTimeout(context.Background(), quick)
@@ -133,8 +131,8 @@ func (o *offloaded) trace(t *testing.T, _ world) {
 	}
 }
 
-// hop sends one datagram that lives for some hops, and returns who complains
-// of what (ip(7), IP_RECVERR).
+// hop sends one datagram with a time to live, and returns the ICMP error and its sender (ip(7),
+// IP_RECVERR).
 func (o *offloaded) hop(t *testing.T, to string, hops int) (from netip.Addr, number syscall.Errno, err error) {
 	t.Helper()
 	c := o.dialUDP(t, to, 33434)
@@ -189,8 +187,7 @@ func offender(b []byte) netip.Addr {
 	return netip.Addr{}
 }
 
-// otherProtocols go to the world and back as router mode has it: behind the
-// card's address.
+// otherProtocols go to the world and back as in router mode: behind the card's address.
 func (o *offloaded) otherProtocols(t *testing.T, _ world) {
 	for _, c := range []struct {
 		name, at, from string
@@ -302,7 +299,7 @@ func savedSYN(fd int, buf []byte) ([]byte, error) {
 	return buf[:size], nil
 }
 
-// dialWith connects from the host, with a socket that was told something.
+// dialWith connects from the host, with a socket that tell has configured.
 func (o *offloaded) dialWith(t *testing.T, address string, tell func(fd int) error) net.Conn {
 	t.Helper()
 	var c net.Conn
@@ -321,8 +318,8 @@ func (o *offloaded) dialWith(t *testing.T, address string, tell func(fd int) err
 	return c
 }
 
-// dataInSYN sends data with the SYN (RFC 7413). The card acknowledges none of
-// it, so the host's kernel sends it again; the remote has it once.
+// dataInSYN sends data with the SYN (RFC 7413). The card acknowledges none of it, so the host's
+// kernel sends it again. The remote gets it once.
 func (o *offloaded) dataInSYN(t *testing.T, w world) {
 	const clients, noCookie = 1, 4 // Documentation/networking/ip-sysctl.rst, tcp_fastopen
 	sysctl(t, o.netns, "net/ipv4/tcp_fastopen", fmt.Sprint(clients|noCookie))
@@ -336,7 +333,7 @@ func (o *offloaded) dataInSYN(t *testing.T, w world) {
 		more, _ := io.ReadAll(c)
 		got <- append(data[:n], more...)
 	})
-	// What connects at once (TCP_FASTOPEN_CONNECT) sends its SYN with the first data.
+	// A socket with TCP_FASTOPEN_CONNECT sends its SYN with the first data.
 	tell := func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_TCP, unix.TCP_FASTOPEN_CONNECT, 1) }
 	for _, at := range []string{worldAddr, worldAddr6} {
 		for _, size := range []int{1, 500, 20_000} {
@@ -347,8 +344,8 @@ func (o *offloaded) dataInSYN(t *testing.T, w world) {
 			if _, err := c.Write(append(binary.BigEndian.AppendUint16(nil, uint16(size)), data...)); err != nil {
 				t.Fatal(err)
 			}
-			// Before the answer it must not close: with its SYN under way a socket
-			// has nothing to close, and forgets the connection.
+			// It must not close before the answer: close of a socket in SYN-SENT drops the
+			// connection.
 			if n, err := c.Read(make([]byte, 2)); n != 1 || err != nil {
 				t.Errorf("the answer: %d bytes, %v", n, err)
 			}

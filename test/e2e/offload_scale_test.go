@@ -16,8 +16,8 @@ import (
 	"github.com/toe-project/toe/card/status"
 )
 
-// TestOffloadScale is an endpoint with much to do: bytes, connections at once,
-// and connections one after the other.
+// TestOffloadScale loads an endpoint: with bytes, with many connections at once, and with many in
+// sequence.
 func TestOffloadScale(t *testing.T) {
 	o := onWire(t, "")
 	newWorld(t, o.far)
@@ -36,11 +36,11 @@ func TestOffloadScale(t *testing.T) {
 	o.clean(t)
 }
 
-// churnPorts are several, because a client has 28,000 ports for each.
+// churnPorts has several ports, because a client has 28,000 ports of its own for each.
 var churnPorts = []string{"1001", "1002", "1003", "1004", "1005", "1006", "1007", "1008"}
 
-// echoes is a process of its own: both ends of 10,000 connections are more
-// descriptors than one may have on some machines.
+// echoes is a process of its own: both ends of 10,000 connections exceed the descriptor limit of
+// one process on some machines.
 func echoes(t *testing.T, netns string) (kill func()) {
 	t.Helper()
 	cmd := exec.Command("ip", append([]string{"netns", "exec", netns, self}, churnPorts...)...)
@@ -61,7 +61,7 @@ func echoes(t *testing.T, netns string) (kill func()) {
 	return kill
 }
 
-// playEcho serves on ports, and says with a byte that it does.
+// playEcho serves on ports, and writes a byte when it is ready.
 func playEcho(ports []string) error {
 	failed := make(chan error, 1)
 	for _, port := range ports {
@@ -84,7 +84,7 @@ func playEcho(ports []string) error {
 	return <-failed
 }
 
-// echoSmall needs no descriptors beside the connection's own.
+// echoSmall uses no descriptor but the connection's own.
 func echoSmall(c net.Conn) {
 	buf := make([]byte, 64)
 	for {
@@ -156,7 +156,7 @@ func (o *offloaded) dial(i int) (net.Conn, error) {
 	return d.Dial("tcp", net.JoinHostPort(worldAddr, churnPorts[i%len(churnPorts)]))
 }
 
-// open waits until the card has that many connections.
+// open waits until the card has n connections.
 func (o *offloaded) open(t *testing.T, n int) status.Status {
 	t.Helper()
 	return o.await(t, "card0", 2*time.Minute, fmt.Sprintf("%d open connections", n), func(st status.Status) error {
@@ -167,7 +167,7 @@ func (o *offloaded) open(t *testing.T, n int) status.Status {
 	})
 }
 
-// use is what the card and its agent need at a moment.
+// use is the memory and the descriptors of the card and its agent at a moment.
 type use struct{ available, agent, files int64 } // KiB, KiB, descriptors
 
 func (o *offloaded) use(t *testing.T) use {
@@ -179,8 +179,8 @@ func (o *offloaded) use(t *testing.T) use {
 	}
 }
 
-// agentFiles is how many descriptors the agent has. ls complains of those that
-// close meanwhile.
+// agentFiles returns the number of the agent's descriptors. ls reports errors for those that close
+// meanwhile.
 func (o *offloaded) agentFiles(t *testing.T) int64 {
 	t.Helper()
 	n, err := strconv.ParseInt(strings.TrimSpace(o.onCard(t, "card0", "ls /proc/1/fd 2>/dev/null | wc -l")), 10, 64)
@@ -190,7 +190,7 @@ func (o *offloaded) agentFiles(t *testing.T) int64 {
 	return n
 }
 
-// manyAtOnce opens many connections, leaves them idle, and finds them alive.
+// manyAtOnce opens many connections, leaves them idle, and checks that they are alive.
 func (o *offloaded) manyAtOnce(t *testing.T) {
 	const n = 10_000
 	manyFiles(t, n+1000)
@@ -234,8 +234,8 @@ func (o *offloaded) manyAtOnce(t *testing.T) {
 // sparePipes is how many pipes an endpoint may keep.
 const sparePipes = 32
 
-// sleepers are servers that never read while clients write all they can. What
-// the card holds is bounded: it lives, and others are served.
+// sleepers are servers that never read while clients write all they can. The card's buffers are
+// bounded: it survives, and serves others.
 func (o *offloaded) sleepers(t *testing.T) {
 	n := scale(100, 500)
 	manyFiles(t, 3*n+1000)
@@ -333,7 +333,7 @@ func (o *offloaded) churn(t *testing.T) {
 	}
 }
 
-// cpuTime is what a process and those below it have used (proc_pid_stat(5)).
+// cpuTime returns the CPU time of a process and its descendants (proc_pid_stat(5)).
 func cpuTime(t *testing.T, root int) time.Duration {
 	t.Helper()
 	var ticks int64

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// playSend gives a file to a server with sendfile(2), and prints what the
-// kernel has counted for this program (/proc/PID/io): before, and after.
+// playSend sends a file to a server with sendfile(2), and prints the kernel's counters of this
+// program (/proc/PID/io) before and after.
 func playSend(file, address string) error {
 	f, err := os.Open(file)
 	if err != nil {

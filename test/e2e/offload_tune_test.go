@@ -67,7 +67,7 @@ func setNetem(dev, loss, delay, corrupt string) error {
 	return netlink.QdiscReplace(q)
 }
 
-// openFirewall takes the card's firewall away.
+// openFirewall removes the card's firewall.
 func openFirewall() error {
 	c, err := nftables.New()
 	if err != nil {
@@ -104,8 +104,8 @@ const (
 	setGRO        = 0x2c
 )
 
-// plain switches off what makes packets other than they are on a wire, on a
-// device of the calling thread's namespace.
+// plain switches off the offloads that change packets, on a device of the calling thread's
+// namespace.
 func plain(dev string) error {
 	return errors.Join(ethtool(dev, setTSO), ethtool(dev, setTXChecksum), ethtool(dev, setGSO), ethtool(dev, setGRO))
 }

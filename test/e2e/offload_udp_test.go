@@ -20,7 +20,7 @@ const (
 	largestUDP6 = 65535 - 40 - 8
 )
 
-// TestEndpointUDP is a journey of datagrams through a card in endpoint mode.
+// TestEndpointUDP sends datagrams through a card in endpoint mode.
 func TestEndpointUDP(t *testing.T) {
 	manyFiles(t, 20000)
 	o := onWire(t, "")
@@ -40,16 +40,16 @@ func TestEndpointUDP(t *testing.T) {
 	}
 }
 
-// lockMTU makes the routes those of link.default_route: sockets that did not
-// ask for path MTU discovery do not set DF, and so are served by the card.
+// lockMTU makes routes like those of link.default_route: sockets that did not ask for path MTU
+// discovery do not set DF, so the card serves them.
 func (o *offloaded) lockMTU(t *testing.T) {
 	t.Helper()
-	// Without a number, which the kernel cuts to 65520, and without a gateway,
-	// which it then trusts with 576 only.
+	// No number, which the kernel cuts to 65520, and no gateway, which limits the locked MTU to
+	// 576.
 	ip(t, "-n", o.netns, "route", "replace", "default", "dev", "toe0", "mtu", "lock", "0")
 }
 
-// answerUDP answers in a namespace until the test ends, in both families.
+// answerUDP runs an echo server in a namespace until the test ends, in both families.
 func answerUDP(t *testing.T, netns string, port int) {
 	t.Helper()
 	c := bindUDP(t, netns, port)
@@ -91,7 +91,7 @@ func (o *offloaded) dialUDP(t *testing.T, address string, port int) *net.UDPConn
 	return c.(*net.UDPConn)
 }
 
-// echoed sends a datagram and wants it back.
+// echoed sends a datagram and expects it back.
 func echoed(c *net.UDPConn, size int) error {
 	want := bytes.Repeat([]byte("datagram"), size/8+1)[:size]
 	if _, err := c.Write(want); err != nil {
@@ -108,7 +108,7 @@ func echoed(c *net.UDPConn, size int) error {
 	return nil
 }
 
-// packets are those that an interface has received and sent.
+// packets returns how many packets an interface has received and sent.
 func packets(t *testing.T, netns, device string) (received, sent int64) {
 	t.Helper()
 	for i, p := range []*int64{&received, &sent} {
@@ -142,7 +142,7 @@ func (o *offloaded) udpLargest(t *testing.T) {
 			}
 		}
 		receivedNow, sentNow := packets(t, o.netns, "toe0")
-		// A few are others': the card's clock and control connection.
+		// A few belong to others: the card's clock and control connection.
 		if in, out := receivedNow-received, sentNow-sent; in < rounds || in > rounds+10 || out < rounds || out > rounds+10 {
 			t.Errorf("%s: %d datagrams each way were %d packets to the host and %d from it", c.address, rounds, in, out)
 		}
@@ -153,8 +153,8 @@ func (o *offloaded) udpLargest(t *testing.T) {
 	o.clean(t)
 }
 
-// udpErrors: a socket that asked for all of them (IP_RECVERR) learns what a
-// router and a host on the wire, and the card itself, have to say.
+// udpErrors: a socket with IP_RECVERR gets the errors of a router and a host on the wire, and of
+// the card itself.
 func (o *offloaded) udpErrors(t *testing.T) {
 	for _, c := range []struct {
 		name, address string
@@ -184,7 +184,7 @@ func (o *offloaded) udpErrors(t *testing.T) {
 	}
 }
 
-// udpManyFlows: each endpoint of the host has a flow, and none is lost.
+// udpManyFlows: each endpoint of the host has a mapping, and none is lost.
 func (o *offloaded) udpManyFlows(t *testing.T) {
 	const endpoints = 3000
 	before := o.procFile(t, "card0", "meminfo")["MemAvailable"]
@@ -211,7 +211,7 @@ func (o *offloaded) udpManyFlows(t *testing.T) {
 	})
 }
 
-// udpExpiry: a resolver's flow does not stay.
+// udpExpiry: a resolver's session expires.
 func (o *offloaded) udpExpiry(t *testing.T) {
 	answerUDP(t, o.far, 53)
 	for range 50 {
@@ -239,9 +239,8 @@ func (o *offloaded) flows(t *testing.T) uint64 {
 	return o.status(t, "card0").Offload.UDP.Flows
 }
 
-// udpRate compares only figures of this run: datagrams of 1200 bytes, as QUIC
-// sends them, in trains and one by one, and of the largest size that a program would
-// send, which needs 41 fragments.
+// udpRate compares only figures of this run: datagrams of 1200 bytes, as QUIC sends them, in trains
+// and one by one, and datagrams of the largest size that programs send, which need 41 fragments.
 func (o *offloaded) udpRate(t *testing.T) {
 	got := map[string]float64{}
 	for _, mode := range []string{"endpoint", "router"} {
@@ -256,14 +255,14 @@ func (o *offloaded) udpRate(t *testing.T) {
 	for _, l := range loads {
 		e, r := got["endpoint"+l.String()], got["router"+l.String()]
 		t.Logf("%s: %.0f datagrams a second arrive in endpoint mode, %.0f in router mode: %.2f of it", l, e, r, e/r)
-		// Both are at the mercy of what else this machine does meanwhile.
+		// Both depend on the other load of this machine.
 		if e < r/10 || e == 0 {
 			t.Errorf("%s: less than a tenth of router mode's rate", l)
 		}
 	}
 }
 
-// load is what a sender sends as fast as it can.
+// load is the traffic that a sender sends as fast as it can.
 type load struct {
 	toHost      bool
 	size, train int

@@ -11,8 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// watch looks at every packet that passes an interface: at its checksums, sizes
-// and fragments.
+// watch checks every packet that passes an interface: its checksums, sizes and fragments.
 type watch struct {
 	fd       int
 	ethernet bool // packets begin with an Ethernet header
@@ -22,7 +21,7 @@ type watch struct {
 	pieces   map[uint32][]byte // of IPv4 datagrams, by identification
 }
 
-// sight is what a watch has seen.
+// sight is the result of a watch.
 type sight struct {
 	packets, bad int
 	badOut       int // of bad, those that leave through the interface
@@ -32,17 +31,17 @@ type sight struct {
 	opens        int // SYN without ACK
 	sackIn       int // SYN that come in and permit SACK
 	fragments    int
-	whole        int      // datagrams put together of fragments, with a right checksum
+	whole        int      // datagrams reassembled from fragments, with a correct checksum
 	in, out      checksum // TCP with payload, by direction
-	lost         uint32   // packets that the watch had no time for
+	lost         uint32   // packets that the watch missed
 	bytes        int64
 }
 
-// checksum counts what the kernel says of checksums (packet(7), auxdata), of
-// segments with payload of at most largest bytes.
+// checksum counts segments by the state of their checksum (packet(7), auxdata). largest is the
+// largest payload in bytes.
 type checksum struct{ notComputed, valid, unknown, largest int }
 
-// watchOn begins to look. The result of end is complete but for what was lost.
+// watchOn starts a watch. The result of end is complete but for what was lost.
 func watchOn(t *testing.T, netns, iface string, ethernet bool) *watch {
 	t.Helper()
 	w := &watch{fd: -1, ethernet: ethernet, stop: make(chan struct{}), pieces: map[uint32][]byte{}}
@@ -61,7 +60,7 @@ func watchOn(t *testing.T, netns, iface string, ethernet bool) *watch {
 	return w
 }
 
-// end stops after what is there already.
+// end stops after the packets that are queued already.
 func (w *watch) end() sight {
 	select {
 	case <-w.stop:
@@ -172,7 +171,7 @@ func (w *watch) assemble(b, body []byte, at uint16) []byte {
 	}
 	copy(whole[offset:], body)
 	w.pieces[id] = whole
-	// Fragments of one datagram come in order on a wire with one way.
+	// Fragments of one datagram arrive in order on a wire with a single path.
 	if at&0x2000 != 0 {
 		return nil
 	}
@@ -209,7 +208,7 @@ func (w *watch) tcp(b []byte, pseudo uint16, out bool, status uint32) {
 		if payload > 0 {
 			c.notComputed++
 		}
-		// What is there is the sum of the pseudo header, for whoever computes.
+		// The field holds the sum of the pseudo header, for the device that completes it.
 		if binary.BigEndian.Uint16(b[16:]) != pseudo {
 			w.wrong("TCP, not computed, pseudo header", b)
 		}
@@ -280,5 +279,5 @@ func fold(sum uint64) uint16 {
 	return uint16(sum)
 }
 
-// settle gives packets under way the time to be seen.
+// settle waits until the watch has seen the packets in flight.
 func (w *watch) settle() { time.Sleep(100 * time.Millisecond) }

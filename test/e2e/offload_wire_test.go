@@ -18,9 +18,8 @@ import (
 // mib is for the sizes of transfers.
 const mib = 1 << 20
 
-// TestOffloadWire looks at both sides of an endpoint while data passes: large
-// segments that nobody has computed a checksum of on the link, small and
-// correct ones on the wire.
+// TestOffloadWire watches both sides of an endpoint while data passes: large segments without a
+// computed checksum on the link, small and correct ones on the wire.
 func TestOffloadWire(t *testing.T) {
 	o := onWire(t, "")
 	newWorld(t, o.far)
@@ -60,7 +59,7 @@ func (o *offloaded) exchange(t *testing.T, at string, size int64) time.Duration 
 
 var ssSize = regexp.MustCompile(`\bmss:(\d+)`)
 
-// segmentSizes asks ss(8) on the host, and looks at the wire.
+// segmentSizes queries ss(8) on the host, and watches the wire.
 func (o *offloaded) segmentSizes(t *testing.T) {
 	for _, at := range []string{worldAddr, worldAddr6} {
 		w := watchOn(t, o.far, "wan0", true)
@@ -91,8 +90,8 @@ func (o *offloaded) segmentSizes(t *testing.T) {
 	}
 }
 
-// checksums verifies every packet of a transfer on the wire, and asks the
-// kernel what it knows of those on the link.
+// checksums verifies every packet of a transfer on the wire, and the kernel's record of those on
+// the link.
 func (o *offloaded) checksums(t *testing.T) {
 	size := int64(scale(64, 1024)) * mib
 	wire, link := watchOn(t, o.far, "wan0", true), watchOn(t, o.netns, "toe0", false)
@@ -105,7 +104,7 @@ func (o *offloaded) checksums(t *testing.T) {
 	if w.bad != 0 || l.bad != 0 {
 		t.Errorf("bad packets: %d on the wire (%s), %d on the link (%s)", w.bad, w.badExample, l.bad, l.badExample)
 	}
-	// Most must have been seen for this to be a proof.
+	// This proves something only if most packets were seen.
 	if want := 2 * size / 1460; int64(w.packets)+int64(w.lost) < want || int64(w.packets) < want/2 {
 		t.Errorf("%d packets seen on the wire and %d missed; %d full segments were needed", w.packets, w.lost, want)
 	}
@@ -151,9 +150,9 @@ func (o *offloaded) largeDatagrams(t *testing.T) {
 	}
 }
 
-// sendfile sends a file with sendfile(2). The program moves its bytes once
-// (from the file into the socket, by reference), the pump once (the copy into
-// the card's memory), and nobody else.
+// sendfile sends a file with sendfile(2). The program moves its bytes once (from the file into the
+// socket, by reference), the pump once (the copy into the card's memory), and no other process
+// does.
 func (o *offloaded) sendfile(t *testing.T) {
 	size := int64(scale(128, 1024)) * mib
 	file := filepath.Join(o.dir, "file")
@@ -205,7 +204,7 @@ func (o *offloaded) sendfile(t *testing.T) {
 	}
 }
 
-// once allows headers, and what else is under way, on top: far from twice.
+// once allows for headers and other traffic: much less than twice.
 func once(n, size int64) bool { return n >= size && n < size+size/10 }
 
 func processIO(t *testing.T, pid int) map[string]int64 {

@@ -47,7 +47,7 @@ func onWire(t *testing.T, extra string) *offloaded {
 	deadEnds(t, o.far)
 	sysctl(t, o.far, "net/ipv4/ip_forward", "1")
 	sysctl(t, o.far, "net/ipv6/conf/all/forwarding", "1")
-	sysctl(t, o.far, "net/ipv4/icmp_ratelimit", "0") // each case has its answer
+	sysctl(t, o.far, "net/ipv4/icmp_ratelimit", "0") // each case gets its answer
 	sysctl(t, o.far, "net/ipv6/icmp/ratelimit", "0")
 	nameServer(t, h.netns, worldAddr)
 	o.up(t, "card0", o.cardSpec("endpoint", extra))
@@ -63,7 +63,7 @@ ports:
 %s`, mode, o.far, cardAddr, cardAddr6, worldAddr, worldAddr6, extra)
 }
 
-// up starts or changes a card.
+// up starts or changes the card.
 func (o *offloaded) up(t *testing.T, name, spec string) {
 	t.Helper()
 	o.run(t, kinds[0].start, 0, "up", name, "-f", o.spec(t, name+".yaml", spec))
@@ -72,7 +72,7 @@ func (o *offloaded) up(t *testing.T, name, spec string) {
 	}
 }
 
-// mode changes a running card.
+// mode changes the mode of a running card.
 func (o *offloaded) mode(t *testing.T, mode, extra string) {
 	t.Helper()
 	o.run(t, quick, 0, "apply", "card0", "-f", o.spec(t, "card0.yaml", o.cardSpec(mode, extra)))
@@ -84,7 +84,7 @@ func (o *offloaded) mode(t *testing.T, mode, extra string) {
 	})
 }
 
-// addTAP is a port's other end.
+// addTAP makes a port's other end.
 func addTAP(t *testing.T, netns, name string, addrs ...string) {
 	t.Helper()
 	ip(t, "-n", netns, "tuntap", "add", name, "mode", "tap")
@@ -103,7 +103,7 @@ func addTAP(t *testing.T, netns, name string, addrs ...string) {
 func deadEnds(t *testing.T, netns string) {
 	t.Helper()
 	ip(t, "-n", netns, "route", "add", "unreachable", noHost)
-	// A Linux router tells others of such a route of IPv6 as of none at all.
+	// A Linux router reports such a route of IPv6 like no route at all.
 	ip(t, "-n", netns, "route", "add", "unreachable", noHost6)
 	rules := "table inet dead { chain in { type filter hook input priority 0; tcp dport " + silentPort + " drop; };" +
 		" chain pre { type filter hook prerouting priority 0; ip6 daddr " + noHost6 + " reject with icmpv6 type addr-unreachable; }; }"
@@ -135,7 +135,7 @@ func (h *host) onCard(t testing.TB, name string, argv ...string) string {
 	return h.run(t, quick, 0, append([]string{"ssh", name, "--"}, argv...)...).out
 }
 
-// push puts this program on a card, to play a role there.
+// push copies this program to a card, to play a role there.
 func (h *host) push(t testing.TB, name string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
@@ -155,8 +155,7 @@ func (h *host) push(t testing.TB, name string) {
 // tune changes the network of a card that has been pushed to: see roleTune.
 func (h *host) tune(t testing.TB, name string, args ...string) {
 	t.Helper()
-	// Built with cgo it needs libraries that a card does not have, and the
-	// shell says "not found".
+	// Built with cgo, it needs libraries that the card lacks, and the shell prints "not found".
 	h.onCard(t, name, "env "+roleVariable+"=tune /tmp/self "+strings.Join(args, " "))
 }
 
@@ -204,8 +203,8 @@ func parseCounters(text string) map[string]int64 {
 	return all
 }
 
-// clean wants a host that has neither seen nor made a fragment, nor met a bad
-// checksum: at the end of every journey of an endpoint.
+// clean checks that the host has neither seen nor made a fragment, nor seen a bad checksum. Every
+// journey of an endpoint ends with it.
 func (o *offloaded) clean(t *testing.T) {
 	t.Helper()
 	c := counters(t, o.netns)
@@ -228,7 +227,7 @@ func scale(small, full int) int {
 	return small
 }
 
-// manyFiles lets this program have the descriptors of thousands of connections.
+// manyFiles raises this program's limit to the descriptors of thousands of connections.
 func manyFiles(t *testing.T, n int) {
 	t.Helper()
 	var before unix.Rlimit

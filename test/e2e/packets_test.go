@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// largePing pings the card with what just fits into one packet, and looks at
-// what goes over toe0 meanwhile: nothing but IP, and no fragments.
+// largePing pings the card with the largest packet, and checks the traffic over toe0 meanwhile:
+// only IP, and no fragments.
 func (j *journey) largePing(t *testing.T) {
 	seen := j.capture(t, "toe0", func() {
 		ctx, cancel := context.WithTimeout(context.Background(), quick)
@@ -39,7 +39,7 @@ func (j *journey) largePing(t *testing.T) {
 	}
 }
 
-// seenPacket is what a packet socket gives for one.
+// seenPacket is one packet as a packet socket returns it.
 type seenPacket struct {
 	protocol uint16 // of the link layer, host's byte order
 	data     []byte
@@ -60,7 +60,7 @@ func notIP(p seenPacket) string {
 	return "neither IPv4 nor IPv6"
 }
 
-// capture collects what passes an interface of the host while f runs.
+// capture collects the packets that pass an interface of the host while f runs.
 func (j *journey) capture(t *testing.T, iface string, f func()) []seenPacket {
 	t.Helper()
 	fd := -1
@@ -114,7 +114,7 @@ func interfaceIndex(fd int, name string) (int, error) {
 	return int(r.Uint32()), nil
 }
 
-// swap16 turns a number of 16 bits into network byte order, or back.
+// swap16 converts 16 bits to or from network byte order.
 func swap16(v uint16) uint16 {
 	return binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, v))
 }

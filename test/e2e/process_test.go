@@ -7,15 +7,15 @@ import (
 	"strings"
 )
 
-// process is one of this machine's at some moment. Its start tells it from a
-// later one with the same number.
+// process is a process of this machine at some moment. Its start distinguishes it from a later one
+// with the same pid.
 type process struct {
 	pid, parent int
 	start       string
 	zombie      bool
 }
 
-// processes are all of them.
+// processes returns all processes.
 func processes() map[int]process {
 	all := map[int]process{}
 	entries, _ := os.ReadDir("/proc")
@@ -46,7 +46,7 @@ func readProcess(pid int) (process, bool) {
 	return process{pid: pid, parent: parent, start: fields[19], zombie: fields[0] == "Z"}, true
 }
 
-// descendants are root and every process below it.
+// descendants returns root and every process below it.
 func descendants(root int) map[int]process {
 	all := processes()
 	out := map[int]process{}

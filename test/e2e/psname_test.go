@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestProcessNames wants ps to tell a card's processes apart.
+// TestProcessNames checks that ps distinguishes a card's processes.
 func TestProcessNames(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {

@@ -13,9 +13,8 @@ import (
 	"time"
 )
 
-// TestPublish: services of the host and of toe exec on the wire, with the
-// client's address or the card's, while the host's default route and the
-// strictest rp_filter say that the wire is elsewhere.
+// TestPublish publishes services of the host and of toe exec on the wire, with the client's address
+// or the card's, while the host's default route and a strict rp_filter point elsewhere.
 func TestPublish(t *testing.T) {
 	o := onWire(t, `publish:
   - {port: 80, to: 8080}
@@ -46,7 +45,7 @@ func TestPublish(t *testing.T) {
 		}}}
 		reply, err := c.Get("http://" + net.JoinHostPort(address, port))
 		if err != nil {
-			return silence // the card's firewall says nothing
+			return silence // the card's firewall sends no answer
 		}
 		defer reply.Body.Close()
 		body, _ := io.ReadAll(reply.Body)
@@ -71,7 +70,7 @@ func TestPublish(t *testing.T) {
 		answered(t, o.far, net.JoinHostPort(cardAddr, port))
 	}
 
-	// Without anything published from the host the way back is gone.
+	// Without a published service of the host, the return route is gone.
 	if rules := ip(t, "-n", o.netns, "rule"); !strings.Contains(rules, "7464:") {
 		t.Errorf("rules: %s", rules)
 	}
@@ -88,7 +87,7 @@ func TestPublish(t *testing.T) {
 	o.clean(t)
 }
 
-// whoAsks serves port 8080 of a namespace and answers with the client's address.
+// whoAsks serves port 8080 of a namespace with the client's address.
 func whoAsks(t *testing.T, netns string) {
 	t.Helper()
 	var l net.Listener
@@ -122,7 +121,7 @@ func echoUDP(t *testing.T, netns string, at netip.AddrPort) {
 	}()
 }
 
-// answered sends a datagram and wants it back.
+// answered sends a datagram and expects it back.
 func answered(t *testing.T, netns, address string) {
 	t.Helper()
 	c, err := dialIn(netns, "udp", address, time.Second)

@@ -10,9 +10,8 @@ import (
 	"os"
 )
 
-// TestTwoQueues is a card whose link has two queue pairs, under several
-// connections at once: both carry packets where the card's kernel has two CPUs,
-// and a new pump takes both over.
+// TestTwoQueues loads a link of two queue pairs with several connections at once. Both carry
+// packets where the card's kernel has two CPUs, and a new pump takes both over.
 func TestTwoQueues(t *testing.T) {
 	for _, c := range []struct {
 		kind kind
@@ -38,7 +37,7 @@ func TestTwoQueues(t *testing.T) {
 	}
 }
 
-// bothQueues has connections running until the queues of all CPUs are in use.
+// bothQueues opens connections until the queues of all CPUs are in use.
 func (j *journey) bothQueues(t *testing.T, cpus int) {
 	t.Helper()
 	before := j.status(t, "card0").Link.Queues

@@ -7,8 +7,8 @@ import (
 	"github.com/toe-project/toe/card/status"
 )
 
-// TestRestartThatFailsGoesBack: a card that does not start with its new
-// specification runs again with the one before, and apply says so.
+// TestRestartThatFailsGoesBack: a card that does not start with its new specification runs again
+// with the old one, and apply says so.
 func TestRestartThatFailsGoesBack(t *testing.T) {
 	h := newHost(t)
 	k := kinds[0]

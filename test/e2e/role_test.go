@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// roleVariable makes this program play a part instead of testing: that of a
-// person's command under toe exec.
+// roleVariable makes this program play a role instead of testing: that of a user's command under
+// toe exec.
 const roleVariable = "TOE_E2E_ROLE"
 
 func play(role string, args []string) int {

@@ -14,9 +14,9 @@ import (
 	"github.com/toe-project/toe/card/status"
 )
 
-// TestDefaultRoute is link.default_route: what the host's own programs say goes
-// by the card, names and all, and the host is as it was when the card is down,
-// also after its supervisor was killed.
+// TestDefaultRoute tests link.default_route: the traffic of the host's own programs goes through
+// the card, with DNS. When the card is down the host is as before, even after its supervisor was
+// killed.
 func TestDefaultRoute(t *testing.T) {
 	j := newJourney(t, kinds[0])
 	const uplink = "198.51.100.1"
@@ -60,7 +60,7 @@ func TestDefaultRoute(t *testing.T) {
 				}
 			}
 			end.end(t, st)
-			// The kernel takes a dead process's interface away in its own time.
+			// The kernel removes a dead process's interface with a delay.
 			until(t, 2*time.Second, "the host's network to be as before", func() error {
 				if after := j.network(t); after != before {
 					return fmt.Errorf("before:\n%s\nafterwards:\n%s", before, after)
@@ -71,7 +71,7 @@ func TestDefaultRoute(t *testing.T) {
 	}
 }
 
-// network is what link.default_route may not leave changed.
+// network is the state that link.default_route must restore.
 func (h *host) network(t *testing.T) string {
 	t.Helper()
 	resolv, err := os.ReadFile(filepath.Join("/etc/netns", h.netns, "resolv.conf"))
@@ -85,7 +85,7 @@ func (h *host) network(t *testing.T) string {
 	return strings.Join(all, "\n")
 }
 
-// ask asks the world's web server from the host's own network.
+// ask fetches a page of the world's web server from the host's own network.
 func (j *journey) ask(t *testing.T, name string) (string, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), quick)

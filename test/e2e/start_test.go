@@ -10,11 +10,11 @@ import (
 // lastWords are those of a first process that ends, and the kernel with it.
 const lastWords = "this card will never be ready"
 
-// TestFailedStart: what the card said last is shown by the command that started
-// it, and by the status later, and nothing of it is left running.
+// TestFailedStart: the command that starts a card, and the status later, show the last lines of the
+// console. Nothing is left running.
 func TestFailedStart(t *testing.T) {
 	h := newHost(t)
-	h.newCache(t) // its firmware would be in the way of others
+	h.newCache(t) // its firmware would disturb other tests
 	h.toe = filepath.Join(h.dir, "toe")
 	for from, to := range map[string]string{toe: h.toe, self: filepath.Join(h.dir, "toe-agent")} {
 		program, err := os.ReadFile(from)

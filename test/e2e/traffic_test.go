@@ -13,8 +13,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stream is a TCP connection to the world's echo that is never idle: each
-// message is a number, sent when the one before came back.
+// stream is a TCP connection to the world's echo that is never idle: each message is a number, sent
+// when the previous one came back.
 type stream struct {
 	conn net.Conn
 	done chan error
@@ -28,9 +28,8 @@ func startStream(t *testing.T, netns string) *stream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A router that has started anew knows nothing of a connection until the
-	// host sends something, and answers from the world end there. The host may
-	// have nothing to send: its part has been acknowledged.
+	// A router that restarted does not know a connection until the host sends a segment, and it
+	// drops the world's answers. The host may have nothing to send: its data has been acknowledged.
 	alive := net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 60}
 	if err := c.(*net.TCPConn).SetKeepAliveConfig(alive); err != nil {
 		t.Fatal(err)
@@ -41,7 +40,7 @@ func startStream(t *testing.T, netns string) *stream {
 	return s
 }
 
-// talk sends 32 KiB at a time, so that segments of many packets are under way.
+// talk sends 32 KiB at a time, so that segments of many packets are in flight.
 func (s *stream) talk() error {
 	out, in := make([]byte, 32<<10), make([]byte, 32<<10)
 	for n := uint64(1); !s.quit.Load(); n++ {
@@ -60,7 +59,7 @@ func (s *stream) talk() error {
 	return nil
 }
 
-// finish ends the connection between two messages, with nothing under way.
+// finish closes the connection between two messages, with nothing in flight.
 func (s *stream) finish(t *testing.T) {
 	t.Helper()
 	s.quit.Store(true)
@@ -74,7 +73,7 @@ func (s *stream) finish(t *testing.T) {
 	}
 }
 
-// breaks wants an error in the middle: the connection's other half was lost.
+// breaks expects an error: the other half of the connection was lost.
 func (s *stream) breaks(t *testing.T) {
 	t.Helper()
 	select {
@@ -163,10 +162,10 @@ func (p *probe) receive() {
 	}
 }
 
-// answers waits for one that is sent from now on.
+// answers waits for an answer to a probe that is sent from now on.
 func (p *probe) answers(t *testing.T, limit time.Duration) {
 	t.Helper()
-	// One that was under way may still come in the first moment.
+	// An answer in flight may still arrive at first.
 	since := time.Now().Add(2 * probeEvery).UnixNano()
 	until(t, limit, "packets to come back from the world", func() error {
 		if p.last.Load() < since {

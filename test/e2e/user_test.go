@@ -22,11 +22,11 @@ const (
 	insideAddr  = "198.51.100.2"
 )
 
-// ordinary is a user that no account needs to exist for.
+// ordinary is a user id. It needs no account.
 const ordinary = 54321
 
-// newUserHost is a host on which toe is run by an ordinary user. Such a card
-// reaches the world as the user's own programs do: through the host's network.
+// newUserHost makes a host on which an ordinary user runs toe. Such a card reaches the world as the
+// user's own programs do: through the host's network.
 func newUserHost(t *testing.T) *host {
 	t.Helper()
 	h := newHost(t)
@@ -56,7 +56,7 @@ func newUserHost(t *testing.T) *host {
 	return h
 }
 
-// ownCache has the same firmware, but what is unpacked from it is the user's.
+// ownCache makes a cache with the same firmware. What is unpacked from it belongs to the user.
 func ownCache(t *testing.T, dir string) string {
 	t.Helper()
 	own := filepath.Join(dir, "cache")
@@ -72,7 +72,7 @@ func ownCache(t *testing.T, dir string) string {
 			os.Symlink(image, filepath.Join(own, "firmware", filepath.Base(link))),
 			os.Symlink(filepath.Join(cache, "firmware", image), filepath.Join(own, "firmware", image)))
 	}
-	fetched, _ := filepath.Glob(filepath.Join(cache, "passt-*[^k]")) // not the lock; where the host's own is faulty
+	fetched, _ := filepath.Glob(filepath.Join(cache, "passt-*[^k]")) // without the lock; there is one if the host's passt is faulty
 	for _, path := range fetched {
 		errs = append(errs, os.Symlink(path, filepath.Join(own, filepath.Base(path))))
 	}
@@ -83,8 +83,7 @@ func ownCache(t *testing.T, dir string) string {
 	return own
 }
 
-// nameServer is what programs in a namespace find in /etc/resolv.conf
-// (ip-netns(8)).
+// nameServer sets what programs in a namespace find in /etc/resolv.conf (ip-netns(8)).
 func nameServer(t *testing.T, netns, server string) {
 	t.Helper()
 	dir := filepath.Join("/etc/netns", netns)
@@ -100,7 +99,7 @@ func nameServer(t *testing.T, netns, server string) {
 	}
 }
 
-// TestUser is the journey of somebody without root.
+// TestUser is the journey of a user without root.
 func TestUser(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
@@ -127,7 +126,7 @@ func TestUser(t *testing.T) {
 	}
 }
 
-// get reaches the world by address and by name.
+// get fetches from the world by address and by name.
 func (h *host) get(t *testing.T, names ...string) {
 	t.Helper()
 	for _, host := range []string{worldAddr, worldName} {
@@ -149,7 +148,7 @@ func (h *host) userPump(t *testing.T) {
 	}
 }
 
-// TestUserOwnCard lets exec make a card for one command, and take it away.
+// TestUserOwnCard lets exec make a card for one command, and remove it.
 func TestUserOwnCard(t *testing.T) {
 	h := newUserHost(t)
 	r := h.runEnv(t, 2*time.Minute, []string{roleVariable + "=get"}, 0, "exec", "--", self, "http://"+worldName+"/")
@@ -163,7 +162,7 @@ func TestUserOwnCard(t *testing.T) {
 	}
 }
 
-// TestUserOwnCardFails wants the reason when that card cannot be started.
+// TestUserOwnCardFails checks that exec reports why that card did not start.
 func TestUserOwnCardFails(t *testing.T) {
 	h := newUserHost(t)
 	if err := os.Chmod(h.tun, 0o600); err != nil {
@@ -179,7 +178,7 @@ func TestUserOwnCardFails(t *testing.T) {
 	}
 }
 
-// TestUserOwnCardOrphan kills the toe that a card was made by: the card goes.
+// TestUserOwnCardOrphan kills the toe that made a card: the card goes.
 func TestUserOwnCardOrphan(t *testing.T) {
 	h := newUserHost(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)

@@ -15,8 +15,8 @@ import (
 	"github.com/toe-project/toe/hostnet/holder"
 )
 
-// TestUserPort is a card whose port is a user's program's: what it sends, the
-// host's own network sends.
+// TestUserPort tests a port that a program of the user serves: the host's own network sends what
+// the card sends.
 func TestUserPort(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
@@ -36,8 +36,8 @@ func TestUserPort(t *testing.T) {
 	}
 }
 
-// loopback wants nothing on the host's loopback to be reached, neither as QEMU's
-// user network has it nor by a card that sends what no sane kernel sends.
+// loopback checks that the card reaches nothing on the host's loopback, neither by the addresses of
+// QEMU's user network nor by loopback addresses, which no sane kernel sends.
 func (h *host) loopback(t *testing.T) {
 	reached := make(chan string, 100)
 	var port int
@@ -58,7 +58,7 @@ func (h *host) loopback(t *testing.T) {
 					return
 				}
 				reached <- l.Addr().String()
-				// Who closes with the question unread resets the connection.
+				// A close with the question unread resets the connection.
 				_, _ = http.ReadRequest(bufio.NewReader(c))
 				fmt.Fprint(c, "HTTP/1.0 200 OK\r\n\r\nhere\n")
 				c.Close()
@@ -67,8 +67,7 @@ func (h *host) loopback(t *testing.T) {
 	}
 	ask := func(address string, want bool) {
 		t.Helper()
-		// A route for loopback addresses out of the port, where those of the
-		// card's own are no more.
+		// A route for loopback addresses out of the port, after the card's own were removed.
 		script := fmt.Sprintf(`echo 1 >/proc/sys/net/ipv4/conf/all/route_localnet
 ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local
 ip route replace 127.0.0.0/8 via 10.0.2.2 src 10.0.2.15
@@ -78,10 +77,10 @@ wget -T 3 -q -O - http://%s:%d/ && echo REACHED`, address, port)
 			t.Fatal(err)
 		}
 		if strings.Contains(r.out, "REACHED") != want {
-			t.Errorf("http://%s:%d/ from the card: reached is to be %v: %s", address, port, want, r)
+			t.Errorf("http://%s:%d/ from the card: want reached %v: %s", address, port, want, r)
 		}
 	}
-	ask(insideAddr, true) // else the others prove nothing
+	ask(insideAddr, true) // otherwise the others prove nothing
 	for _, address := range []string{"10.0.2.2", "10.0.2.3", "127.0.0.1"} {
 		ask(address, false)
 	}
@@ -93,7 +92,7 @@ wget -T 3 -q -O - http://%s:%d/ && echo REACHED`, address, port)
 	}
 }
 
-// killPasst loses the connections through the port and not the port.
+// killPasst kills passt. The connections through the port are lost, the port stays.
 func (h *host) killPasst(t *testing.T) {
 	before := h.status(t, "card0")
 	killed := 0
@@ -122,7 +121,7 @@ func (h *host) killPasst(t *testing.T) {
 	}
 }
 
-// inside is the path of the namespace that toe exec runs programs in.
+// inside returns the path of the namespace of toe exec.
 func (h *host) inside(t *testing.T) string {
 	t.Helper()
 	for pid, p := range descendants(h.status(t, "card0").Supervisor.PID) {
@@ -134,13 +133,13 @@ func (h *host) inside(t *testing.T) string {
 	return ""
 }
 
-// killUserPump kills the pump of a user port under traffic. The stream to passt
-// goes on where it was, so connections survive.
+// killUserPump kills the pump of a user port under traffic. The stream to passt continues where it
+// was, so connections survive.
 func (h *host) killUserPump(t *testing.T) {
 	before := h.status(t, "card0")
 	within := h.inside(t)
 	s := startStream(t, within)
-	p := startProbeTo(t, within, outsideAddr) // what its datagrams come back from
+	p := startProbeTo(t, within, outsideAddr) // it echoes the datagrams
 	s.moves(t, 10*time.Second)
 	p.gap.Store(0)
 	kill(t, before.Ports[0].PumpPID)

@@ -9,9 +9,8 @@ import (
 	"github.com/toe-project/toe/card/status"
 )
 
-// newTAPHost is a host on which root has made a TAP for an ordinary user, and
-// put it on a bridge to the world. The host itself has no address there, so
-// whatever comes from it is the card's.
+// newTAPHost makes a host with a TAP that root made for an ordinary user, on a bridge to the world.
+// The host itself has no address there, so all that comes from it is the card's.
 func newTAPHost(t *testing.T) *host {
 	t.Helper()
 	h := newUserHost(t)
@@ -40,8 +39,8 @@ ports: [{name: wan, attach: '%s', addresses: [%s/24], gateway: [%s], dns: [%s]}]
 `, kind, attach, cardAddr, worldAddr, worldAddr)
 }
 
-// TestUserTAP is an ordinary user's card with a network address of its own: the
-// web server sees that, and not the host's.
+// TestUserTAP tests an ordinary user's card with a network address of its own: the web server sees
+// that address, not the host's.
 func TestUserTAP(t *testing.T) {
 	for _, k := range kinds {
 		t.Run(k.name, func(t *testing.T) {
@@ -64,7 +63,7 @@ func TestUserTAP(t *testing.T) {
 	}
 }
 
-// TestUserAttachRefused says at once what an ordinary user may not have.
+// TestUserAttachRefused checks that attachments that need root are refused at once.
 func TestUserAttachRefused(t *testing.T) {
 	h := newTAPHost(t)
 	for i, c := range []struct{ attach, want string }{

@@ -15,8 +15,7 @@ import (
 	"github.com/creack/pty"
 )
 
-// exec reaches a web server of the world by its name, and the server sees the
-// card, not this host.
+// exec fetches from a web server of the world by its name. The server sees the card, not this host.
 func (j *journey) exec(t *testing.T) {
 	for _, host := range []string{worldAddr, worldName} {
 		r := j.runEnv(t, quick, []string{roleVariable + "=get"}, 0, "exec", "card0", "--", self, "http://"+host+"/")
@@ -55,7 +54,7 @@ func (j *journey) execEnds(t *testing.T) {
 	}
 }
 
-// execSignal sends toe a signal, which the command must get.
+// execSignal sends toe a signal. The command gets it.
 func (j *journey) execSignal(t *testing.T, s syscall.Signal) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), quick)
@@ -138,7 +137,7 @@ func readAll(f *os.File, text chan<- string) {
 	}
 }
 
-// expect reads until want has come.
+// expect reads until it has seen want.
 func expect(t *testing.T, text <-chan string, want string) {
 	t.Helper()
 	late := time.After(quick)
@@ -156,7 +155,7 @@ func expect(t *testing.T, text <-chan string, want string) {
 	}
 }
 
-// logs shows what the card says, also what it says later.
+// logs checks that the card's console output is shown, also later output.
 func (j *journey) logs(t *testing.T) {
 	for _, line := range strings.Split(strings.TrimSpace(j.run(t, quick, 0, "logs", "--json").out), "\n") {
 		var l struct {

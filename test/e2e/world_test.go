@@ -15,7 +15,7 @@ import (
 	"github.com/miekg/dns"
 )
 
-// The network behind the card's port (RFC 5737), and what is in it.
+// The network behind the card's port (RFC 5737), and its hosts.
 const (
 	worldAddr = "192.0.2.1"
 	cardAddr  = "192.0.2.2"
@@ -23,8 +23,8 @@ const (
 	worldName = "www.example.test"
 )
 
-// world serves in a namespace: web (80) that answers with who asked, names
-// (53), echo (7, TCP and UDP) and an exchange of bulk data (9).
+// world serves in a namespace: web (80), which answers with the client's address, names (53), echo
+// (7, TCP and UDP) and an exchange of bulk data (9).
 type world struct{ netns string }
 
 func newWorld(t *testing.T, netns string) world {
@@ -104,7 +104,7 @@ func (w world) serveTCP(t *testing.T, address string, answer func(net.Conn)) {
 			}
 			go func() {
 				defer c.Close()
-				// Longer than any test: no connection outlives them all.
+				// Longer than any test: no connection outlives it.
 				_ = c.SetDeadline(time.Now().Add(10 * time.Minute))
 				stop := context.AfterFunc(t.Context(), func() { c.Close() })
 				defer stop()
@@ -128,8 +128,8 @@ func (w world) serveEcho(t *testing.T) {
 	}()
 }
 
-// exchange sends size bytes and fetches as many over one connection. Each
-// side proves with a SHA-256 what it got:
+// exchange sends size bytes and fetches as many over one connection. Each side confirms what it
+// received by its SHA-256:
 //
 //	to the world  size (8 bytes) data
 //	back          sha256 of that, data, sha256 of the latter
@@ -187,14 +187,14 @@ func answerExchange(c net.Conn) error {
 	return err
 }
 
-// noise is endless and the same for the same seed.
+// noise is an endless stream, the same for the same seed.
 func noise(seed uint64) io.Reader {
 	var key [32]byte
 	binary.BigEndian.PutUint64(key[:], seed)
 	return rand.NewChaCha8(key)
 }
 
-// sum is the SHA-256 of everything in r, in hexadecimal.
+// sum returns the SHA-256 of everything in r, in hexadecimal.
 func sum(r io.Reader) string {
 	s := sha256.New()
 	_, _ = io.Copy(s, r)
