@@ -9,8 +9,8 @@ import (
 // write it (which is what connecting to a socket takes). The cell binds the
 // file itself, so the directories above it may stay closed to that user.
 //
-// A root caller gives the file to that user unless its mode lets everybody
-// already; every other caller's cells run as the caller, and nothing is done.
+// A root caller gives the file to that user unless its mode admits all users. Cells of other
+// callers run as the caller, and Admit does nothing.
 func Admit(path string, uid, gid int, write bool) error {
 	if os.Geteuid() != 0 || !ownUser() {
 		return nil

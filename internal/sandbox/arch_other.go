@@ -2,8 +2,8 @@
 
 package sandbox
 
-// There are no filters for this architecture: its calls, and the places of their arguments, have to be
-// looked at first. Assemble refuses, so that nothing runs less confined than it says.
+// There are no filters for this architecture: its calls, and the positions of their arguments, are
+// not verified. Assemble refuses, so that nothing runs less confined than reported.
 const (
 	auditArch = 0
 	x32Bit    = 0

@@ -10,14 +10,14 @@ import (
 // helperName is argument 0 of the process that prepares a cell.
 const helperName = "toe-sandbox-exec"
 
-// helperOrder is what a helper is told.
+// helperOrder is the order to a helper.
 type helperOrder struct {
 	Cell  Cell
 	Extra int // how many descriptors after the report are the program's
 	CPU   int // where Cell.OneCPU stays; -1 for anywhere
 }
 
-// Bind is a file or directory of the host that the cell can see.
+// Bind is a file or directory of the host that is visible in the cell.
 type Bind struct {
 	Source string // on the host; opened with the caller's rights
 	Target string // absolute, inside the cell
@@ -42,9 +42,8 @@ const (
 	UMLFilter Filter = "uml" // see uml_policy.go
 )
 
-// Cell says what a confined program gets to see and use. It has no
-// capabilities, sees no process but its own, and dies with the process that
-// started it.
+// Cell is what a confined program can see and use. The program has no capabilities, sees no process
+// but its own, and dies with the process that started it.
 type Cell struct {
 	Path    string   // the program's absolute path inside the cell
 	Argv    []string // its arguments, from argument 0 on
@@ -67,21 +66,20 @@ type Cell struct {
 	// would otherwise execute themselves again to get that.
 	FixedAddresses bool
 	OpenFiles      uint64 // RLIMIT_NOFILE; 0 means 1024
-	// Processes is how many the program may have, threads too (RLIMIT_NPROC);
-	// 0 means as many as the caller. The kernel counts them by user and user
-	// namespace, so a program that shares its user with others (Nobody in the
-	// host's) is not limited: the others would pay for it.
+	// Processes is how many the program may have, threads too (RLIMIT_NPROC); 0 means as many as
+	// the caller. The kernel counts them by user and user namespace, so a program that shares its
+	// user with others (Nobody in the host's) is not limited: the others would be limited, too.
 	Processes uint64
-	// Data is the private memory of each of its processes in bytes
-	// (RLIMIT_DATA), 0 for no limit. The helper, a Go program, has to get by
-	// with it, too: it uses about 100 MiB of that, nearly all untouched.
+	// Data is the private memory of each of its processes in bytes (RLIMIT_DATA), 0 for no limit.
+	// The limit applies to the helper, a Go program, too: it uses about 100 MiB, nearly all
+	// untouched.
 	Data uint64
 	// OneCPU keeps the program and all its processes on one CPU of those that
 	// the caller may use (see pickCPU).
 	OneCPU bool
 }
 
-// check finds mistakes of the calling code before a process is started.
+// check reports mistakes of the calling code before a process starts.
 func (c Cell) check() error {
 	if !path.IsAbs(c.Path) || len(c.Argv) == 0 {
 		return fmt.Errorf("sandbox cell: program %q with arguments %q, want an absolute path and at least argument 0", c.Path, c.Argv)
@@ -102,9 +100,8 @@ func (c Cell) check() error {
 	return nil
 }
 
-// Main turns this process into the program of a cell when it was started as
-// a helper; otherwise it returns at once. Every program (and test binary)
-// that starts cells calls it first thing in main.
+// Main turns this process into the program of a cell when it was started as a helper; otherwise it
+// returns at once. Every program (and test binary) that starts cells calls it first in main.
 func Main() {
 	if len(os.Args) != 2 || os.Args[0] != helperName {
 		return

@@ -16,7 +16,7 @@ import (
 // aliveByte is written to the report once the parent's death signal is armed.
 const aliveByte = "."
 
-// Not in x/sys: linux/securebits.h. Root stops being special, for good.
+// Not in x/sys: linux/securebits.h. Root loses its privileges permanently.
 const secureNoRoot = 1<<0 | 1<<1 | 1<<2 | 1<<3 // NOROOT, NO_SETUID_FIXUP, each locked
 
 // enter turns this helper into the program of the cell. It only returns with
@@ -24,7 +24,7 @@ const secureNoRoot = 1<<0 | 1<<1 | 1<<2 | 1<<3 // NOROOT, NO_SETUID_FIXUP, each 
 func (c Cell) enter(extra, cpu int) error {
 	runtime.LockOSThread()
 	unix.CloseOnExec(reportFD)
-	// What the caller's own starter has left open is not the program's.
+	// The program gets no descriptor that the caller inherited.
 	if err := fds.CloseOnExecFrom(reportFD + 1 + extra); err != nil {
 		return err
 	}
@@ -104,7 +104,7 @@ func (c Cell) surrender(own bool) error {
 	return nil
 }
 
-// becomeUser is for this thread alone; the syscall package's are for all.
+// becomeUser acts on this thread alone; the syscall package's functions act on all.
 func (c Cell) becomeUser() error {
 	uid, gid := uintptr(orNobody(c.UID)), uintptr(orNobody(c.GID))
 	groups := append([]uint32{}, c.Groups...)
@@ -152,7 +152,7 @@ func (c Cell) execute(policy *Policy) error {
 	if _, err := os.Stat(c.Path); err != nil {
 		return errors.New(err.Error())
 	}
-	// A mask outlives execve, and what this thread has blocked means nothing to the program.
+	// A signal mask outlives execve. The program starts with an empty one.
 	if err := unix.PthreadSigmask(unix.SIG_SETMASK, new(unix.Sigset_t), nil); err != nil {
 		return fmt.Errorf("sigprocmask: %w", err)
 	}

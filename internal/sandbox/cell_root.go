@@ -12,13 +12,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// stage is where the new root is put together. Any directory that is always
-// there would do: sources are opened before it is covered.
+// stage is where the new root is put together. Any directory that always exists works: sources are
+// opened before it is covered.
 const stage = "/tmp"
 
-// ownUser says whether the program gets a user id of its own: only with a
-// real root as the caller. In a user namespace root is the caller itself. It
-// reads /proc, so ask before that goes away.
+// ownUser says whether the program gets a user id of its own: only with a real root as the caller.
+// In a user namespace root is the caller itself. It reads /proc, so call it before /proc is gone.
 func ownUser() bool {
 	return mapped("/proc/self/uid_map", Nobody) && mapped("/proc/self/gid_map", Nobody)
 }
@@ -123,8 +122,8 @@ func attach(fd int, path string) error {
 	return unix.Close(fd)
 }
 
-// node makes a device file of the program's own beside the host's, so that
-// the user of the cell needs no permission on that.
+// node makes a device file for the cell, so that the user of the cell needs no permission on the
+// host's.
 func (c Cell) node(fd int, path string) error {
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {

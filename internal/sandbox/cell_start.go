@@ -16,12 +16,12 @@ import (
 	"github.com/toe-project/toe/internal/privilege"
 )
 
-// reportFD is where a helper writes what went wrong before the program runs.
-// The descriptors after it are the program's own.
+// reportFD is the descriptor to which a helper writes an error before the program runs. The
+// descriptors after it are the program's own.
 const reportFD = 3
 
-// startLimit is how long a helper may take to build its cell. It takes about
-// 20 ms; the limit is for a host that is out of memory or very busy.
+// startLimit is the maximum time for a helper to build its cell. It takes about 20 ms; the limit is
+// for a host that is out of memory or very busy.
 const startLimit = 20 * time.Second
 
 // Process is a program in a cell.
@@ -31,16 +31,15 @@ type Process struct {
 	err  error // from Wait; valid after done
 }
 
-// Stdio is what the program gets as descriptors 0, 1 and 2; nil is /dev/null.
-// Extra become 4, 5, … (3 is closed).
+// Stdio holds the program's descriptors 0, 1 and 2; nil is /dev/null. Extra become 4, 5, … (3 is
+// closed).
 type Stdio struct {
 	In, Out, Err *os.File
 	Extra        []*os.File
 }
 
-// Start builds the cell and returns once the program has been executed in
-// it. It gets SIGKILL when the calling process ends, however that happens,
-// and with it everything it started.
+// Start builds the cell and returns once the program has been executed in it. The program and all
+// its descendants get SIGKILL when the calling process ends, for any reason.
 func Start(ctx context.Context, c Cell, io Stdio) (*Process, error) {
 	if err := c.check(); err != nil {
 		return nil, err
@@ -120,8 +119,8 @@ func helperAttr(hostNetwork bool) *syscall.SysProcAttr {
 	return a
 }
 
-// awaitExec reads the helper's report: closed without a word when the program
-// was executed, since the descriptor is close-on-exec.
+// awaitExec reads the helper's report. It is closed empty when the program was executed, because
+// the descriptor is close-on-exec.
 func awaitExec(ctx context.Context, report *os.File) error {
 	limit := time.Now().Add(startLimit)
 	if d, ok := ctx.Deadline(); ok && d.Before(limit) {
@@ -152,7 +151,7 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // gone then too: it is the init of its PID namespace.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// State is how it ended; valid after Done, nil if it never ran.
+// State is the exit state; valid after Done, nil if it never ran.
 func (p *Process) State() *os.ProcessState { return p.cmd.ProcessState }
 
 // Kill ends the program and everything it started, at once.

@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// inside is the path of a static program for cells, which is built once for all tests.
+// inside returns the path of a static program for cells. It is built once for all tests.
 var inside = sync.OnceValues(func() (string, error) {
 	path := filepath.Join(programs, "inside")
 	cmd := exec.Command("go", "build", "-ldflags=-s -w", "-o", path, "github.com/toe-project/toe/internal/sandbox/internal/inside")
@@ -33,7 +33,7 @@ var inside = sync.OnceValues(func() (string, error) {
 	return path, err
 })
 
-// programCell is a cell whose program tries what args say.
+// programCell returns a cell whose program does what args say.
 func programCell(t *testing.T, c Cell, args ...string) Cell {
 	t.Helper()
 	program, err := inside()
@@ -42,7 +42,7 @@ func programCell(t *testing.T, c Cell, args ...string) Cell {
 	}
 	c.Path, c.Argv = "/inside", append([]string{"/inside"}, args...)
 	c.Binds = append(c.Binds, Bind{Source: program, Target: "/inside"})
-	// A thread that is not needed is one too many where processes are counted.
+	// Threads count as processes, so the program uses few.
 	c.Env = append(c.Env, "GOMAXPROCS=1", "GOGC=off")
 	return c
 }
@@ -113,8 +113,8 @@ func TestCellScratchIsBounded(t *testing.T) {
 	}
 }
 
-// TestCellFilter: what User-Mode Linux does not need is refused, by an error
-// (see umlPolicy for why not by death).
+// TestCellFilter: calls that User-Mode Linux does not need fail with an error (see umlPolicy for
+// why they do not kill).
 func TestCellFilter(t *testing.T) {
 	out := runCell(t, Cell{Filter: UMLFilter}, "say=alive", "unshare", "socket", "say=still alive")
 	for _, want := range []string{"alive\n", "still alive", "unshare: operation not permitted", "socket: address family not supported"} {
@@ -170,8 +170,8 @@ func TestUMLPolicyNeverKills(t *testing.T) {
 	}
 }
 
-// A program with a user of its own has its processes counted; one that shares
-// its user is left alone, since others would pay.
+// A program with a user of its own has a limit of processes. One that shares its user has none,
+// since the limit would hit others.
 func TestCellProcesses(t *testing.T) {
 	const most = 20 // with the threads of a Go program
 	own := 0

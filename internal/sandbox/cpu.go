@@ -10,19 +10,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// namePrefix is what the names of cards' machines begin with in ps.
+// namePrefix is the prefix of the names of cards' machines in ps.
 const namePrefix = "toe: "
 
-// pickCPU chooses the CPU for a program that alternates between processes of
-// which only one runs at a time, as User-Mode Linux does at each system call of
-// its own programs. The scheduler would wake the other one on an idle CPU
-// each time, with cold caches; on one CPU the two change places. Seen on two
-// busy CPUs, three rounds by turns: 1.2, 2.2 and 3.3 times the connections a
-// second, 0.8, 1.3 and 2.3 times the bulk to the wire, and 0.97, 0.73 and
-// 0.16 of the time for a system call.
+// pickCPU chooses the CPU for a program that alternates between processes of which only one runs at
+// a time, as User-Mode Linux does at each system call of its own programs. The scheduler would wake
+// the other one on an idle CPU each time, with cold caches; on one CPU the two alternate. Seen on
+// two busy CPUs, three rounds by turns: 1.2, 2.2 and 3.3 times the connections a second, 0.8, 1.3
+// and 2.3 times the bulk to the wire, and 0.97, 0.73 and 0.16 of the time for a system call.
 //
-// It is one of the CPUs that the caller may use, one with the fewest other
-// cards. A host with one CPU has nothing to choose: -1.
+// It is a CPU that the caller may use, with the fewest other cards. On a host with one CPU it
+// returns -1.
 func pickCPU() int {
 	var ours unix.CPUSet
 	if unix.SchedGetaffinity(0, &ours) != nil || ours.Count() < 2 {
@@ -31,7 +29,7 @@ func pickCPU() int {
 	return fewest(&ours, cardsOn())
 }
 
-// fewest is a CPU of the set with the lowest number in taken; any of several.
+// fewest returns a CPU of the set with the lowest number in taken; any of several.
 func fewest(set *unix.CPUSet, taken map[int]int) int {
 	best, same := -1, 0
 	for cpu, left := 0, set.Count(); left > 0; cpu++ {
@@ -51,7 +49,7 @@ func fewest(set *unix.CPUSet, taken map[int]int) int {
 	return best
 }
 
-// cardsOn counts the machines that stay on one CPU, by CPU.
+// cardsOn counts the machines that are pinned to one CPU, by CPU.
 func cardsOn() map[int]int {
 	taken := map[int]int{}
 	names, _ := filepath.Glob("/proc/[0-9]*/comm") // without /proc nothing is known
@@ -75,8 +73,8 @@ func cardsOn() map[int]int {
 	return taken
 }
 
-// stayOn keeps this thread, and what it executes, on a CPU. That it cannot
-// makes the program slower and no more.
+// stayOn pins this thread, and the program it executes, to a CPU. A failure only makes the program
+// slower.
 func stayOn(cpu int) {
 	if cpu < 0 {
 		return

@@ -13,15 +13,13 @@ import (
 // firstInherited is the first descriptor after stdin, stdout and stderr.
 const firstInherited = 3
 
-// CloseInherited closes every descriptor from 3 on that this process was
-// started with, but for keep: what a shell has left open is no business of
-// this process, nor of those that it starts. The ones to keep are marked
-// close-on-exec.
+// CloseInherited closes every descriptor from 3 on that this process was started with, except keep.
+// Neither this process nor its children have a use for what a shell left open. The ones in keep are
+// marked close-on-exec.
 //
-// A descriptor that came through execve(2) has no such mark, and everything
-// that Go opens has one: that tells the two apart. So call it before anything
-// is made to be passed on. Without /proc the descriptors stay open here, and
-// only go no further.
+// A descriptor that came through execve(2) has no such mark, and everything that Go opens has one:
+// this distinguishes the two. So call it before making descriptors that are passed on. Without
+// /proc the descriptors stay open here, but are not passed on.
 func CloseInherited(keep ...int) error {
 	all, err := inherited()
 	if err == nil {
@@ -34,7 +32,7 @@ func CloseInherited(keep ...int) error {
 	return fds.CloseOnExecFrom(firstInherited)
 }
 
-// inherited are the descriptors that came through execve(2).
+// inherited returns the descriptors that came through execve(2).
 func inherited() ([]int, error) {
 	dir, err := os.Open("/proc/self/fd")
 	if err != nil {

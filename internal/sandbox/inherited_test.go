@@ -15,8 +15,8 @@ import (
 
 const inheritedEnv = "TOE_SANDBOX_TEST_INHERITED"
 
-// TestInheritor is no test: it is the process that TestCloseInherited starts
-// with descriptors 3 to 5.
+// TestInheritor is not a test: it is the process that TestCloseInherited starts with descriptors 3
+// to 5.
 func TestInheritor(t *testing.T) {
 	if os.Getenv(inheritedEnv) == "" {
 		t.Skip("only as a child of TestCloseInherited")

@@ -16,7 +16,7 @@ import (
 
 const orphanEnv = "TOE_SANDBOX_TEST_ORPHAN"
 
-// TestOrphan is no test: it is the process that TestCellDiesWithParent kills.
+// TestOrphan is not a test: it is the process that TestCellDiesWithParent kills.
 func TestOrphan(t *testing.T) {
 	if os.Getenv(orphanEnv) == "" {
 		t.Skip("only as a child of TestCellDiesWithParent")
@@ -29,8 +29,8 @@ func TestOrphan(t *testing.T) {
 	time.Sleep(time.Minute)
 }
 
-// TestCellDiesWithParent: also by SIGKILL, also though the change of user
-// takes the death signal away, and whatever thread forked.
+// TestCellDiesWithParent: even by SIGKILL, although the change of user cancels the death signal,
+// and from any thread.
 func TestCellDiesWithParent(t *testing.T) {
 	skipWithoutNamespaces(t)
 	cmd := exec.Command("/proc/self/exe", "-test.run=^TestOrphan$", "-test.v")

@@ -17,7 +17,7 @@ const (
 	Kill  Action = unix.SECCOMP_RET_KILL_PROCESS
 )
 
-// Errno answers the call with an error in place of running it.
+// Errno fails the call with an error.
 func Errno(e unix.Errno) Action {
 	return Action(unix.SECCOMP_RET_ERRNO | uint32(e)&unix.SECCOMP_RET_DATA)
 }
@@ -42,7 +42,7 @@ type Rule struct {
 	Else  Action
 }
 
-// Policy is a seccomp filter in a form that can be read.
+// Policy is a seccomp filter in a readable form.
 type Policy struct {
 	Default Action // for system calls without a rule
 	Foreign Action // for another architecture's calls, and the x32 ABI's
@@ -57,10 +57,9 @@ const (
 	offArgs = 16
 )
 
-// Assemble turns the policy into a classic BPF program: the architecture
-// check, the x32 check where there is such a thing, then one block a rule.
-// Kernels since 5.11 remember which numbers are allowed whatever their
-// arguments, so the length of the chain costs nothing at run time.
+// Assemble turns the policy into a classic BPF program: the architecture check, the x32 check on
+// amd64, then one block a rule. Kernels since 5.11 remember which numbers are allowed whatever
+// their arguments, so the length of the chain costs nothing at run time.
 func (p Policy) Assemble() ([]bpf.RawInstruction, error) {
 	if auditArch == 0 {
 		return nil, fmt.Errorf("seccomp policy: there is none for %s: want amd64 or arm64", runtime.GOARCH)
@@ -93,8 +92,8 @@ func (p Policy) Assemble() ([]bpf.RawInstruction, error) {
 	return bpf.Assemble(prog)
 }
 
-// block is what runs once the number matched. It always returns, so the
-// accumulator need not hold the number again afterwards.
+// block is the code after a number matched. It always returns, so it need not restore the number in
+// the accumulator.
 func (r Rule) block() ([]bpf.Instruction, error) {
 	var out []bpf.Instruction
 	for _, c := range r.Conds {
@@ -113,7 +112,7 @@ func (r Rule) block() ([]bpf.Instruction, error) {
 			out = append(out, bpf.ALUOpConstant{Op: bpf.ALUOpAnd, Val: c.Mask})
 		}
 		for i, v := range c.Values {
-			// Over the values that are left and the refusal.
+			// Skip the remaining values and the refusal.
 			out = append(out, bpf.JumpIf{Cond: bpf.JumpEqual, Val: v, SkipTrue: uint8(len(c.Values) - i)})
 		}
 		out = append(out, bpf.RetConstant{Val: uint32(r.Else)})

@@ -70,7 +70,7 @@ func dropPrivileges(o PumpOptions, r *Report) error {
 	return nil
 }
 
-// becomeUser is all threads by way of the syscall package.
+// becomeUser acts on all threads, through the syscall package.
 func becomeUser(uid, gid int) error {
 	if err := syscall.Setgroups(nil); err != nil {
 		return fmt.Errorf("setgroups([]): %w", err)
@@ -100,9 +100,8 @@ func mapped(file string, id int) bool {
 	return false
 }
 
-// dropBounding empties the bounding set, so that no file capability could
-// ever give one back. It takes CAP_SETPCAP; without it there is nothing that
-// could be given back either once no_new_privs is set.
+// dropBounding empties the bounding set, so that no file capability could ever give one back. It
+// takes CAP_SETPCAP. Without it, no_new_privs alone keeps files from giving capabilities back.
 func dropBounding(call threadCall) error {
 	for c := uintptr(0); c <= 63; c++ {
 		err := call(unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c, 0)
@@ -133,8 +132,8 @@ func clearCapabilities(call threadCall) error {
 	return nil
 }
 
-// checkThreads looks at what the kernel says of every thread, because a right
-// left on one thread is a right left to the process.
+// checkThreads reads the state of every thread from the kernel, because a right left on one thread
+// is a right left to the process.
 func checkThreads() error {
 	files, err := filepath.Glob("/proc/self/task/*/status")
 	if err != nil || len(files) == 0 {

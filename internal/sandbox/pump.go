@@ -9,8 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Nobody is the user and group that a privileged process turns into unless it
-// is told otherwise (Debian's nobody and nogroup).
+// Nobody is the default user and group of a privileged process (Debian's nobody and nogroup).
 const Nobody = 65534
 
 // PumpOptions configures Pump. The zero value is the default.
@@ -31,7 +30,7 @@ type Report struct {
 	Note     string // why the user is not the one that was asked for; empty if it is
 }
 
-// Lacks says what is less than could be, for a person; empty if nothing.
+// Lacks describes the confinement that is missing, for messages; empty if none is.
 func (r Report) Lacks() string {
 	lacks := []string{}
 	if r.Landlock == 0 {
@@ -43,10 +42,10 @@ func (r Report) Lacks() string {
 	return strings.Join(lacks, "; ")
 }
 
-// Pump takes every right from this process but to use the descriptors it
-// holds, on all of its threads, irrevocably. Call it when everything is open:
-// afterwards any system call outside the allow list (pump_policy.go) ends the
-// process with SIGSYS. On an error the process is half confined and must exit.
+// Pump drops every right of this process except the use of the descriptors it holds, on all of its
+// threads, irrevocably. Call it when everything is open: afterwards any system call outside the
+// allow list (pump_policy.go) ends the process with SIGSYS. On an error the process is half
+// confined and must exit.
 func Pump(o PumpOptions) (Report, error) {
 	// Load the time zone now: the first time.Local would open a file later.
 	_, _ = time.Now().Zone()

@@ -31,8 +31,8 @@ func TestMain(m *testing.M) {
 	os.Exit(withPrograms(m.Run))
 }
 
-// programs is a folder for the programs that tests build. A re-executed test binary has that of the
-// one that started it, which removes it.
+// programs is a folder for the programs that tests build. A re-executed test binary uses the folder
+// of its parent, which removes it.
 var programs = os.Getenv(programsEnv)
 
 const programsEnv = "TOE_SANDBOX_TEST_PROGRAMS"
@@ -64,7 +64,7 @@ func runChild(name string) {
 	os.Exit(0)
 }
 
-// raw makes a system call that no library makes harmless on the way.
+// raw makes a system call without a library between.
 func raw(nr, a, b, c uintptr) func() error {
 	return func() error {
 		_, _, e := unix.Syscall6(nr, a, b, c, 0, 0, 0)
@@ -132,7 +132,7 @@ func TestPumpWorks(t *testing.T) {
 	}
 }
 
-// TestReportLacks: a person is told of what is missing, and of nothing else.
+// TestReportLacks: Lacks names what is missing, and nothing else.
 func TestReportLacks(t *testing.T) {
 	for want, r := range map[string]Report{
 		"":                            {UID: 65534, GID: 65534, Landlock: 7},
@@ -156,8 +156,8 @@ func child(name string) (string, error) {
 	return out.String(), err
 }
 
-// work is a pump in small: many threads blocked in system calls at once,
-// garbage with collections, epoll, pipes of an eventfd, timers.
+// work is a miniature pump: many threads blocked in system calls at once, garbage with collections,
+// epoll, pipes of an eventfd, timers.
 func work() error {
 	fd, err := unix.Eventfd(0, unix.EFD_NONBLOCK)
 	if err != nil {

@@ -45,11 +45,10 @@ const (
 const namespaceFlags = unix.CLONE_NEWUSER | unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWNET |
 	unix.CLONE_NEWIPC | unix.CLONE_NEWUTS | unix.CLONE_NEWCGROUP
 
-// umlPolicy refuses with an error and never kills. That is not softness: the
-// kernel's own filter for its user processes traps every system call of a
-// card's program, and of several filters the kernel obeys the strongest
-// answer. TRAP beats ERRNO, but a KILL here would beat TRAP, so that any
-// program on the card could end its process by making a call we do not list.
+// umlPolicy refuses with an error and never kills, for a reason: the kernel's own filter for its
+// user processes traps every system call of a card's program, and of several filters the strictest
+// answer wins. TRAP beats ERRNO, but a KILL here would beat TRAP, so that any program on the card
+// could end its process by making a call we do not list.
 func umlPolicy() Policy {
 	refuse := Errno(unix.EPERM)
 	p := Policy{Default: refuse, Foreign: Errno(unix.ENOSYS)}
@@ -60,10 +59,9 @@ func umlPolicy() Policy {
 		Rule{Nr: unix.SYS_CLONE, Do: Allow, Else: refuse,
 			Conds: []Cond{{Arg: 0, Mask: namespaceFlags, Values: []uint32{0}, High: true}}},
 		Rule{Nr: unix.SYS_CLONE3, Do: Errno(unix.ENOSYS)},
-		// After a panic the kernel sends itself SIGABRT until that fails. Here
-		// it is the init of its PID namespace, which such a signal does not
-		// end (pid_namespaces(7)): it would retry without end, on a whole CPU. Refused,
-		// it exits with status 127.
+		// After a panic the kernel sends itself SIGABRT until that fails. Here it is the init of
+		// its PID namespace, which such a signal does not end (pid_namespaces(7)): it would retry
+		// endlessly and burn a CPU. If the call is refused, it exits with status 127.
 		Rule{Nr: unix.SYS_KILL, Do: Allow, Else: refuse,
 			Conds: []Cond{{Arg: 1, Values: signalsBut(unix.SIGABRT)}}},
 		Rule{Nr: unix.SYS_SOCKET, Do: Allow, Else: Errno(unix.EAFNOSUPPORT),
@@ -74,7 +72,7 @@ func umlPolicy() Policy {
 	return p
 }
 
-// signalsBut are the numbers of all signals but one, and 0.
+// signalsBut returns the numbers of all signals but one, and 0.
 func signalsBut(not unix.Signal) []uint32 {
 	var out []uint32
 	for n := uint32(0); n <= 64; n++ {

@@ -19,7 +19,7 @@ const (
 	page   = root + "/docs/architecture.md"
 )
 
-// rooms is the table of the page: the row of each room, the top one first.
+// rooms reads the table of the page: the row of each room, from the top.
 func rooms(t *testing.T) map[string]int {
 	t.Helper()
 	text, err := os.ReadFile(page)
@@ -46,7 +46,7 @@ func rooms(t *testing.T) map[string]int {
 	return rows
 }
 
-// roomOf is the room that a package belongs to: itself, or the nearest above it.
+// roomOf returns the room of a package: itself, or the nearest parent.
 func roomOf(pkg string, rows map[string]int) (room string, ok bool) {
 	for room = pkg; room != "."; room = filepath.Dir(room) {
 		if _, ok := rows[room]; ok {

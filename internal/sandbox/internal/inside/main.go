@@ -1,5 +1,5 @@
-// Command inside is what tests run in a cell: a static program that tries what its arguments say, one
-// after the other, and prints what came of each.
+// Command inside is the program that tests run in a cell: static, it does what its arguments say,
+// one after the other, and prints each result.
 package main
 
 import (
@@ -70,7 +70,7 @@ func socket(string) {
 	result("socket", err)
 }
 
-// fork tries to have so many children at once, and says how many there were.
+// fork tries to start so many children, and prints how many there were.
 func fork(value string) {
 	want, _ := strconv.Atoi(value)
 	var children []int
@@ -81,7 +81,7 @@ func fork(value string) {
 			break
 		}
 		if pid == 0 {
-			for { // nothing of Go's runtime here: it has one thread of several
+			for { // no call of Go's runtime here: the child has one of its threads
 				syscall.RawSyscall6(unix.SYS_PPOLL, 0, 0, 0, 0, 0, 0)
 			}
 		}
@@ -104,7 +104,7 @@ func data(value string) {
 	result("allocate", err)
 }
 
-// descriptors says which of the first so many are open.
+// descriptors prints which of the first so many are open.
 func descriptors(value string) {
 	n, _ := strconv.Atoi(value)
 	for fd := range n {
@@ -114,7 +114,7 @@ func descriptors(value string) {
 	}
 }
 
-// spawn starts this program once more with one argument, and goes on.
+// spawn starts this program once more with one argument, and does not wait.
 func spawn(arg string) {
 	_, err := syscall.ForkExec(os.Args[0], []string{os.Args[0], arg}, &syscall.ProcAttr{Files: []uintptr{0, 1, 2}})
 	result("spawn", err)
