@@ -15,8 +15,7 @@ type aim struct {
 	zero        bool    // the value must be 0
 }
 
-// aims are those of design.md section 9 and of the project's first issue. The
-// first one whose pattern fits a name holds.
+// aims are the project's aims for the link. The first one whose pattern matches a name applies.
 var aims = []aim{
 	{text: "pump at 65535 bytes 0.9 of bare calls, one hot buffer", pattern: "pump/to-*/65535/cpu", ratio: 0.9},
 	{text: "the same, buffers like the card's", pattern: "pump/to-*/65535/cpu/same-layout", ratio: 0.9},
@@ -40,7 +39,7 @@ var aims = []aim{
 	{text: "20 uml cards at once start and answer", pattern: "uml/cards/20/answered", least: 20},
 }
 
-// judge writes the aims beside the figures.
+// judge adds the aims to the figures.
 func (r *run) judge() {
 	for i := range r.report.Results {
 		res := &r.report.Results[i]
@@ -57,7 +56,7 @@ func (a aim) judge(res *Result) {
 	met := true
 	switch {
 	case a.zero:
-		// A runtime allocates now and then for itself.
+		// The runtime allocates for itself now and then.
 		res.Aim, met = "0", res.Value < 0.001
 	case a.least > 0:
 		res.Aim, met = fmt.Sprintf("≥ %g %s", a.least, res.Unit), res.Value >= a.least

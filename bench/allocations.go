@@ -10,7 +10,7 @@ import (
 	"github.com/toe-project/toe/link"
 )
 
-// inside is a pump in this very process, where its allocations can be seen.
+// inside is a pump in this process, where its allocations are visible.
 type inside struct{ done chan struct{} }
 
 func (p *inside) PID() int { return os.Getpid() }

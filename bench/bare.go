@@ -28,7 +28,7 @@ func vectored(call, fd uintptr, v []unix.Iovec) unix.Errno {
 	return e
 }
 
-// bareWrite is the least that sending n packets can take: writev in a loop.
+// bareWrite is the minimum cost of sending n packets: writev in a loop.
 func bareWrite(tun *os.File, packet []byte, n int, at places) (cost, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -44,7 +44,7 @@ func bareWrite(tun *os.File, packet []byte, n int, at places) (cost, error) {
 	return cost{packets: n, cpu: threadTime() - cpu, wall: time.Since(start)}, nil
 }
 
-// bareRead takes what is queued: readv in a loop.
+// bareRead reads the queued packets: readv in a loop.
 func bareRead(tun *os.File, packet []byte, n int, at places) (cost, error) {
 	if err := feed(packet, n); err != nil {
 		return cost{}, err

@@ -22,7 +22,7 @@ import (
 	"github.com/toe-project/toe/machine/uml"
 )
 
-// bareWords are what the bare machine's only program says.
+// bareWords is the output of the bare machine's only program.
 const bareWords = "toe-bench: the first user process"
 
 // bareStart times a machine with a card's kernel and memory and nothing else,
@@ -100,8 +100,8 @@ func writeBareInitrd(path string) error {
 	return os.WriteFile(path, b.Bytes(), 0o644)
 }
 
-// bareProgram is an ELF64 program for amd64 of one segment, as small as can
-// be: write(1, words), then pause without end.
+// bareProgram is an ELF64 program for amd64 of one segment, as small as possible: write(1, words),
+// then pause in a loop.
 func bareProgram() []byte {
 	const base, headers = 0x400000, 64 + 56
 	words := []byte(bareWords + "\n")

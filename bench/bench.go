@@ -1,6 +1,6 @@
-// Package bench measures a card's link beside what it competes with, all in
-// one run on one machine, so that ratios can be compared where absolute
-// figures cannot. docs/benchmarks.md says how each figure is made.
+// Package bench measures a card's link and its competitors in one run on one machine, so that
+// ratios can be compared where absolute figures cannot. docs/benchmarks.md says how each figure is
+// made.
 package bench
 
 import (
@@ -20,8 +20,8 @@ type Result struct {
 	Value  float64   `json:"value"` // median over the rounds
 	Unit   string    `json:"unit"`
 	Rounds []float64 `json:"rounds"`
-	// Baseline is what the value is compared with, in the same unit, and
-	// Against what that is. Ratio is above 1 where the value is better.
+	// Baseline is the figure that the value is compared with, in the same unit, and Against its
+	// name. Ratio is above 1 where the value is better.
 	Baseline       *float64  `json:"baseline"`
 	BaselineRounds []float64 `json:"baseline_rounds,omitempty"`
 	Against        string    `json:"against,omitempty"`
@@ -55,7 +55,7 @@ type Options struct {
 	Quick    bool          // fewer packets
 	Only     []string      // parts; all of them where empty
 	Machine  string        // kind of the card, as in card.yaml
-	Cards    int           // how many at once; 0 is 20, and 4 where that takes long
+	Cards    int           // in parallel; 0 is 20, or 4 on a slow kind of machine
 	Toe      string        // the program toe, to start cards with
 	Version  string        // of it, for the report
 	Cache    string        // where firmware is
@@ -69,7 +69,7 @@ type part struct {
 	run         func(ctx context.Context, b *run) error
 }
 
-// parts are all there are, in the order they are made in.
+// parts lists all parts, in the order of measurement.
 func parts() []part {
 	return []part{
 		{"copy", "a cold copy of 64 KiB, the unit of the others", measureCopy},
@@ -100,12 +100,11 @@ type run struct {
 	Options
 	report Report
 	dir    string // for sockets and state, removed at the end
-	soft   spent  // softirqs, once they were looked for
+	soft   spent  // softirqs, after the first look-up
 }
 
-// Run measures, in the calling process's network namespace, which has to be
-// one made for it. What was measured before an error or an interrupt is in
-// the report.
+// Run measures, in the calling process's network namespace, which must be made for it. After an
+// error or an interrupt the report holds the figures measured before.
 func Run(ctx context.Context, o Options) (Report, error) {
 	r := &run{Options: o, report: Report{
 		Host: thisHost(o.Version), Time: time.Now().UTC(), Rounds: o.Rounds, Seconds: o.Length.Seconds(), Results: []Result{}, Skipped: []Skip{},
@@ -159,8 +158,8 @@ func (r *run) add(name, unit string, rounds []float64) *Result {
 	return &r.report.Results[len(r.report.Results)-1]
 }
 
-// lower and higher compare a figure with a baseline's rounds; each says which
-// way is better.
+// lower and higher compare a figure with a baseline's rounds. The name says which direction is
+// better.
 func (res *Result) lower(baseline []float64, against string) *Result {
 	return res.compare(baseline, against, median(baseline)/res.Value)
 }
@@ -187,7 +186,7 @@ func (r *run) softirqs() spent {
 	return r.soft
 }
 
-// find gives a figure that was measured before.
+// find returns a figure that was measured before.
 func (r *run) find(name string) (Result, bool) {
 	for _, res := range r.report.Results {
 		if res.Name == name {

@@ -140,7 +140,7 @@ func TestSums(t *testing.T) {
 	}
 }
 
-// What is read back is what was printed, and a document gets it once.
+// A report reads back as it was printed, and a document gets it once.
 func TestReportSurvives(t *testing.T) {
 	var b bytes.Buffer
 	if err := json.NewEncoder(&b).Encode(figures()); err != nil {

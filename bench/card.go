@@ -16,8 +16,8 @@ import (
 	"github.com/toe-project/toe/card/store"
 )
 
-// testCard is a card of this run's own: without ports, in this namespace,
-// with state in this run's folder, run by the very commands that people use.
+// testCard is a card of this run: without ports, in this namespace, with state in this run's
+// folder, run by the commands that users type.
 type testCard struct {
 	r      *run
 	name   string
@@ -29,7 +29,7 @@ func (r *run) dirs() store.Dirs {
 	return store.Dirs{State: filepath.Join(r.dir, "state"), Runtime: filepath.Join(r.dir, "run"), Cache: r.Cache}
 }
 
-// toe runs a verb of the program toe. It ends with ctx, in good order.
+// toe runs a verb of the program toe. When ctx ends, the verb ends cleanly.
 func (r *run) toe(ctx context.Context, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, r.Toe, args...)
 	c.Args[0] = "toe"
@@ -40,7 +40,7 @@ func (r *run) toe(ctx context.Context, args ...string) *exec.Cmd {
 	return c
 }
 
-// output runs a verb and gives what it says; its complaint is in the error.
+// output runs a verb and returns its output. Its standard error is in the error.
 func (r *run) output(ctx context.Context, args ...string) ([]byte, error) {
 	c := r.toe(ctx, args...)
 	var out, complaint bytes.Buffer
@@ -89,7 +89,7 @@ func (c *testCard) down() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if _, err := os.Stat(c.r.dirs().Card(c.name).Spec()); err != nil {
-		return nil // it was never made
+		return nil // it does not exist
 	}
 	_, err := c.r.output(ctx, "down", c.name)
 	return err

@@ -11,8 +11,8 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// measureCards starts many cards at once, lets each answer, sees what they
-// need together, and takes them down together.
+// measureCards starts many cards in parallel, checks that each answers, measures their memory, and
+// takes all down in parallel.
 func measureCards(ctx context.Context, r *run) (err error) {
 	cards := make([]*testCard, r.howMany())
 	stage := r.Progress.Stage(fmt.Sprintf("%d cards at once", len(cards)), int64(3*len(cards)))
@@ -55,8 +55,8 @@ func measureCards(ctx context.Context, r *run) (err error) {
 	return nil
 }
 
-// howMany is as many as were asked for, or else as start in reasonable time:
-// QEMU's translator needs some CPU seconds for each.
+// howMany is the requested number of cards, by default one that starts in reasonable time: QEMU's
+// translator needs some CPU seconds for each.
 func (r *run) howMany() int {
 	const many, few = 20, 4
 	switch kind := cmp.Or(r.report.Host.Machine, r.Machine); {
@@ -68,7 +68,7 @@ func (r *run) howMany() int {
 	return many
 }
 
-// atOnce runs n things at once and waits for all.
+// atOnce runs f for n indexes in parallel and waits for all.
 func atOnce(n int, f func(int) error) error {
 	errs := make([]error, n)
 	var wait sync.WaitGroup
@@ -79,7 +79,7 @@ func atOnce(n int, f func(int) error) error {
 	return errors.Join(errs...)
 }
 
-// answers asks each card something by its own address.
+// answers queries each card at its own address.
 func (r *run) answers(ctx context.Context, cards []*testCard, done func()) (n int, err error) {
 	for _, c := range cards {
 		g := &rig{name: c.name, host: c.cardAddr(), card: c.card}
@@ -110,7 +110,7 @@ func (r *run) cardsMemory(name string, cards []*testCard) error {
 	return nil
 }
 
-// allDown takes down what is up, all at once, and forgets it.
+// allDown takes down all cards that are up, in parallel, and forgets them.
 func allDown(cards []*testCard, done func()) error {
 	return atOnce(len(cards), func(i int) error {
 		c := cards[i]

@@ -23,7 +23,7 @@ type bar struct {
 	colour string
 }
 
-// group is what stands beside each other, on one scale.
+// group is a set of bars on one scale.
 type group struct {
 	title string
 	bars  []bar
@@ -53,7 +53,7 @@ func (rep Report) Chart(w io.Writer) error {
 	return c.err
 }
 
-// linkGroups are the comparisons that say most: one stream's CPU is like four's.
+// linkGroups are the most telling comparisons: the CPU of four streams is like that of one.
 func (rep Report) linkGroups() []group {
 	var all []group
 	for _, p := range rep.pivots() {
@@ -76,7 +76,7 @@ func (rep Report) linkGroups() []group {
 	return all
 }
 
-// pumpGroups have the pump between its two baselines, each in ns a packet.
+// pumpGroups shows the pump and its two baselines, each in ns a packet.
 func (rep Report) pumpGroups() []group {
 	var all []group
 	const same = "/same-layout"
@@ -100,7 +100,7 @@ func (rep Report) pumpGroups() []group {
 	return all
 }
 
-// colourOf tells figures that are better than what they stand beside.
+// colourOf marks figures that are better than their competitors.
 func colourOf(ratio float64) string {
 	if ratio >= 1 {
 		return ownColour

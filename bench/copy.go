@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// measureCopy copies 64 KiB at a time from one stretch of 256 MiB to another:
-// nothing of it is in a cache. The costs of a link are given in these.
+// measureCopy copies 64 KiB at a time from one stretch of 256 MiB to another: none of it is in a
+// cache. This is the unit of a link's cost.
 func measureCopy(ctx context.Context, r *run) error {
 	const chunk, area = 64 << 10, 256 << 20
 	stage := r.Progress.Stage("cold copy of 64 KiB", int64(r.Rounds))

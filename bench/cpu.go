@@ -9,10 +9,9 @@ import (
 	"time"
 )
 
-// A host's work for a card is that of several threads: the program that sends
-// and receives, the pump or QEMU's device emulation, and the kernel on behalf of
-// them. The threads that run the card's own CPU do not count. docs/benchmarks.md
-// argues why this is all of it.
+// Several threads work for a card on its host: the program that sends and receives, the pump or
+// QEMU's device emulation, and the kernel on behalf of them. The threads that run the card's own
+// CPU do not count. docs/benchmarks.md explains why this is complete.
 
 // spent is CPU time used so far.
 type spent func() (time.Duration, error)
@@ -36,9 +35,8 @@ func process(pid int) spent {
 	return func() (time.Duration, error) { return cpuTime(pid) }
 }
 
-// threadSpent is the CPU time of a thread, from /proc/PID/task/TID/schedstat,
-// in nanoseconds where stat counts ticks. A running one's last slice, of some
-// milliseconds, is missing.
+// threadSpent is the CPU time of a thread, from /proc/PID/task/TID/schedstat, in nanoseconds where
+// stat counts ticks. The last slice of a running thread, of some milliseconds, is missing.
 func threadSpent(pid, tid int) (time.Duration, error) {
 	path := fmt.Sprintf("/proc/%d/task/%d/schedstat", pid, tid)
 	b, err := os.ReadFile(path)
@@ -57,7 +55,7 @@ func parseSchedstat(path, text string) (time.Duration, error) {
 	return time.Duration(n), nil
 }
 
-// threads are the threads of a process with what each has used.
+// threads returns the threads of a process with the CPU time of each.
 func threads(pid int) (map[int]time.Duration, error) {
 	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
 	if err != nil {
@@ -69,15 +67,15 @@ func threads(pid int) (map[int]time.Duration, error) {
 		if err != nil {
 			continue
 		}
-		if used, err := threadSpent(pid, tid); err == nil { // else it ended meanwhile
+		if used, err := threadSpent(pid, tid); err == nil { // otherwise it ended meanwhile
 			all[tid] = used
 		}
 	}
 	return all, nil
 }
 
-// vcpuOf finds the thread that runs the card's CPU in a QEMU that has booted:
-// not its first, and the one that has used by far the most.
+// vcpuOf finds the thread that runs the card's CPU in a QEMU that has booted: not its first thread,
+// and the one with by far the most CPU time.
 func vcpuOf(pid int, used map[int]time.Duration) (int, error) {
 	best, second := 0, time.Duration(0)
 	for tid, d := range used {
@@ -98,8 +96,8 @@ func vcpuOf(pid int, used map[int]time.Duration) (int, error) {
 	return best, nil
 }
 
-// emulation is what a QEMU of one CPU uses for everything but that CPU: the
-// main loop and what helps it. The process must have booted its card.
+// emulation is the CPU time of a QEMU of one CPU without that of the CPU's thread: the main loop
+// and its helpers. The process must have booted its card.
 func emulation(pid int) (spent, error) {
 	used, err := threads(pid)
 	if err != nil {
@@ -124,8 +122,8 @@ func emulation(pid int) (spent, error) {
 	}, nil
 }
 
-// softirqs is the kernel's work that it accounts to nobody's thread: that of
-// ksoftirqd, and all of it where the kernel keeps the time of interrupts apart.
+// softirqs is the kernel's work that is accounted to no other thread: that of ksoftirqd, and all of
+// it where the kernel accounts the time of interrupts separately.
 func softirqs() spent {
 	var pids []int
 	names, _ := filepath.Glob("/proc/[0-9]*/comm")

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// Where datagrams go, on the card and here. They differ, since passt
-	// listens here in the card's stead.
+	// The ports of datagrams, on the card and here. They differ, since passt listens here for the
+	// card.
 	cardUDP = 5301
 	hostUDP = 5302
 	// udpSize makes IPv4 packets of 64 bytes.
@@ -31,8 +31,8 @@ func udpMessages() []ipv4.Message {
 	return messages
 }
 
-// smallToCard sends datagrams as fast as this host can for length, and gives
-// how many a second a program on the card got.
+// smallToCard sends datagrams as fast as this host can for length, and returns how many a second a
+// program on the card received.
 func (g *rig) smallToCard(ctx context.Context, length time.Duration) (float64, error) {
 	order, err := g.dial(ctx, 'c', cardUDP, udpSize)
 	if err != nil {
@@ -61,7 +61,7 @@ func (g *rig) smallToCard(ctx context.Context, length time.Duration) (float64, e
 		}
 	}
 	took := time.Since(start)
-	if _, err := order.Write([]byte{0}); err != nil { // no half close: passt may end the whole
+	if _, err := order.Write([]byte{0}); err != nil { // no half close: passt may close both directions
 		return 0, err
 	}
 	if _, err := io.ReadFull(order, answer[:]); err != nil {
@@ -70,7 +70,7 @@ func (g *rig) smallToCard(ctx context.Context, length time.Duration) (float64, e
 	return float64(binary.BigEndian.Uint64(answer[:])) / took.Seconds(), ctx.Err()
 }
 
-// smallToHost has the card send as fast as it can, and counts here.
+// smallToHost lets the card send as fast as it can, and counts here.
 func (g *rig) smallToHost(ctx context.Context, length time.Duration) (float64, error) {
 	var u *net.UDPConn
 	err := g.ns.do(func() (err error) {
@@ -98,7 +98,7 @@ func (g *rig) smallToHost(ctx context.Context, length time.Duration) (float64, e
 	for ctx.Err() == nil {
 		got, err := batch.ReadBatch(messages, 0)
 		if err != nil {
-			break // the time is over
+			break // the time is up
 		}
 		n += got
 	}

@@ -12,7 +12,7 @@ import (
 // maxReport bounds a report that is read back, in bytes.
 const maxReport = 16 << 20
 
-// ReadReport reads what a run printed as JSON.
+// ReadReport reads the JSON of a run.
 func ReadReport(r io.Reader) (rep Report, err error) {
 	b, err := io.ReadAll(io.LimitReader(r, maxReport))
 	if err == nil {
@@ -24,13 +24,13 @@ func ReadReport(r io.Reader) (rep Report, err error) {
 	return rep, err
 }
 
-// The marks in a document between which a report's figures stand.
+// The marks in a document around a report's figures.
 const (
 	figuresBegin = "<!-- figures: toe bench report FILE --docs THIS -->\n"
 	figuresEnd   = "<!-- end of figures -->"
 )
 
-// Into puts the figures into a document, between its marks.
+// Into replaces the figures in a document, between its marks.
 func (rep Report) Into(doc []byte) ([]byte, error) {
 	before, rest, ok := strings.Cut(string(doc), figuresBegin)
 	_, after, closed := strings.Cut(rest, figuresEnd)

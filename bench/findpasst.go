@@ -10,8 +10,8 @@ import (
 	"github.com/toe-project/toe/hostnet/passt"
 )
 
-// findPasst gives the command of a passt that has a vhost-user mode: the
-// installed one, or else the one that Fetch brought.
+// findPasst returns the command of a passt with a vhost-user mode: the installed one, otherwise the
+// one that Fetch brought.
 func (r *run) findPasst(ctx context.Context) ([]string, error) {
 	if path, err := exec.LookPath("passt"); err == nil && hasVhostUser(ctx, path) == nil {
 		return []string{path}, nil
@@ -40,8 +40,8 @@ func hasVhostUser(ctx context.Context, program ...string) error {
 	return nil
 }
 
-// Fetch brings what a run needs from the network and does not have: a passt
-// with a vhost-user mode. A run has no network, so this comes before.
+// Fetch downloads what a run needs and the host lacks: a passt with a vhost-user mode. A run has no
+// network, so call it before.
 func Fetch(ctx context.Context, cache string) error {
 	if path, err := exec.LookPath("passt"); err == nil && hasVhostUser(ctx, path) == nil {
 		return nil

@@ -19,8 +19,7 @@ type Host struct {
 	Kernel   string  `json:"kernel"`
 	Go       string  `json:"go"`
 	MemoryGB float64 `json:"memory_gib"`
-	// Load is the average over the minute before: other programs that ran
-	// make every figure worse.
+	// Load is the average over the minute before the run. Other programs make every figure worse.
 	Load    float64 `json:"load_before"`
 	Machine string  `json:"machine,omitempty"` // kind of the card
 	Card    string  `json:"card_kernel,omitempty"`
@@ -49,7 +48,7 @@ func thisHost(toe string) Host {
 	return h
 }
 
-// makeDir makes the folder of this run, on memory where that is at hand.
+// makeDir makes the folder of this run, in memory where possible.
 func (r *run) makeDir() (remove func(), err error) {
 	for _, parent := range []string{"/run", ""} {
 		if r.dir, err = os.MkdirTemp(parent, "toe-bench-"); err == nil {

@@ -11,10 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// interruptsApart says whether the host's kernel was built to count the time
-// of interrupts apart from the threads that they interrupt
-// (CONFIG_IRQ_TIME_ACCOUNTING). A kernel that does not tell counts as one that
-// does not: then a thread's time holds what ran on top of it.
+// interruptsApart reports whether the host's kernel accounts the time of interrupts separately from
+// the threads that they interrupt (CONFIG_IRQ_TIME_ACCOUNTING). If the configuration is unknown,
+// the answer is no: a thread's time then includes the interrupts on top of it.
 func interruptsApart() bool {
 	return strings.Contains("\n"+kernelConfig(), "\nCONFIG_IRQ_TIME_ACCOUNTING=y\n")
 }

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// lastLines keeps the end of what a program says, for a message.
+// lastLines keeps the end of a program's output, for a message.
 type lastLines struct {
 	mu   sync.Mutex
 	text []byte // guarded by mu

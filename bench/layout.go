@@ -6,11 +6,10 @@ import (
 	"github.com/toe-project/toe/link/frame"
 )
 
-// places says where the packets of a bare loop are: one vector of buffers
-// after the other, over and over.
+// places holds the buffers of a bare loop's packets: one vector after the other, cyclically.
 type places [][]unix.Iovec
 
-// touched makes memory whose pages are there.
+// touched returns memory whose pages are present.
 func touched(size int) []byte {
 	mem := make([]byte, size)
 	for i := 0; i < len(mem); i += 4096 {
@@ -21,8 +20,8 @@ func touched(size int) []byte {
 
 func iovec(b []byte) unix.Iovec { return unix.Iovec{Base: &b[0], Len: uint64(len(b))} }
 
-// oneHot is the least that can be: every packet in the same contiguous place,
-// which stays in the cache.
+// oneHot is the cheapest layout: every packet in the same contiguous place, which stays in the
+// cache.
 func oneHot(packet []byte) places {
 	b := touched(slot(len(packet)))
 	copy(b, packet)

@@ -9,9 +9,9 @@ import (
 
 const cardName = "bench"
 
-// measureLink runs a card of the chosen kind and its traffic. Beside the link of a
-// User-Mode Linux card stands the same link held to an MTU of 1500, since there
-// is no other way to such a card; beside that of a QEMU card its rivals.
+// measureLink runs a card of the chosen kind and its traffic. The link of a User-Mode Linux card is
+// compared with the same link limited to an MTU of 1500, since there is no other path to such a
+// card; that of a QEMU card with its rivals.
 func measureLink(ctx context.Context, r *run) error {
 	return r.withCard(ctx, r.Machine, func(c *testCard) error {
 		if machine.Kind(c.status.Machine.Kind) != machine.UML {
@@ -30,7 +30,7 @@ func measureLink(ctx context.Context, r *run) error {
 	})
 }
 
-// measureRivals is for a run whose card is no QEMU: one with a QEMU card beside.
+// measureRivals runs a QEMU card and its rivals in a run whose own card is not on QEMU.
 func measureRivals(ctx context.Context, r *run) error {
 	if kind := machine.Kind(r.report.Host.Machine); kind == machine.TCG || kind == machine.KVM {
 		return nil // done with the link
@@ -38,7 +38,7 @@ func measureRivals(ctx context.Context, r *run) error {
 	return r.withCard(ctx, string(machine.TCG), func(c *testCard) error { return r.againstRivals(ctx, c) })
 }
 
-// againstRivals sets the link of a QEMU card beside QEMU's tap and passt.
+// againstRivals compares the link of a QEMU card with QEMU's tap and passt.
 func (r *run) againstRivals(ctx context.Context, c *testCard) (err error) {
 	kind := machine.Kind(c.status.Machine.Kind)
 	var rigs []*rig
@@ -70,7 +70,7 @@ func (r *run) againstRivals(ctx context.Context, c *testCard) (err error) {
 	return r.compare(ctx, kind, rigs)
 }
 
-// rival is a way between host and card that the link is set beside.
+// rival is a path between host and card that the link is compared with.
 type rival struct {
 	name  string
 	start func(context.Context, *run, *testCard) (*rig, error)
@@ -84,11 +84,11 @@ func rivals() []rival {
 	return append(all, rival{"passt", func(ctx context.Context, r *run, c *testCard) (*rig, error) { return r.passtRig(ctx, c) }})
 }
 
-// withCard runs f beside a card that is up, and takes it down.
+// withCard runs f with a card that is up, and takes the card down.
 func (r *run) withCard(ctx context.Context, kind string, f func(*testCard) error) (err error) {
 	c, _, err := r.up(ctx, cardName, kind)
 	if err != nil && ctx.Err() == nil {
-		// One failed start is told, and does not cost the rest of a long run.
+		// One failed start is reported, and does not end a long run.
 		r.skip(kind+"/up, first try", err.Error())
 		c, _, err = r.up(ctx, cardName, kind)
 	}
@@ -100,7 +100,7 @@ func (r *run) withCard(ctx context.Context, kind string, f func(*testCard) error
 	return f(c)
 }
 
-// saw notes what the run's own card is.
+// saw records the kind of the run's own card.
 func (r *run) saw(c *testCard) {
 	if r.report.Host.Machine == "" {
 		r.report.Host.Machine, r.report.Host.Card = c.status.Machine.Kind, c.status.Firmware.Kernel

@@ -14,7 +14,7 @@ import (
 
 const mtuWire = 1500
 
-// linkRig is the link of a card that runs.
+// linkRig is the link of a running card.
 func (r *run) linkRig(ctx context.Context, c *testCard) (*rig, error) {
 	g := &rig{name: "link", card: c.card, host: c.cardAddr(), pump: process(c.status.Pump.PID)}
 	who := []spent{g.pump, r.softirqs()}
@@ -29,8 +29,8 @@ func (r *run) linkRig(ctx context.Context, c *testCard) (*rig, error) {
 	return g, g.listen(ctx, fmt.Sprintf("%s:%d", g.host, servePort), 20*time.Second)
 }
 
-// held makes three rigs of a link: as it is, and held to an MTU of 1500, with
-// TSO and without. They share the card, so each sets it up for its rounds.
+// held makes three rigs of a link: unchanged, and limited to an MTU of 1500, with TSO and without.
+// They share the card, so each sets it up for its rounds.
 func (g *rig) held(iface string) []*rig {
 	variant := func(name string, mtu int, tso bool) *rig {
 		v := *g

@@ -15,7 +15,7 @@ import (
 	"github.com/toe-project/toe/card/store"
 )
 
-// login is a session on a card, whose traffic program runs as long as it does.
+// login is a session on a card. The traffic program on the card runs as long as the session.
 type login struct {
 	client  *ssh.Client
 	session *ssh.Session
@@ -90,7 +90,7 @@ func (l *login) start(address string) (err error) {
 	return nil
 }
 
-// close ends the program and hangs up.
+// close ends the program and the session.
 func (l *login) close() {
 	if l == nil {
 		return

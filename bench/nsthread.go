@@ -10,9 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nsThread is a thread in a network namespace of its own. Sockets that it
-// opens belong there, and what it starts dies with it. The namespace has no
-// name: with the thread and the sockets it is gone, whatever happens.
+// nsThread is a thread in a network namespace of its own. Its sockets are in that namespace, and
+// its children die with it. The namespace has no name: it goes with the thread and the sockets.
 type nsThread struct {
 	work chan func()
 	done chan struct{}

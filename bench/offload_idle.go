@@ -62,8 +62,7 @@ func (b *offloadRun) idle(ctx context.Context, w *way, n int) (kib, rate float64
 	return (before - after) / float64(n), done.Count / done.Seconds, ctx.Err()
 }
 
-// available is the card's memory that is to be had, in KiB, when it has come
-// to rest.
+// available is the card's MemAvailable, in KiB, when it has come to rest.
 func (g *rig) available(ctx context.Context) (kib float64, err error) {
 	time.Sleep(time.Second)
 	text, err := g.login.command(ctx, "cat /proc/meminfo", strings.NewReader(""), 20*time.Second)

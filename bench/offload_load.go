@@ -37,7 +37,7 @@ type loader struct {
 	held []net.Conn
 }
 
-// loadServe obeys orders until standard input ends.
+// loadServe executes orders until standard input ends.
 func loadServe(in io.Reader, out io.Writer) error {
 	if err := manyFiles(); err != nil {
 		return err
@@ -81,7 +81,7 @@ func (l *loader) do(o loadOrder) (loadDone, error) {
 	return together(o, work)
 }
 
-// together runs a work in several workers and adds up what they did.
+// together runs work in several workers and adds up their results.
 func together(o loadOrder, work func(loadOrder, time.Time, *loadDone) error) (sum loadDone, err error) {
 	start := time.Now()
 	done, errs := make([]loadDone, o.Workers), make([]error, o.Workers)
@@ -111,10 +111,10 @@ func dialWorld(address string, purpose byte) (*net.TCPConn, error) {
 	return c.(*net.TCPConn), nil
 }
 
-// drainTime is how long what was sent may take to arrive.
+// drainTime is the maximum time for sent data to arrive.
 const drainTime = 30 * time.Second
 
-// arrived ends a connection's half and asks how much has come.
+// arrived closes a connection's sending half and asks the world how much has arrived.
 func arrived(c *net.TCPConn, done *loadDone) error {
 	if err := c.CloseWrite(); err != nil {
 		return err
@@ -144,8 +144,7 @@ func loadSend(o loadOrder, end time.Time, done *loadDone) error {
 	return arrived(c, done)
 }
 
-// loadSendfile sends a file again and again: Go's copy of a file to a TCP
-// connection is sendfile(2).
+// loadSendfile sends a file repeatedly: Go's copy of a file to a TCP connection is sendfile(2).
 func loadSendfile(o loadOrder, end time.Time, done *loadDone) error {
 	f, err := os.Open(o.File)
 	if err != nil {
@@ -199,7 +198,7 @@ func loadRequests(o loadOrder, end time.Time, done *loadDone) error {
 	defer c.Close()
 	_ = c.SetDeadline(end.Add(drainTime))
 	buf := make([]byte, answerSize)
-	for done.Count == 0 || time.Now().Before(end) { // one at least, however late
+	for done.Count == 0 || time.Now().Before(end) { // at least one, even after the end
 		if err := request(c, buf); err != nil {
 			return err
 		}
@@ -216,8 +215,8 @@ func request(c *net.TCPConn, buf []byte) error {
 	return err
 }
 
-// loadConnections opens a connection for each request. The world ends it
-// first, so that it is the world that has to remember it (RFC 9293, 3.6).
+// loadConnections opens a connection for each request. The world closes first, so the TIME-WAIT
+// state is the world's (RFC 9293, 3.6).
 func loadConnections(o loadOrder, end time.Time, done *loadDone) error {
 	buf := make([]byte, answerSize)
 	for done.Count == 0 || time.Now().Before(end) {
@@ -251,7 +250,7 @@ func oneRequest(address string, end time.Time, buf []byte) error {
 	return nil
 }
 
-// open makes connections that stay until they are told to close.
+// open makes connections that stay until the order to close.
 func (l *loader) open(o loadOrder) (loadDone, error) {
 	var left atomic.Int64
 	left.Store(int64(o.Count))

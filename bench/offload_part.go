@@ -20,10 +20,10 @@ import (
 // RunOffload: in another namespace, or on the card.
 const OffloadPartVerb = "bench-part"
 
-// self is this program: a pump, a part of RunOffload, and what goes to the card.
+// self is this program, which is a pump, a part of RunOffload, and a program on the card.
 const self = "/proc/self/exe"
 
-// OffloadPart is what that verb does.
+// OffloadPart runs that verb.
 func OffloadPart(name string, in io.Reader, out io.Writer) error {
 	part := map[string]func(io.Reader, io.Writer) error{
 		"world": worldServe, "load": loadServe, "tunnel": tunnelServe, "state": stateSet, "card-tunnel": cardTunnel,
@@ -37,12 +37,11 @@ func OffloadPart(name string, in io.Reader, out io.Writer) error {
 // state is the configuration of a host or a card for a measurement.
 type state struct {
 	Firewall firewall        `json:"firewall"`
-	Forward  []packets       `json:"forward,omitempty"` // of a card, beside what its own firewall allows
+	Forward  []packets       `json:"forward,omitempty"` // of a card, in addition to its own firewall's rules
 	TSO      map[string]bool `json:"tso,omitempty"`     // by device
 }
 
-// stateSet takes a state from standard input and puts it into force, on the
-// card.
+// stateSet reads a state from standard input and applies it, on the card.
 func stateSet(in io.Reader, _ io.Writer) error {
 	var s state
 	if err := json.NewDecoder(in).Decode(&s); err != nil {
@@ -81,8 +80,8 @@ type helper struct {
 	ended chan struct{}
 }
 
-// startHelper starts a part on the namespace's thread and gives it its first
-// line. Where it says when it is ready, that has come.
+// startHelper starts a part on the namespace's thread and sends it its first line. If the part
+// reports that it is ready, startHelper waits for that.
 func (r *run) startHelper(ns *nsThread, part string, first any, says bool) (*helper, error) {
 	h := &helper{name: part, words: &lastLines{}, ended: make(chan struct{})}
 	h.cmd = exec.Command(self, OffloadPartVerb, part)
@@ -122,7 +121,7 @@ func (h *helper) begin(first any, says bool) error {
 	return err
 }
 
-// line reads a line that the part says.
+// line reads a line of the part's output.
 func (h *helper) line(ctx context.Context, limit time.Duration) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -138,7 +137,7 @@ func (h *helper) line(ctx context.Context, limit time.Duration) ([]byte, error) 
 	return b, nil
 }
 
-// close ends the part: by the end of its input, else by force.
+// close ends the part: by the end of its input, otherwise by a signal.
 func (h *helper) close() error {
 	h.in.Close()
 	select {
@@ -171,7 +170,7 @@ func (l *login) upload(ctx context.Context, program io.Reader) error {
 	return err
 }
 
-// command runs a command on the card and gives what it says.
+// command runs a command on the card and returns its output.
 func (l *login) command(ctx context.Context, line string, in io.Reader, limit time.Duration) (string, error) {
 	s, err := l.client.NewSession()
 	if err != nil {

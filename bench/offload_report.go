@@ -6,11 +6,11 @@ import (
 	"strings"
 )
 
-// baselineWay is what every way is set beside: what a conventional network
-// device does best.
+// baselineWay is the way that every other is compared with: the best of a conventional network
+// device.
 var baselineWay = tapName1500(true)
 
-// offloadFigures are what is told of a measurement.
+// offloadFigures are the figures of a measurement.
 var offloadFigures = []struct {
 	name       string
 	bulk, rest string // units
@@ -26,7 +26,7 @@ var offloadFigures = []struct {
 	{"throughput", "Gbit/s", "requests/s", true, func(m measured) float64 { return m.rate }},
 }
 
-// per is seconds by the GiB, or µs by the request: requests are far more.
+// per is seconds per GiB, or µs per request: there are far more requests.
 func per(seconds float64, m measured) float64 {
 	if m.requests {
 		seconds *= 1e6
@@ -73,9 +73,8 @@ func each(all []measured, of func(measured) float64) (out []float64) {
 	return out
 }
 
-// judgeOffload writes the aims beside the host's CPU of endpoint mode: half
-// of what a conventional device with TSO costs for bulk, and a quarter with
-// a firewall or encryption.
+// judgeOffload adds the aims to the host's CPU of endpoint mode: half of the cost of a conventional
+// device with TSO for bulk, and a quarter with a firewall or encryption.
 func (r *run) judgeOffload() {
 	for i := range r.report.Results {
 		res := &r.report.Results[i]
@@ -91,8 +90,7 @@ func (r *run) judgeOffload() {
 	}
 }
 
-// PrintOffload writes a table for people: a line for each way, with the
-// host's CPU beside the baseline's.
+// PrintOffload writes a table: a line for each way, with the host's CPU and the baseline's.
 func (rep Report) PrintOffload(w io.Writer) {
 	h := rep.Host
 	fmt.Fprintf(w, "%s, %d CPUs (%s, %s), load %.2f before; card: %s, %s\n", h.Kernel, h.CPUs, h.Model, h.Arch, h.Load, h.Machine, h.Card)
@@ -157,7 +155,7 @@ func plainTable(w io.Writer, rows [][]string) {
 	}
 }
 
-// printRest writes what has no way.
+// printRest writes the figures that belong to no way.
 func (rep Report) printRest(w io.Writer) {
 	for _, res := range rep.Results {
 		line := fmt.Sprintf("%s: %s %s", res.Name, number(res.Value), res.Unit)

@@ -11,14 +11,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// offloadTable is the table of everything that is measured with; marker is on
-// rules that have to be in another's chain.
+// offloadTable is the nf_tables table of the measurements; marker is on rules in a chain of another
+// table.
 const offloadTable = "toe-bench"
 
 var offloadMarker = []byte("toe-bench")
 
-// firewall is the rules that every packet of a device walks through, both
-// ways: the same on the host and on the card.
+// firewall is the rules that every packet of a device traverses, in both directions: the same on
+// the host and on the card.
 type firewall struct {
 	Device string `json:"device"`
 	Rules  int    `json:"rules"` // 0 for none
@@ -58,12 +58,12 @@ func replaceRules(f firewall, hidden []packets) error {
 	return nil
 }
 
-// rulesAtOnce is how many rules one transaction has: the kernel answers each,
-// and a small socket loses answers to more.
+// rulesAtOnce is the number of rules in a transaction. The kernel answers each, and a small socket
+// loses answers to more.
 const rulesAtOnce = 10
 
-// walk fills a chain that a packet of the device meets rule by rule to the
-// end: no set, no map, and no short cut for established connections.
+// walk fills a chain that a packet of the device traverses rule by rule to the end: no set, no map,
+// and no short cut for established connections.
 func (r ruleset) walk(name string, hook *nftables.ChainHook, key expr.MetaKey, f firewall) error {
 	accept := nftables.ChainPolicyAccept
 	ch := r.conn.AddChain(&nftables.Chain{
@@ -139,7 +139,7 @@ func joined(parts [][]expr.Any) (all []expr.Any) {
 func ruleVerdict(kind expr.VerdictKind) []expr.Any { return []expr.Any{&expr.Verdict{Kind: kind}} }
 
 func onDevice(key expr.MetaKey, name string, op expr.CmpOp) []expr.Any {
-	padded := make([]byte, unix.IFNAMSIZ) // else it would be any name that begins so
+	padded := make([]byte, unix.IFNAMSIZ) // otherwise it matches any name with this prefix
 	copy(padded, name)
 	return []expr.Any{
 		&expr.Meta{Key: key, Register: 1},
@@ -151,8 +151,8 @@ func between(p packets) []expr.Any {
 	return append(onDevice(expr.MetaKeyIIFNAME, p.From, expr.CmpOpEq), onDevice(expr.MetaKeyOIFNAME, p.To, expr.CmpOpEq)...)
 }
 
-// letThrough puts pairs into the forward chain of a card's own firewall, whose
-// policy is to drop. The rules that an earlier call left there go.
+// letThrough puts pairs into the forward chain of a card's own firewall, whose policy is drop. It
+// removes the rules of an earlier call.
 func letThrough(all []packets) error {
 	c, err := nftables.New()
 	if err != nil {

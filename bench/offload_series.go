@@ -14,7 +14,7 @@ import (
 type load struct {
 	name    string
 	workers int
-	bulk    bool // is told by the GiB, else by the request
+	bulk    bool // reported per GiB, otherwise per request
 }
 
 var loads = []load{
@@ -59,7 +59,7 @@ func (b *offloadRun) once(ctx context.Context, w *way, k work, l load) (m measur
 		*to = after[i] - before[i]
 	}
 	if interruptsApart() {
-		m.mover += m.soft // which no thread's own clock has
+		m.mover += m.soft // which is in no thread's own clock
 	}
 	m.requests, m.units, m.rate = !l.bulk, done.Count, done.Count/done.Seconds
 	if l.bulk {
@@ -82,7 +82,7 @@ func readAll(clocks []spent) (all []time.Duration, err error) {
 	return all, nil
 }
 
-// place is where a figure belongs.
+// place is the position of a figure.
 type place struct {
 	work work
 	load load
@@ -91,9 +91,8 @@ type place struct {
 
 type offloadSeries map[place][]measured
 
-// compareWays measures everything over all ways in turn, round by round, so
-// that what else this machine does hits them alike. Way and work that fail
-// are left out and named.
+// compareWays measures everything over all ways in turn, round by round, so that other load on this
+// machine affects all alike. A way and work that fail are skipped and named.
 func (b *offloadRun) compareWays(ctx context.Context) error {
 	works := b.works()
 	stage := b.Progress.Stage(fmt.Sprintf("traffic with a %s card", b.kind), int64(b.Rounds*len(works)*len(b.ways)))
@@ -126,8 +125,7 @@ func (b *offloadRun) compareWays(ctx context.Context) error {
 	return nil
 }
 
-// cardLost says what became of a card whose machine ended and was started
-// again: what was set up on it is gone.
+// cardLost reports a card whose machine ended and was started again: its set-up is lost.
 func (b *offloadRun) cardLost(ctx context.Context) error {
 	st, err := client.New(b.card.card).Status(ctx, 0)
 	if err != nil {

@@ -16,8 +16,8 @@ import (
 	"github.com/toe-project/toe/machine/qemu"
 )
 
-// tapWays boot the same card once more for each of QEMU's own taps. One that
-// cannot be had is left out and named.
+// tapWays boot the same card once more for each of QEMU's own taps. One that cannot be made is
+// skipped and named.
 func (b *offloadRun) tapWays(ctx context.Context, note func(string)) error {
 	for _, plain := range []bool{false, true} {
 		name := tapName1500(!plain)
@@ -150,8 +150,7 @@ func (b *offloadRun) startTapCard(g *rig, kind tapKind, socket string) (pid int,
 	return g.start(exec.Command(program, command...), tap)
 }
 
-// fromRoot has a QEMU read the very kernel and initramfs that another one has
-// in its own file system.
+// fromRoot lets a QEMU read the kernel and initramfs that another one has in its own file system.
 func fromRoot(command, had []string, root string) {
 	for _, option := range []string{"-kernel", "-initrd"} {
 		to, from := slices.Index(command, option), slices.Index(had, option)
@@ -161,8 +160,8 @@ func fromRoot(command, had []string, root string) {
 	}
 }
 
-// withoutPort takes the device of the card's port, the second one, out of
-// QEMU's arguments, and gives its properties.
+// withoutPort removes the device of the card's port, the second one, from QEMU's arguments, and
+// returns its properties.
 func withoutPort(args []string) (rest []string, port string, err error) {
 	for i := 0; i < len(args); i++ {
 		if args[i] == "-device" && i+1 < len(args) && strings.HasPrefix(args[i+1], "virtio-net-pci,netdev=net1,") {

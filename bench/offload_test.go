@@ -184,7 +184,8 @@ func TestTunnelsFitTogether(t *testing.T) {
 	}
 }
 
-// TestEveryPacketMeetsEveryRule makes the firewall in a namespace of its own.
+// TestEveryPacketMeetsEveryRule makes the firewall in a namespace of its own, and reads its
+// counters.
 func TestEveryPacketMeetsEveryRule(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("a network namespace needs root")

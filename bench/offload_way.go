@@ -43,7 +43,7 @@ func (s *side) close() error {
 // spent is the CPU time of the traffic program and of WireGuard.
 func (s *side) spent() spent { return total(s.load.spent(), s.tunnel.spent()) }
 
-// order has the traffic program do something.
+// order sends the traffic program an order.
 func (s *side) order(ctx context.Context, o loadOrder, limit time.Duration) (done loadDone, err error) {
 	if err := json.NewEncoder(s.load.in).Encode(o); err != nil {
 		return done, fmt.Errorf("the traffic program: %w: %s", err, s.load.words)
@@ -93,7 +93,7 @@ const (
 // ruleCount is how many rules the firewall has.
 const ruleCount = 100
 
-// way is how the host's packets get to the world.
+// way is a path of the host's packets to the world.
 type way struct {
 	name    string
 	rig     *rig
@@ -111,7 +111,7 @@ type way struct {
 	program, mover, card, wire spent
 }
 
-// prepare makes everything ready for measuring a work.
+// prepare sets up the measurement of a work.
 func (w *way) prepare(ctx context.Context, k work) error {
 	if w.mode != "" {
 		if err := w.rig.setMode(ctx, w.mode); err != nil {
@@ -151,8 +151,8 @@ func (w *way) packets() (n float64, err error) {
 	return n, err
 }
 
-// routes lead to the world by the way's device; to what is behind WireGuard
-// too, where that is the card's work.
+// routes adds routes to the world by the way's device, and to the tunnel's far end where WireGuard
+// is the card's work.
 func (w *way) routes() error {
 	if err := w.side.route(mustAddr(worldAddr), w.via, w.device); err != nil {
 		return err

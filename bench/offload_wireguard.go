@@ -67,8 +67,8 @@ func tunnels() (world, card, host tunnelEnd, err error) {
 	return world, card, host, nil
 }
 
-// tunnelFrom reads a tunnel, a line of JSON, and makes it in user space.
-// What comes behind it is in rest.
+// tunnelFrom reads a tunnel, a line of JSON, and makes it in user space. rest is the input behind
+// it.
 func tunnelFrom(in io.Reader) (stop func(), rest io.Reader, err error) {
 	lines := bufio.NewReader(in)
 	line, err := lines.ReadBytes('\n')
@@ -96,8 +96,7 @@ func tunnelServe(in io.Reader, out io.Writer) error {
 	return nil
 }
 
-// inUserSpace makes the end with a program, in the calling process: what a
-// host can do whose kernel has no WireGuard.
+// inUserSpace makes the end in the calling process, for a host whose kernel has no WireGuard.
 func (t tunnelEnd) inUserSpace() (stop func(), err error) {
 	dev, err := tun.CreateTUN(tunnelDevice, tunnelMTU)
 	if err != nil {
@@ -118,7 +117,7 @@ func (t tunnelEnd) inUserSpace() (stop func(), err error) {
 	return wg.Close, nil
 }
 
-// ipc is the end in the words of WireGuard's cross-platform interface.
+// ipc is the end in the format of WireGuard's cross-platform interface.
 func (t tunnelEnd) ipc() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "private_key=%s\n", hex.EncodeToString(t.Key))

@@ -15,7 +15,7 @@ import (
 // server. These are its addresses (RFC 5737 and 1918).
 const (
 	worldPort      = 5401 // the first of worldPorts
-	worldPorts     = 4    // one a way: what is left of one's connections is not in another's
+	worldPorts     = 4    // one a way, so that leftover connections of one are not in another
 	worldAddr      = "192.0.2.1"
 	worldCardAddr  = "192.0.2.2" // of the card's port
 	worldBits      = 24
@@ -62,7 +62,7 @@ func worldServe(in io.Reader, out io.Writer) error {
 		go worldAccept(l)
 	}
 	fmt.Fprintln(out, "ready")
-	_, _ = io.Copy(io.Discard, rest) // until the parent is done
+	_, _ = io.Copy(io.Discard, rest) // until the parent closes it
 	return nil
 }
 
@@ -73,7 +73,7 @@ func worldAccept(l net.Listener) {
 			return
 		}
 		if err != nil {
-			time.Sleep(10 * time.Millisecond) // no descriptor left: others will end
+			time.Sleep(10 * time.Millisecond) // no descriptor left: wait until other connections end
 			continue
 		}
 		go worldConn(c.(*net.TCPConn))

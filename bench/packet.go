@@ -6,10 +6,10 @@ import (
 	"github.com/toe-project/toe/link/frame"
 )
 
-// ringSize is what a ring of the fake card holds: as many as User-Mode Linux's.
+// ringSize is the size of a ring of the fake card: that of User-Mode Linux.
 const ringSize = 256
 
-// slot is the room for one packet and what stands before it, in bytes.
+// slot is the room for one packet and its seam, in bytes.
 func slot(size int) int { return (frame.SeamLen + size + 63) &^ 63 }
 
 // receiveBuffer is what Linux's driver offers for packets of a size: pages for

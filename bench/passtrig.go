@@ -16,11 +16,11 @@ import (
 	"github.com/toe-project/toe/link/tun"
 )
 
-// passtMost is the largest MTU that passt takes.
+// passtMost is the largest MTU that passt accepts.
 const passtMost = 65520
 
-// passtRig boots the card that runs as c once more, on passt in vhost-user
-// mode: passt(1) ends the card's connections and makes its own from here.
+// passtRig boots the card that runs as c once more, on passt in vhost-user mode: passt(1)
+// terminates the card's connections and originates its own here.
 func (r *run) passtRig(ctx context.Context, c *testCard) (*rig, error) {
 	program, err := r.findPasst(ctx)
 	if err != nil {
@@ -65,8 +65,8 @@ func (r *run) startPasst(ctx context.Context, c *testCard, g *rig, program []str
 
 const wayOutName = "out0"
 
-// wayOut makes an interface with a default route that leads nowhere: without
-// one passt gives its card addresses of its own choice.
+// wayOut makes an interface with a default route to a dead end: without one passt gives its card
+// addresses of its own choice.
 func wayOut(g *rig) error {
 	files, err := tun.Open(tun.Options{Name: wayOutName, Queues: 1})
 	if err != nil {

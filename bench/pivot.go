@@ -6,8 +6,8 @@ import (
 	"strings"
 )
 
-// pivot is one kind of card's figures side by side: a row for each measure, a
-// column for the link and each of its rivals.
+// pivot is the comparison table of one kind of card: a row for each measure, a column for the link
+// and each of its rivals.
 type pivot struct {
 	kind   string
 	rivals []string
@@ -58,7 +58,7 @@ func (p *pivot) add(measure, rival string, res Result) {
 	p.rows[i].others[rival] = res
 }
 
-// cells are the rows as people read them.
+// cells are the rows as text.
 func (p *pivot) cells() [][]string {
 	rows := [][]string{append([]string{p.kind + " card", "link", "unit"}, p.rivals...)}
 	for _, r := range p.rows {

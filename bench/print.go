@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Print writes the report as tables for people.
+// Print writes the report as tables.
 func (rep Report) Print(w io.Writer) {
 	h := rep.Host
 	fmt.Fprintf(w, "%s, %d CPUs (%s, %s), load %.2f before", h.Kernel, h.CPUs, h.Model, h.Arch, h.Load)
@@ -69,7 +69,7 @@ func spread(rounds []float64) string {
 	return number(lo) + " … " + number(hi)
 }
 
-// number writes three digits that matter.
+// number formats three significant digits.
 func number(v float64) string {
 	switch {
 	case v == 0:
@@ -88,7 +88,7 @@ func number(v float64) string {
 	return fmt.Sprintf("%.4f", v)
 }
 
-// table writes rows in columns; left says which are not figures.
+// table writes rows in columns; left marks the columns that are not figures.
 func table(w io.Writer, rows [][]string, left func(column int) bool) {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {

@@ -20,8 +20,8 @@ import (
 // sizes are the packets of the pump alone, in bytes of IP.
 var sizes = []int{64, 1400, 9000, frame.MaxPacket}
 
-// packetsOf is how many packets of a size one round moves. They are all
-// queued in memory beforehand when they go towards the card.
+// packetsOf is the number of packets of a size in one round. Those to the card are all queued in
+// memory beforehand.
 func packetsOf(size int, quick bool) int {
 	n := 100_000
 	switch {
@@ -50,12 +50,11 @@ var bothWays = []pumpWay{
 	{"to-card", false, bareRead, likeReceive, pumpToCard},
 }
 
-// pumpRounds are what one size one way costs, round by round.
+// pumpRounds holds the cost of one size in one direction, round by round.
 type pumpRounds struct{ cpu, rate, hotCPU, hotRate, sameCPU []float64 }
 
-// measurePump sets the pump beside bare system calls: the same TUN, the same
-// packets, turn by turn; once in one place that stays in the cache, once in
-// memory laid out as the fake card's.
+// measurePump compares the pump with bare system calls: the same TUN and the same packets, in turn;
+// once in one place that stays in the cache, once in memory laid out like the fake card's.
 func measurePump(ctx context.Context, r *run) error {
 	stage := r.Progress.Stage("pump alone against bare readv and writev", int64(len(sizes)*len(bothWays)*r.Rounds+1))
 	defer stage.Done("")
@@ -122,8 +121,8 @@ type pumped struct {
 	pid    int
 }
 
-// withPump moves n packets one way with a fake card on the real pump, which
-// launch starts; nil is confined and in a process of its own.
+// withPump moves n packets one way with a fake card on the real pump, which launch starts; nil is a
+// confined process of its own.
 func (r *run) withPump(ctx context.Context, way pumpWay, packet []byte, n int, launch func(*os.File) (link.Process, error)) (cost, error) {
 	t, err := openTUN(n + ringSize)
 	if err != nil {
@@ -149,7 +148,7 @@ func (r *run) withPump(ctx context.Context, way pumpWay, packet []byte, n int, l
 		return cost{}, err
 	}
 	defer card.Close()
-	// The pages are there before the clock runs, where the kernel can do that.
+	// Where the kernel can do it, the pages are populated before the clock starts.
 	_ = unix.Madvise(card.Memory(), unix.MADV_POPULATE_WRITE)
 	c, err := way.pump(ctx, &pumped{card, packet, k.PumpPID()}, n)
 	if err != nil {
@@ -187,8 +186,8 @@ func pumpToHost(ctx context.Context, p *pumped, n int) (cost, error) {
 	})
 }
 
-// pumpToCard takes n packets that are queued at the TUN while the card's rings
-// are off; time runs from when they are on, and whoever feeds is done.
+// pumpToCard receives n packets that are queued at the TUN while the card's rings are off. The
+// clock starts when the rings are on; the feeder has finished by then.
 func pumpToCard(ctx context.Context, p *pumped, n int) (cost, error) {
 	if err := feed(p.packet, n); err != nil {
 		return cost{}, err
@@ -211,8 +210,8 @@ func pumpToCard(ctx context.Context, p *pumped, n int) (cost, error) {
 	})
 }
 
-// timed measures what the pump takes while the driver runs on a thread of its
-// own, from begin on. It starts and ends with a pump that sleeps.
+// timed measures the pump's CPU time while the driver runs on a thread of its own, from begin on.
+// The pump sleeps at the start and at the end.
 func (p *pumped) timed(begin func() error, drive func() (int, error)) (cost, error) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -239,10 +238,10 @@ func (p *pumped) timed(begin func() error, drive func() (int, error)) (cost, err
 	return cost{n, after - before, wall, heapAfter.Mallocs - heap.Mallocs}, err
 }
 
-// patience is how long a driver polls for what does not come.
+// patience is how long a driver polls before it gives up.
 const patience = 20 * time.Second
 
-// limit ends a driver's polling when nothing comes.
+// limit ends a driver's polling after patience.
 type limit struct {
 	ctx   context.Context
 	until time.Time

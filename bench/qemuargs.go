@@ -5,12 +5,12 @@ import (
 	"strings"
 )
 
-// plainDevice are the properties of a virtio-net device that neither takes nor
-// gives segments larger than the MTU.
+// plainDevice is the properties of a virtio-net device that neither accepts nor delivers segments
+// larger than the MTU.
 const plainDevice = ",host_tso4=off,host_tso6=off,host_ecn=off,host_ufo=off," +
 	"guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off"
 
-// rivalArgs says what of a card's QEMU is another in a rival's.
+// rivalArgs is the difference between a card's QEMU and a rival's.
 type rivalArgs struct {
 	kernel, initrd, console string // paths
 	chardev                 string // of the network's back end, or empty
@@ -19,9 +19,8 @@ type rivalArgs struct {
 	vhost                   bool   // the back end speaks vhost-user, as the card's
 }
 
-// rivalCommand makes the command line of a QEMU whose card differs from a
-// running one (args, without the program) in its network only: the same CPU,
-// memory, kernel, initramfs and devices.
+// rivalCommand makes the command line of a QEMU whose card differs from a running one (args,
+// without the program) only in its network: the same CPU, memory, kernel, initramfs and devices.
 func rivalCommand(args []string, r rivalArgs) ([]string, error) {
 	var out []string
 	nets := 0
@@ -73,8 +72,8 @@ func takesValue(option string) bool {
 	return true
 }
 
-// change gives an option's value in the rival, and whether it has one at all:
-// the supervisor's sockets are not there.
+// change returns an option's value in the rival, and whether the rival has the option: there are no
+// sockets of the supervisor.
 func (r rivalArgs) change(option, value string) (string, bool) {
 	switch option {
 	case "-kernel":
@@ -91,9 +90,9 @@ func (r rivalArgs) change(option, value string) (string, bool) {
 	return value, true
 }
 
-// netDevice leaves to QEMU what the card's device has because of vhost-user
-// (interrupts, whose fault a tap does not have, and long transmit queues, which QEMU
-// has for nothing else: 7.2 makes them shorter, 10 ends) and because of the link's MTU.
+// netDevice drops the properties that the card's device has because of vhost-user and of the link's
+// MTU: interrupts, whose fault a tap does not have, and long transmit queues, which QEMU supports
+// only for vhost-user (7.2 shortens them, 10 exits).
 func (r rivalArgs) netDevice(value string) string {
 	var kept []string
 	for _, p := range strings.Split(value, ",") {

@@ -17,23 +17,22 @@ import (
 // servePort is where the traffic program on a card listens.
 const servePort = 5201
 
-// rig is one way between this host and a card: the link, or a rival with the
-// same card behind it.
+// rig is one path between this host and a card: the link, or a rival with the same card behind it.
 type rig struct {
 	name  string
 	ns    *nsThread // where the host's end is; nil for the caller's namespace
 	card  *store.Card
-	host  netip.Addr // what the far end's program answers at, seen from here
+	host  netip.Addr // the address of the far end's program, seen from here
 	login *login
 	pump  spent // of the link; nil for a rival
-	// others is what the host spends beside this program's own time.
+	// others is the host's CPU time without this program's own.
 	others spent
 	// prepare is called before each round, where rigs share one card.
 	prepare func(context.Context) error
 	closers []func() error
 }
 
-// onClose adds what is to be undone, the last first.
+// onClose adds a function that close calls, the last first.
 func (g *rig) onClose(f func() error) { g.closers = append(g.closers, f) }
 
 func (g *rig) close() error {
@@ -76,7 +75,7 @@ func (g *rig) dial(ctx context.Context, mode byte, numbers ...uint16) (*net.TCPC
 	return conn, nil
 }
 
-// ask gives an order and reads its answer of n bytes.
+// ask sends an order and reads its answer of n bytes.
 func (g *rig) ask(ctx context.Context, n int, mode byte, numbers ...uint16) ([]byte, error) {
 	conn, err := g.dial(ctx, mode, numbers...)
 	if err != nil {
@@ -94,8 +93,8 @@ func (g *rig) ask(ctx context.Context, n int, mode byte, numbers ...uint16) ([]b
 // listen starts the traffic program on the card, as soon as the card answers.
 func (g *rig) listen(ctx context.Context, address string, limit time.Duration) error {
 	for deadline := time.Now().Add(limit); ; {
-		// A card that still boots may lose a SYN: ask anew, rather than wait
-		// for TCP's second try. passt takes connections before its card does.
+		// A card that still boots may lose a SYN: connect again, rather than wait for TCP's second
+		// try. passt accepts connections before its card does.
 		conn, err := g.connect(ctx, 22, time.Second)
 		if err == nil {
 			g.login, err = serve(ctx, conn, g.card, address)
@@ -112,7 +111,7 @@ func (g *rig) listen(ctx context.Context, address string, limit time.Duration) e
 	}
 }
 
-// cpu is what the host has spent so far: in all, and the pump alone.
+// cpu is the host's CPU time so far: the total, and the pump's.
 func (g *rig) cpu() (host, pump time.Duration, err error) {
 	if host, err = total(process(os.Getpid()), g.others)(); err != nil || g.pump == nil {
 		return host, 0, err

@@ -20,8 +20,7 @@ import (
 	"github.com/toe-project/toe/agent"
 )
 
-// loopRig is a rig whose card is this process, at an address of the loopback
-// that nobody else uses.
+// loopRig is a rig whose card is this process, at an unused loopback address.
 func loopRig(t *testing.T) *rig {
 	t.Helper()
 	g := &rig{name: "loop", host: netip.AddrFrom4([4]byte{127, 77, 0, 1}), others: total(), pump: total()}
@@ -117,7 +116,7 @@ func TestNamespaceOfItsOwn(t *testing.T) {
 	}
 }
 
-// What a rig starts ends with it, and also with its thread.
+// Processes of a rig end with it, and also with its thread.
 func TestRigEndsWhatItStarted(t *testing.T) {
 	g := &rig{name: "trial", ns: namespace(t)}
 	g.onClose(func() error { g.ns.close(); return nil })
@@ -192,8 +191,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 }
 
-// Rounds that fail are named; without any of its own link's there is nothing
-// to compare.
+// Rounds that fail are named. Without a round of the link there is nothing to compare.
 func TestCompareWithoutALink(t *testing.T) {
 	tries := map[string]int{}
 	bad := func(name string) *rig {

@@ -10,9 +10,9 @@ import (
 )
 
 // WriteBench writes every round of every figure in Go's benchmark format
-// (golang.org/design/14313-benchmark-format), which benchstat reads. The name's
-// key "by" says what was measured, the link or what it is set beside:
-// `benchstat -col /by` sets them side by side. Units are without prefix.
+// (golang.org/design/14313-benchmark-format), which benchstat reads. The name's key "by" says what
+// was measured, the link or a competitor: `benchstat -col /by` compares them. Units are without
+// prefix.
 func (rep Report) WriteBench(w io.Writer) error {
 	all := rep.samples()
 	out := benchfmt.NewWriter(w)
@@ -37,7 +37,7 @@ func (rep Report) WriteBench(w io.Writer) error {
 	return nil
 }
 
-// config describes the host, in the keys that Go's own benchmarks use.
+// config describes the host, with the keys of Go's own benchmarks.
 func (h Host) config() (out []benchfmt.Config) {
 	for _, c := range [][2]string{
 		{"goos", runtime.GOOS}, {"goarch", h.Arch}, {"cpu", h.Model}, {"kernel", h.Kernel},
@@ -94,7 +94,7 @@ func contestant(full string) (name, by string) {
 	return full, "toe"
 }
 
-// word makes a text a part of a benchmark's name.
+// word converts a text to a part of a benchmark's name.
 func word(text string) string {
 	return strings.Join(strings.FieldsFunc(text, func(r rune) bool {
 		return r <= ' ' || strings.ContainsRune(`/=,;'"`, r)
@@ -124,8 +124,8 @@ func base(unit string) baseUnit {
 	return u
 }
 
-// metadata says of each unit which way is better, and that no distribution of
-// its values is assumed.
+// metadata says for each unit which direction is better, and that no distribution of its values is
+// assumed.
 func metadata(all []sample) (out []benchfmt.UnitMetadata) {
 	var done []string
 	for _, s := range all {

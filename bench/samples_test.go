@@ -9,8 +9,8 @@ import (
 	"golang.org/x/perf/benchfmt"
 )
 
-// What is written is read back by the reader that benchstat has: each round of
-// each figure once, and baselines that are figures of their own not twice.
+// The reader of benchstat reads back what is written: each round of each figure once, and no
+// baseline twice that is a figure of its own.
 func TestBenchFormatIsReadBack(t *testing.T) {
 	tso := tapName1500(true)
 	rep := Report{Host: Host{Arch: "amd64", Model: "A CPU", Toe: "v1"}, Results: []Result{

@@ -14,7 +14,7 @@ import (
 type measure struct {
 	name, unit string
 	higher     bool // is better
-	alone      bool // is not set beside the rivals'
+	alone      bool // is not compared with the rivals'
 }
 
 // series are the rounds of each measure and rig.
@@ -42,7 +42,7 @@ var ways = []struct {
 
 var streamCounts = []int{1, 4}
 
-// round measures everything once over one rig.
+// round measures everything on one rig once.
 func (s *series) round(ctx context.Context, r *run, g *rig, note func(string)) error {
 	if g.prepare != nil {
 		if err := g.prepare(ctx); err != nil {
@@ -103,9 +103,9 @@ func (s *series) small(ctx context.Context, r *run, g *rig, note func(string)) e
 	return nil
 }
 
-// compare runs all rigs in turn, round by round, so that what else this
-// machine does hits them alike, and sets the first one beside the others. A
-// round that fails is named; a rig that fails twice is left alone.
+// compare runs all rigs in turn, round by round, so that other load on this machine affects all
+// alike, and compares the first one with the others. A round that fails is named; a rig that fails
+// twice is skipped.
 func (r *run) compare(ctx context.Context, kind machine.Kind, rigs []*rig) error {
 	stage := r.Progress.Stage(fmt.Sprintf("traffic of a %s card", kind), int64(r.Rounds*len(rigs)))
 	defer stage.Done("")
@@ -113,7 +113,7 @@ func (r *run) compare(ctx context.Context, kind machine.Kind, rigs []*rig) error
 	s, failed := &series{}, map[string]int{}
 	for round := range r.Rounds {
 		for i := range rigs {
-			// The order rotates: none is always first.
+			// The order rotates, so that no rig is always first.
 			g := rigs[(round+i)%len(rigs)]
 			if failed[g.name] < most {
 				if err := s.round(ctx, r, g, stage.Note); err != nil {
@@ -134,8 +134,7 @@ func (r *run) compare(ctx context.Context, kind machine.Kind, rigs []*rig) error
 	return nil
 }
 
-// report writes a row for each figure of the first rig, and one for each
-// rival beside it.
+// report adds a row for each figure of the first rig, and one for each rival.
 func (s *series) report(r *run, kind machine.Kind, rigs []*rig) {
 	own := rigs[0].name
 	for _, m := range s.order {
@@ -166,7 +165,7 @@ func (s *series) report(r *run, kind machine.Kind, rigs []*rig) {
 // versus is in the names of comparisons.
 const versus = "/vs/"
 
-// closeAll takes rigs apart, the last first.
+// closeAll closes rigs, the last first.
 func closeAll(rigs []*rig) error {
 	var errs []error
 	for i := len(rigs) - 1; i >= 0; i-- {

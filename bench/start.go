@@ -16,10 +16,10 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// measureStart takes turns: the bare machine to its first user process, then
-// the card to its health. The last card then sits idle and is looked at.
+// measureStart alternates: the bare machine to its first user process, then the card until it is
+// healthy. The last card is then measured while it idles.
 func measureStart(ctx context.Context, r *run) (err error) {
-	// The first start may have to build firmware, and says what the kind is.
+	// The first start may build firmware, and resolves the kind.
 	c, _, err := r.up(ctx, cardName, r.Machine)
 	if err != nil {
 		return err
@@ -81,8 +81,8 @@ func (r *run) reportStart(kind machine.Kind, command, own, bare []float64) {
 	}
 }
 
-// measureMemory reads the card's processes, in MiB: what each has for itself
-// and its part of what it shares.
+// measureMemory reads the memory of the card's processes, in MiB: private, and its share of what is
+// shared.
 func (r *run) measureMemory(kind machine.Kind, c *testCard) {
 	sum := 0.0
 	for _, p := range []struct {
@@ -131,7 +131,7 @@ func pss(rollup string) (kib float64, err error) {
 	return 0, errors.New("smaps_rollup without a line Pss")
 }
 
-// family is a process with all below it.
+// family returns a process and its descendants.
 func family(pid int) []int {
 	all := []int{pid}
 	for i := 0; i < len(all); i++ {
@@ -148,7 +148,7 @@ func family(pid int) []int {
 	return all
 }
 
-// measureIdle leaves the card alone and sees what its processes use.
+// measureIdle measures the CPU time of the processes of an idle card.
 func (r *run) measureIdle(ctx context.Context, name string, c *testCard) error {
 	stage := r.Progress.Stage("a card that has nothing to do", int64(r.Rounds))
 	defer stage.Done("")

@@ -11,12 +11,11 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// defaultName is what the names of these figures begin with.
+// defaultName is the prefix of these figures' names.
 func defaultName(kind machine.Kind) string { return string(kind) + "/default/" }
 
-// measureDefault is the card that an empty card.yaml makes: with toe exec's
-// link, a port that leads through passt, and endpoint mode. It is healthy when
-// the port has its address.
+// measureDefault measures the card of an empty card.yaml: with toe exec's link, a port through
+// passt, and endpoint mode. It is healthy when the port has its address.
 func (r *run) measureDefault(ctx context.Context, kind machine.Kind) (err error) {
 	out, err := makeWayOut()
 	if err != nil {
@@ -45,8 +44,7 @@ func (r *run) measureDefault(ctx context.Context, kind machine.Kind) (err error)
 	return nil
 }
 
-// makeWayOut gives this network namespace a default route, which leads nowhere:
-// passt wants to see one.
+// makeWayOut gives this network namespace a default route to a dead end: passt needs one.
 func makeWayOut() (netlink.Link, error) {
 	const name = "out0"
 	gateway := net.IPv4(192, 0, 2, 1)

@@ -5,7 +5,7 @@ import (
 	"path"
 )
 
-// sums tells of each aim how many figures meet it, as rows with a head.
+// sums returns, for each aim, how many figures meet it, as rows with a head.
 func (rep Report) sums() [][]string {
 	rows := [][]string{{"aim", "figures", "lowest and highest", ""}}
 	for _, a := range aims {

@@ -19,15 +19,14 @@ import (
 	"github.com/toe-project/toe/machine/qemu"
 )
 
-// tapKind is one way to use QEMU's own tap.
+// tapKind is one configuration of QEMU's own tap.
 type tapKind struct {
 	name  string
 	mtu   int
 	plain bool // without TSO
 }
 
-// tapMost is the largest MTU that Linux takes for a TAP: 65535 less the
-// Ethernet header.
+// tapMost is the largest MTU that Linux accepts for a TAP: 65535 less the Ethernet header.
 const tapMost = 65521
 
 var tapKinds = []tapKind{
@@ -38,11 +37,11 @@ var tapKinds = []tapKind{
 
 const tapName = "tap0"
 
-// rivalLimit is how long a rival's card may take to its first answer.
+// rivalLimit is the maximum time until a rival's card answers.
 const rivalLimit = 90 * time.Second
 
-// tapRig boots the very card that runs as c once more, on QEMU's own tap: the
-// same kernel and initramfs, so the same addresses, in a namespace of its own.
+// tapRig boots the card c once more, on QEMU's own tap: the same kernel and initramfs, so the same
+// addresses, in a namespace of its own.
 func (r *run) tapRig(ctx context.Context, c *testCard, kind tapKind) (*rig, error) {
 	g, err := r.rivalRig(c, kind.name)
 	if err != nil {
@@ -71,7 +70,7 @@ func (r *run) startTap(ctx context.Context, c *testCard, g *rig, kind tapKind) e
 	return r.rivalReady(ctx, c, g, pid, kind.mtu)
 }
 
-// rivalRig is what all rivals begin with.
+// rivalRig is the start of all rivals.
 func (r *run) rivalRig(c *testCard, name string) (*rig, error) {
 	ns, err := newNSThread()
 	if err != nil {
@@ -82,8 +81,8 @@ func (r *run) rivalRig(c *testCard, name string) (*rig, error) {
 	return g, nil
 }
 
-// openTAP makes the tap that stands in for the card's link: the constant
-// address, no ARP, the same IP addresses.
+// openTAP makes the tap that replaces the card's link: the constant address, no ARP, the same IP
+// addresses.
 func openTAP(c *testCard, mtu int) (*os.File, error) {
 	files, err := tun.Open(tun.Options{Name: tapName, Queues: 1, TAP: true})
 	if err != nil {
@@ -142,8 +141,8 @@ func (r *run) rivalQEMU(c *testCard, g *rig, args rivalArgs, files ...*os.File) 
 func (g *rig) start(cmd *exec.Cmd, files ...*os.File) (pid int, err error) {
 	words := &lastLines{}
 	cmd.ExtraFiles, cmd.Stdout, cmd.Stderr = files, words, words
-	// A session of its own, as the processes of the card have: Linux shares the
-	// CPUs by session (autogroup) where it is asked to.
+	// A session of its own, as the processes of the card have: Linux shares the CPUs by session if
+	// autogroup is on.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setsid: true}
 	if err := g.ns.do(cmd.Start); err != nil {
 		return 0, fmt.Errorf("%s: %w", filepath.Base(cmd.Path), err)
@@ -164,7 +163,7 @@ func (g *rig) start(cmd *exec.Cmd, files ...*os.File) (pid int, err error) {
 	}
 }
 
-// rivalReady waits for the rival's card and holds it to an MTU.
+// rivalReady waits for the rival's card and sets its MTU.
 func (r *run) rivalReady(ctx context.Context, c *testCard, g *rig, pid, mtu int, more ...spent) error {
 	if err := g.listen(ctx, fmt.Sprintf("%s:%d", c.cardAddr(), servePort), rivalLimit); err != nil {
 		return fmt.Errorf("%w; the end of its console: %s", err, tailOf(filepath.Join(r.dir, g.name+".console")))
@@ -177,12 +176,12 @@ func (r *run) rivalReady(ctx context.Context, c *testCard, g *rig, pid, mtu int,
 	if mtu > mtuWire {
 		return nil
 	}
-	const asItIs = 2 // the device has what QEMU gave it
+	const asItIs = 2 // the device stays as QEMU made it
 	_, err = g.ask(ctx, 1, 'g', uint16(mtu), asItIs)
 	return err
 }
 
-// tailOf is the end of a file, for a message.
+// tailOf returns the end of a file, for a message.
 func tailOf(path string) string {
 	b, _ := os.ReadFile(path)
 	return string(b[max(0, len(b)-600):])

@@ -18,7 +18,7 @@ type flow struct {
 	pump, host   time.Duration // CPU of the pump, and of the host in all
 }
 
-// stalled says that too little moved for a cost per GiB to mean anything.
+// stalled reports that too little data moved for a meaningful cost per GiB.
 func (f flow) stalled() bool { return f.bytes < 1<<20 }
 
 func (f flow) gbit() float64        { return f.bytes * 8 / 1e9 / f.seconds }
@@ -27,14 +27,13 @@ func (f flow) pumpPerGiB() float64  { return f.pump.Seconds() / f.gib() }
 func (f flow) hostPerGiB() float64  { return f.host.Seconds() / f.gib() }
 func (f flow) firstSecond() float64 { return f.first * 8 / 1e9 }
 
-// traffic runs streams TCP connections one way ('i' to the card, 'o' to the
-// host) for length. What the card has acknowledged counts, or what has
-// arrived here.
+// traffic runs streams TCP connections one way ('i' to the card, 'o' to the host) for length.
+// Acknowledged bytes count to the card, received bytes to the host.
 func (g *rig) traffic(ctx context.Context, mode byte, streams int, length time.Duration) (flow, error) {
 	conns := make([]*net.TCPConn, 0, streams)
 	defer func() {
 		for _, conn := range conns {
-			_ = conn.SetLinger(0) // what is still in the socket is not for the next one to wait behind
+			_ = conn.SetLinger(0) // data left in the socket must not delay the next measurement
 			conn.Close()
 		}
 	}()
@@ -106,7 +105,7 @@ func stream(conn *net.TCPConn, mode byte, received *atomic.Int64) {
 	}
 }
 
-// acknowledged is how many bytes the other side has taken.
+// acknowledged returns how many bytes the other side has acknowledged.
 func acknowledged(conn *net.TCPConn) (n float64) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -120,8 +119,8 @@ func acknowledged(conn *net.TCPConn) (n float64) {
 	return n
 }
 
-// settle waits until what is queued on the way has passed: a small request
-// goes there and back at the pace of a way that has nothing else to do.
+// settle waits until queued data has passed: until a small request returns as fast as on an idle
+// path.
 func (g *rig) settle(ctx context.Context) error {
 	const trips, pause = 20, 50 * time.Millisecond
 	if _, err := g.roundTrip(ctx, trips); err != nil {
@@ -131,8 +130,7 @@ func (g *rig) settle(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// tripsLimit is how long round trips may take in all; a way on which they take
-// long has fewer.
+// tripsLimit is the maximum time of all round trips; a slow path has fewer of them.
 const tripsLimit = 5 * time.Second
 
 // roundTrip is the median time of one byte there and back, in µs, of n times

@@ -38,15 +38,13 @@ func openTUN(queued int) (*os.File, error) {
 	return files[0], nil
 }
 
-// headLen is what of a packet is in the head of its buffer in the kernel, in
-// bytes: IPv4 and TCP with time stamps. The rest is in pages, from the beginning
-// of one on.
+// headLen is the part of a packet in the head of its buffer in the kernel, in bytes: IPv4 and TCP
+// with time stamps. The rest is in pages, from the start of a page.
 const headLen = 20 + 32
 
-// feed queues n copies of an IP packet at the TUN, past routes and queueing
-// disciplines. They lie in the kernel as TCP's do, see headLen: by itself a
-// packet socket has all of it in one piece, whose place beside that of a ring's
-// buffer is, to the byte, one that some CPUs copy twenty times slower from
+// feed queues n copies of an IP packet at the TUN, past routes and queueing disciplines. They lie
+// in the kernel as TCP's do, see headLen. By default a packet socket keeps a packet in one piece,
+// whose alignment relative to a ring's buffer makes the copy twenty times slower on some CPUs
 // (docs/benchmarks.md).
 func feed(packet []byte, n int) error {
 	ifi, err := net.InterfaceByName(tunName)

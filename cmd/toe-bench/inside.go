@@ -34,7 +34,7 @@ func noPasst() error {
 	return nil
 }
 
-// world is what a run finds on this host.
+// world is the environment of a run on this host.
 type world struct {
 	toe, version, cache string
 }
@@ -62,8 +62,8 @@ func (f *common) world(cmd *cobra.Command) (w world, err error) {
 	return w, nil
 }
 
-// findToe is the program that starts cards: the one that was named, else the one
-// beside this program, else the one on PATH.
+// findToe returns the program that starts cards: the named one, otherwise the one next to this
+// program, otherwise the one on PATH.
 func findToe(named string) (string, error) {
 	if named != "" {
 		path, err := exec.LookPath(named)
@@ -86,7 +86,7 @@ func findToe(named string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// versionOf asks a toe for its version, which also shows that it is one.
+// versionOf returns the version of a toe, which also shows that the program is one.
 func versionOf(ctx context.Context, toe string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -104,8 +104,8 @@ func versionOf(ctx context.Context, toe string) (string, error) {
 	return v.Version, nil
 }
 
-// inside runs this command again in a network namespace of its own, which goes
-// away with it, and all interfaces in it.
+// inside runs this command again in a network namespace of its own. The namespace and its
+// interfaces go with the process.
 func inside(cmd *cobra.Command, why error) error {
 	if err := cmd.Context().Err(); err != nil {
 		return err

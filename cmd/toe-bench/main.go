@@ -1,5 +1,5 @@
-// Command toe-bench measures a card's link, and what endpoint mode costs the
-// host, beside what they compete with. `toe bench` runs it.
+// Command toe-bench measures a card's link, and the host's cost of endpoint mode, compared with
+// their competitors. `toe bench` runs it.
 package main
 
 import (

@@ -44,7 +44,7 @@ func TestMisuse(t *testing.T) {
 	}
 }
 
-// Every measurement prints for programs, too.
+// Every measurement has --json.
 func TestJSONEverywhere(t *testing.T) {
 	for _, verb := range []string{"", "offload", "report", "version"} {
 		cmd, _, err := rootCmd().Find(strings.Fields(verb))
@@ -54,7 +54,7 @@ func TestJSONEverywhere(t *testing.T) {
 	}
 }
 
-// The program that starts cards must be a toe, and is named where it is none.
+// The program that starts cards must be a toe. The error names a program that is not.
 func TestToeIsFound(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("a run of toe-bench needs root")

@@ -17,7 +17,7 @@ import (
 // formats of a report. The first one is the default.
 var formats = []string{"text", "json", "bench"}
 
-// output is where a report goes, and how.
+// output is the destination and the format of a report.
 type output struct {
 	json          bool
 	format, chart string
@@ -73,7 +73,7 @@ func writeChart(path string, draw func(io.Writer) error) error {
 	return writeWhole(path, b.Bytes())
 }
 
-// writeWhole replaces a file, and leaves the old one when it cannot.
+// writeWhole replaces a file. On an error the old one stays.
 func writeWhole(path string, data []byte) error {
 	tmp := path + ".new"
 	if err := os.WriteFile(tmp, data, 0o644); err != nil {

@@ -49,7 +49,7 @@ docs/benchmarks.md says how each figure is made.`,
 	return c
 }
 
-// check refuses what nothing can be measured with.
+// check refuses values that no measurement works with.
 func (f *linkFlags) check() error {
 	if f.cards < 0 {
 		return cli.Usagef("--cards %d: want at least 1, or 0 for the default", f.cards)
@@ -77,8 +77,7 @@ func runLink(cmd *cobra.Command, f *linkFlags) error {
 	return errors.Join(err, f.show(cmd, rep, rep.Print, rep.Chart))
 }
 
-// fetchRivals fetches what is measured beside the link and is not installed. Its
-// error goes into the report.
+// fetchRivals fetches the link's rivals that are not installed. Its error goes into the report.
 func fetchRivals(cmd *cobra.Command, f *linkFlags, cache string) error {
 	if !bench.NeedsNetwork(f.only) {
 		return nil
