@@ -157,7 +157,7 @@ func TestReportSurvives(t *testing.T) {
 	}
 	twice, err := rep.Into(once)
 	if err != nil || !bytes.Equal(once, twice) {
-		t.Errorf("a second time the document changes, %v", err)
+		t.Errorf("a second Into changes the document, %v", err)
 	}
 	for _, text := range []string{"before\n", "to-card/1/throughput", "not measured: a<b: why & what", "\nafter\n"} {
 		if !bytes.Contains(once, []byte(text)) {
@@ -168,11 +168,11 @@ func TestReportSurvives(t *testing.T) {
 		t.Error("the old figures are still there")
 	}
 	if _, err := rep.Into([]byte("no marks")); err == nil {
-		t.Error("a document without marks was taken")
+		t.Error("a document without marks was accepted")
 	}
 	for _, bad := range []string{"", "[]", "{}", `{"results":[]}`} {
 		if _, err := ReadReport(bytes.NewReader([]byte(bad))); err == nil {
-			t.Errorf("%q was taken for a report", bad)
+			t.Errorf("%q was accepted as a report", bad)
 		}
 	}
 }

@@ -25,7 +25,7 @@ func (r *run) findPasst(ctx context.Context) ([]string, error) {
 		err = hasVhostUser(ctx, program.Argv...)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("no passt with --vhost-user is installed, and no other can be had: %w", err)
+		return nil, fmt.Errorf("no passt with --vhost-user is installed, and fetching one failed: %w", err)
 	}
 	return program.Argv, nil
 }
@@ -35,7 +35,7 @@ func hasVhostUser(ctx context.Context, program ...string) error {
 	defer cancel()
 	out, err := exec.CommandContext(ctx, program[0], append(program[1:], "--help")...).CombinedOutput()
 	if !strings.Contains(string(out), "--vhost-user") {
-		return fmt.Errorf("%s --help names no --vhost-user (%v)", strings.Join(program, " "), err)
+		return fmt.Errorf("%s: no --vhost-user in --help (%v)", strings.Join(program, " "), err)
 	}
 	return nil
 }

@@ -104,7 +104,7 @@ func TestPSS(t *testing.T) {
 		t.Errorf("%v, %v", kib, err)
 	}
 	if _, err := pss("Rss: 1 kB\n"); err == nil {
-		t.Error("no Pss was taken for one")
+		t.Error("a file without Pss was accepted")
 	}
 }
 
