@@ -140,7 +140,7 @@ func Run(ctx context.Context, o Options) (Report, error) {
 func (r *run) check() error {
 	for _, name := range r.Only {
 		if !slices.Contains(Parts(), name) {
-			return fmt.Errorf("nothing called %q can be measured: want one of %s", name, strings.Join(Parts(), ", "))
+			return fmt.Errorf("no measurement %q: want one of %s", name, strings.Join(Parts(), ", "))
 		}
 	}
 	if r.Rounds < 1 || r.Length < time.Second {

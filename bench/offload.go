@@ -77,7 +77,7 @@ func RunOffload(ctx context.Context, o OffloadOptions) (Report, error) {
 func (o OffloadOptions) check() error {
 	for _, name := range o.Only {
 		if !slices.Contains(OffloadParts(), name) {
-			return fmt.Errorf("nothing called %q can be measured: want one of %s", name, strings.Join(OffloadParts(), ", "))
+			return fmt.Errorf("no measurement %q: want one of %s", name, strings.Join(OffloadParts(), ", "))
 		}
 	}
 	if o.Rounds < 1 || o.Length < 500*time.Millisecond {

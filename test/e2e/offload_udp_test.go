@@ -166,7 +166,7 @@ func (o *offloaded) udpErrors(t *testing.T) {
 		{"a router says unreachable, IPv6", noHost6, unix.EHOSTUNREACH},
 		{"closed port", worldAddr, unix.ECONNREFUSED},
 		{"closed port, IPv6", worldAddr6, unix.ECONNREFUSED},
-		{"nobody has the address", "192.0.2.99", unix.EHOSTUNREACH},
+		{"no host has the address", "192.0.2.99", unix.EHOSTUNREACH},
 	} {
 		conn := o.dialUDP(t, c.address, 5)
 		raw, err := conn.SyscallConn()
