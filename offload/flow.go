@@ -16,8 +16,8 @@ const (
 	wire = 1
 )
 
-// flow is two connections joined: whatever happens to one of them happens to
-// the other, in the same order.
+// flow joins two connections. Payload, FIN, urgent data and errors of one side are passed to the
+// other, in the same order.
 //
 //	        way[host]  splice → pipe → splice
 //	host side ───────────────────────────────▶ wire side
@@ -29,36 +29,35 @@ type flow struct {
 	way     [2]way
 	dead    [2]bool // this side's connection has ended with an error
 	calm    [2]bool // this side is watched with calmEvents
-	still   int     // turns that ended with nothing under way, since one did not
-	busy    bool    // a turn is asked for
+	still   int     // consecutive turns that ended with both pipes empty
+	busy    bool    // a turn is scheduled
 	gone    bool
-	inbound bool          // begun by the wire: a client of a published service
-	taken   int           // from the host, since its window was looked at
-	grace   *loop.Timer   // ends what cannot be delivered
-	pause   *loop.Timer   // until another try
-	look    time.Duration // how long until the next look at what is not acknowledged
+	inbound bool          // opened from the wire: a client of a published service
+	taken   int           // bytes read from the host since its window was last checked
+	grace   *loop.Timer   // drainLimit: resets the flow when it expires
+	pause   *loop.Timer   // until the next retry
+	look    time.Duration // current interval between checks for unacknowledged bytes
 }
 
 // way is one direction.
 type way struct {
-	pipe *pipe // nil when nothing is under way
-	end  bool  // the reader has met the end
-	done bool  // and the end has been passed on
+	pipe *pipe // nil when empty
+	end  bool  // end of file was read
+	done bool  // end of file was passed on
 
 	urgent bool // urgent data has been announced
-	last   bool // FIN has come, and no urgent data is in front of it
+	last   bool // FIN was received with no urgent data before it
 }
 
-// drainLimit is how long payload that was there before an error may take to
-// reach the side that the error is for.
+// drainLimit is the maximum time for payload received before an error to reach the other side.
 const drainLimit = time.Minute
 
-// firstLook and lastLook are the pauses between looks whether it has.
+// firstLook and lastLook bound the interval between checks that it has.
 const firstLook, lastLook = 10 * time.Millisecond, time.Second
 
-// join makes one flow of two sockets, and owns them. The wire's socket, or
-// that of a published service, is in the loop already. broken: the error of the
-// wire's socket has been taken from it already.
+// join makes a flow of two sockets and owns them. The wire's socket, or that of a published
+// service, is in the loop already. broken means that the error of the wire's socket has been read
+// from it already.
 func (t *tcp) join(hostFD, wireFD int, broken bool) {
 	t.add(&flow{t: t, fd: [2]int{hostFD, wireFD}, dead: [2]bool{wire: broken}})
 }
@@ -78,20 +77,18 @@ func (t *tcp) add(f *flow) {
 	}
 	if f.dead[wire] {
 		f.advance()
-	} // else the loop says what is there: nothing, most often
+	} // else the loop reports what is pending, usually nothing
 }
 
-// How a side is watched: as a rule calmly, level triggered. Then one look at what it
-// has is enough, for the kernel tells what was left; most conversations
-// are a few bytes there and a few back, with never more than that to do.
-// When a side does not take what there is, or at the end, it would tell the
-// same again and again, so that both are watched by edges: every splice(2)
-// goes on until EAGAIN.
+// Events of a side. A side is normally calm: level-triggered. One read per event is enough then,
+// because the kernel reports what is left; most connections exchange a few bytes at a time. When a
+// side is blocked, or at the end, a level-triggered event would repeat, so both sides are
+// edge-triggered: every splice(2) is repeated until EAGAIN.
 const (
 	calmEvents = unix.EPOLLIN | unix.EPOLLPRI | unix.EPOLLRDHUP
 	flowEvents = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLPRI | unix.EPOLLRDHUP | unix.EPOLLET
 
-	// calmAfter turns that nothing stood in the way of both are calm again.
+	// calmAfter is how many consecutive turns must end unblocked before both sides are calm again.
 	calmAfter = 8
 )
 
@@ -117,12 +114,11 @@ func (s side) Ready(events uint32) {
 	s.turn(s.s, events&(unix.EPOLLIN|unix.EPOLLRDHUP|over) != 0,
 		events&(unix.EPOLLOUT|over) != 0 && s.way[1-s.s].pipe != nil)
 	if calm && events != unix.EPOLLIN {
-		s.watch(s.s, false) // else a condition that stays would be told again and again
+		s.watch(s.s, false) // a persistent condition would be reported again and again
 	}
 }
 
-// hop carries what a calm side has to the other. It reports false when there
-// is more to it than that.
+// hop moves the payload of a calm side to the other. It returns false when a full turn is needed.
 func (f *flow) hop(s int) bool {
 	if w := &f.way[s]; !f.gone && w.pipe == nil && !f.dead[1-s] && f.fill(s) {
 		for w.pipe != nil && f.drain(s) > 0 {
@@ -132,7 +128,7 @@ func (f *flow) hop(s int) bool {
 	return f.gone
 }
 
-// rest is the end of a turn. It watches the sides as they have to be.
+// rest ends a turn: it selects level- or edge-triggered events for each side.
 func (f *flow) rest(more bool) {
 	stuck := more || f.way[host].pipe != nil || f.way[wire].pipe != nil || f.pause.Set()
 	if f.still++; stuck {
@@ -145,7 +141,7 @@ func (f *flow) rest(more bool) {
 	}
 }
 
-// watch watches side s calmly, or by edges.
+// watch makes side s level-triggered (calm) or edge-triggered.
 func (f *flow) watch(s int, calm bool) {
 	if f.gone || f.calm[s] == calm {
 		return
@@ -158,13 +154,12 @@ func (f *flow) watch(s int, calm bool) {
 	_ = f.t.loop.Modify(f.fd[s], events) // fails for a closed descriptor only
 }
 
-// advance moves what can be moved, both ways.
+// advance moves payload in both directions.
 func (f *flow) advance() { f.turn(host, true, true) }
 
-// turn moves what can be moved away from side s, towards it, or both, and
-// ends the flow when there is nothing more to come. A socket that has data is
-// nearly always writable too: without the distinction half of all system
-// calls would be in vain.
+// turn moves payload away from side s, towards it, or both, and ends the flow when both directions
+// are done. A readable socket is nearly always writable too: without the distinction half of all
+// system calls would return EAGAIN.
 func (f *flow) turn(s int, away, towards bool) {
 	if f.gone {
 		return
@@ -181,8 +176,8 @@ func (f *flow) turn(s int, away, towards bool) {
 	}
 }
 
-// move carries payload away from side s, until one of the sockets would
-// block or the share is used up; then it returns true.
+// move moves payload away from side s until a socket would block or fairShare is used up. It
+// returns true when the share ended it and more may be pending.
 func (f *flow) move(s int) (more bool) {
 	w := &f.way[s]
 	for share := fairShare; share > 0; {
@@ -205,7 +200,7 @@ func (f *flow) move(s int) (more bool) {
 	return !w.done && !f.dead[1-s]
 }
 
-// fill takes payload from side s. It reports whether there is some.
+// fill reads payload from side s into its pipe. It reports whether there was any.
 func (f *flow) fill(s int) bool {
 	t, w := f.t, &f.way[s]
 	p, err := t.pipes.get()
@@ -221,7 +216,7 @@ func (f *flow) fill(s int) bool {
 			t.pipes.filled(p, n)
 			w.pipe = p
 			return true
-		case err == nil && w.last: // the end, and not the mark
+		case err == nil && w.last: // end of file, not the urgent mark
 			w.end = true
 		case (err == nil || w.urgent && errors.Is(err, unix.EAGAIN)) && f.passUrgent(s, p):
 			if w.pipe != nil {
@@ -243,17 +238,16 @@ func (f *flow) fill(s int) bool {
 	}
 }
 
-// passUrgent carries one urgent byte. Before it splice(2) stops as if there
-// were nothing more, or the end; it is the byte that is read next, because the
-// socket has SO_OOBINLINE. When there is no room for it as what it is, it goes
-// on as an ordinary one (RFC 6093 advises that much to programs).
+// passUrgent moves one urgent byte. splice(2) stops before it with EAGAIN or 0, as at the end of
+// file; with SO_OOBINLINE it is the next byte read. When it cannot be sent as urgent it is sent as
+// an ordinary byte (RFC 6093 advises programs to read it that way).
 func (f *flow) passUrgent(s int, p *pipe) bool {
 	if at, err := raw.IoctlInt(f.fd[s], siocAtMark); err != nil || at == 0 {
 		return false
 	}
 	var b [1]byte
 	if n, err := raw.Read(f.fd[s], b[:]); err != nil || n != 1 {
-		return false // it is announced, and not here yet
+		return false // announced, but not received yet
 	}
 	f.way[s].urgent = false
 	err := raw.SendTo(f.fd[1-s], b[:], unix.MSG_OOB, nil)
@@ -271,8 +265,8 @@ func (f *flow) passUrgent(s int, p *pipe) bool {
 // siocAtMark is SIOCATMARK of linux/sockios.h: the next byte is urgent.
 const siocAtMark = 0x8905
 
-// drain gives payload to the other side. It returns how much was taken; 0
-// when there is no room, or no reader any more.
+// drain writes the pipe of side s to the other side. It returns the number of bytes moved; 0 when
+// the socket is full or closed.
 func (f *flow) drain(s int) int {
 	t, w := f.t, &f.way[s]
 	for {
@@ -300,8 +294,8 @@ func (f *flow) drain(s int) int {
 	}
 }
 
-// took has the host's window looked at, often enough for it not to get out of
-// hand: the kernel lets it grow as it is read.
+// took narrows the host's receive buffer once per linkBuffer bytes read: the kernel grows it as it
+// is read.
 func (f *flow) took(n int) {
 	if f.taken += n; f.taken >= linkBuffer {
 		f.taken = 0
@@ -318,20 +312,19 @@ func (t *tcp) moved(s, n int) {
 	}
 }
 
-// shortage is what passes by itself, with no event to say so.
+// shortage reports a temporary lack of memory. No event announces its end.
 func shortage(err error) bool {
 	return errors.Is(err, unix.ENOMEM) || errors.Is(err, unix.ENOBUFS)
 }
 
-// retry advances after a pause, once however often it is called.
+// retry schedules advance after a pause. A pending retry is kept.
 func (f *flow) retry(pause time.Duration) {
 	if !f.pause.Set() {
 		f.pause = f.t.loop.After(pause, f.advance)
 	}
 }
 
-// passEnd gives the end of what side s sends to the other side: FIN for FIN.
-// The end that an error makes is passed on by settle.
+// passEnd passes the FIN of side s to the other side. settle passes on an end caused by an error.
 func (f *flow) passEnd(s int) {
 	f.way[s].done = true
 	if f.dead[s] || f.way[1-s].done {
@@ -342,8 +335,8 @@ func (f *flow) passEnd(s int) {
 	}
 }
 
-// settle ends the flow when both ways are at their end, in order; or after an
-// error, when what came before the error has been delivered.
+// settle ends the flow with FIN when both directions are done, or with RST after an error, once
+// the payload received before the error has been delivered.
 func (f *flow) settle() {
 	switch {
 	case f.dead[host] && f.dead[wire]:
@@ -357,8 +350,8 @@ func (f *flow) settle() {
 	}
 }
 
-// settleError resets the side that lives when it has everything that the
-// dead side sent: what a program was promised it can still read.
+// settleError resets the live side once it has acknowledged everything that the dead side sent, so
+// that its program can still read it.
 func (f *flow) settleError(dead int) {
 	if f.grace == nil {
 		f.grace = f.t.loop.After(drainLimit, f.reset)
@@ -371,8 +364,8 @@ func (f *flow) settleError(dead int) {
 	}
 	unsent, err := raw.IoctlInt(f.fd[1-dead], unix.TIOCOUTQ)
 	if err == nil && unsent > 0 {
-		// No event says when all is acknowledged. Less and less often: many may
-		// wait for one wire that stands still.
+		// No event reports that all is acknowledged. The interval doubles, because many flows may
+		// wait for one stalled wire.
 		f.look = min(max(2*f.look, firstLook), lastLook)
 		f.retry(f.look)
 		return
@@ -389,8 +382,7 @@ func (f *flow) reset() {
 	f.close()
 }
 
-// finish ends both connections in order. What is in their send buffers the
-// kernel delivers.
+// finish closes both connections with FIN. The kernel delivers what is in their send buffers.
 func (f *flow) finish() {
 	for _, fd := range f.fd {
 		_ = linger(fd, false)

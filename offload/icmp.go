@@ -7,25 +7,25 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// icmp sends ICMP errors: what the wire's routers and remotes answer becomes
-// an error about the datagram that the host sent, from whom it came from.
+// icmp sends ICMP errors. An error from a router or remote of the wire is translated into one about
+// the datagram that the host sent, with the same source.
 type icmp struct {
 	fds    map[int]int // raw sockets, by family
 	out    [1280]byte
-	tokens int // errors that the wire may still be sent in this second
+	tokens int // errors that may still be sent to the wire in this second
 }
 
-// wireErrors bounds the ICMP errors to the wire, a second (RFC 1812, section
+// wireErrors is the maximum number of ICMP errors to the wire per second (RFC 1812, section
 // 4.3.2.8; RFC 4443, section 2.4 f).
 const wireErrors = 100
 
-// icmpError says that a datagram from source to target did not arrive.
+// icmpError reports that a datagram from source to target was not delivered.
 type icmpError struct {
 	kind, code     uint8
-	to             peer // who is told
-	from           peer // who says it; zero: the card, with the address that its route has
+	to             peer // destination of the error
+	from           peer // its source; zero: the card, with its route's source address
 	source, target peer
-	quoted         []byte // how the datagram's payload begins
+	quoted         []byte // beginning of the datagram's payload
 }
 
 func newICMP() (*icmp, error) {
@@ -52,15 +52,15 @@ func newICMP() (*icmp, error) {
 	return c, nil
 }
 
-// setUpICMP: such a socket sends only. Left alone it would collect a copy of
-// all ICMP that the card receives.
+// setUpICMP makes a raw socket send-only. Without a filter it would queue a copy of all ICMP that
+// the card receives.
 func setUpICMP(fd, family int) error {
 	for _, o := range []option{transparent(family), towardsHost} {
 		if err := unix.SetsockoptInt(fd, o.level, o.name, o.value); err != nil {
 			return fmt.Errorf("raw ICMP socket: option %d of level %d: %w", o.name, o.level, err)
 		}
 	}
-	// A bit for each type that is not wanted, linux/icmp.h and linux/icmpv6.h.
+	// One bit for each blocked type, linux/icmp.h and linux/icmpv6.h.
 	all := unix.ICMPv6Filter{}
 	for i := range all.Data {
 		all.Data[i] = ^uint32(0)
@@ -105,17 +105,16 @@ func (c *icmp) send(e *icmpError) bool {
 	return err == nil
 }
 
-// put writes the message into b, of 1280 bytes, and returns what it filled.
+// put writes the message into b, of 1280 bytes, and returns the part that it filled.
 //
 //	 0     1     2         4         8                        28 (6: 48)        36 (56)
 //	┌─────┬─────┬─────────┬─────────┬────────────────────────┬─────────────────┬────────
 //	│type │code │checksum │0        │IP header of the        │its UDP header   │payload…
 //	└─────┴─────┴─────────┴─────────┴────────────────────────┴─────────────────┴────────
 //
-// RFC 792 and RFC 4443, section 3. The headers are those that the host sent, as
-// far as a host looks at them: addresses and ports are right, and the lengths
-// are those of what is quoted. Together with the IP header it is at most 576 bytes
-// in IPv4 (RFC 1812, section 4.3.2.3) and 1280 in IPv6.
+// RFC 792 and RFC 4443, section 3. The quoted headers match those that the host sent in the fields
+// that a host checks: addresses and ports. Their lengths are those of the quoted part. With its IP
+// header the message is at most 576 bytes in IPv4 (RFC 1812, section 4.3.2.3) and 1280 in IPv6.
 func (e *icmpError) put(b []byte) []byte {
 	four := e.to.is4()
 	head, most := 40, 1280-40
@@ -136,7 +135,7 @@ func (e *icmpError) put(b []byte) []byte {
 	copy(u[2:4], e.target[16:])
 	binary.BigEndian.PutUint16(u[4:], uint16(8+len(quoted)))
 	copy(u[8:], quoted)
-	if four { // the kernel does it in ICMPv6
+	if four { // the kernel computes it for ICMPv6
 		binary.BigEndian.PutUint16(b[2:], internetSum(b))
 	}
 	return b
@@ -161,7 +160,7 @@ func (e *icmpError) header6(b []byte, length int) {
 	copy(b[24:], e.target[:16])
 }
 
-// internetSum is the checksum of RFC 1071, over a field that is zero.
+// internetSum returns the checksum of RFC 1071. The checksum field must be zero.
 func internetSum(b []byte) uint16 {
 	var s uint32
 	for len(b) > 1 {

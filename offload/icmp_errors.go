@@ -18,8 +18,8 @@ const (
 	parameter6   = 4
 )
 
-// reported is what the kernel says about an ICMP error that it received:
-// struct sock_extended_err of linux/errqueue.h, and the offender behind it.
+// reported is an ICMP error as the kernel queues it: struct sock_extended_err of linux/errqueue.h,
+// followed by the offender.
 //
 //	 0      4       5     6     7   8     12    16
 //	┌──────┬───────┬─────┬─────┬───┬─────┬─────┬────────────────────────────┐
@@ -51,8 +51,8 @@ func parseReported(control []byte) (r reported, ok bool) {
 	return reported{}, false
 }
 
-// forHost tells errors that the host should know. That a datagram was too
-// big for a wire is not one of them: the card sends fragments next time.
+// forHost reports whether an error is passed to the host. "Too big" is not: the card sends
+// fragments next time.
 func (r reported) forHost(four bool) bool {
 	if four {
 		return r.kind == unreachable4 && r.code != fragments4 || r.kind == exceeded4 || r.kind == parameter4
@@ -60,9 +60,9 @@ func (r reported) forHost(four bool) bool {
 	return r.kind == unreachable6 || r.kind == exceeded6 || r.kind == parameter6
 }
 
-// takeErrors empties a socket's error queue. Each error is about a datagram
-// to target, which began as quoted. each returns false when it has closed the
-// socket, whose number may be another's then.
+// takeErrors empties a socket's error queue. Each error is about a datagram to target, whose
+// payload begins with quoted. each returns false when it has closed the socket, because the descriptor
+// number may have been reused.
 func takeErrors(fd int, each func(r reported, target peer, quoted []byte) (more bool)) (n int) {
 	var room [64]uint64
 	control := bytesOf(&room)
@@ -81,9 +81,8 @@ func takeErrors(fd int, each func(r reported, target peer, quoted []byte) (more 
 	return n
 }
 
-// readErrors tells the host what the wire says. The kernel has matched each
-// error with the socket by the ports that it quotes; that the remote is one
-// that the host talks to is seen here.
+// readErrors passes the wire's errors to the host. The kernel has matched each error with the
+// socket by the quoted ports; readErrors checks that the remote has a session.
 func (o *mapping) readErrors() int {
 	return takeErrors(o.fd, func(r reported, remote peer, quoted []byte) bool {
 		t := o.u.sessions.all[sessionKey{host: o.host, remote: remote}]
@@ -94,8 +93,8 @@ func (o *mapping) readErrors() int {
 	})
 }
 
-// tellHost gives the host an ICMP error about a datagram of a flow, so that
-// its socket learns of it as without the card.
+// tellHost sends the host an ICMP error about a datagram of a session, so that its socket gets the
+// same error as without the card.
 func (u *udp) tellHost(t *session, r reported, quoted []byte) {
 	if r.offender != (peer{}) && isOwn(r.offender) {
 		r.offender = peer{} // the card itself: with the address that the host knows
@@ -108,8 +107,8 @@ func (u *udp) tellHost(t *session, r reported, quoted []byte) {
 	}
 }
 
-// refused: a soft error may be an ICMP error about an earlier datagram, which
-// the kernel reports when it can. Only the second time is it about this one.
+// refused implements sink. A soft error may be an ICMP error about an earlier datagram, which the
+// kernel reports at the next call. Only the second one is about this datagram.
 func (o *mapping) refused(r refusal) bool {
 	u := o.u
 	switch r.err {
@@ -132,8 +131,7 @@ func (o *mapping) refused(r refusal) bool {
 	return false
 }
 
-// routeCodes are the ICMP codes for what the card's own routes and rules say,
-// in IPv4 and IPv6.
+// routeCodes are the ICMP codes for errors of the card's own routes and rules, in IPv4 and IPv6.
 var routeCodes = map[unix.Errno][2]uint8{
 	unix.ENETUNREACH:  {0, 0},
 	unix.EHOSTUNREACH: {1, 3},
@@ -149,7 +147,7 @@ func noRoute(err unix.Errno, four bool) (reported, bool) {
 	return reported{kind: unreachable6, code: codes[1]}, ok
 }
 
-// readErrors hears what the host says about datagrams of the wire.
+// readErrors handles the host's errors about datagrams from the wire.
 func (f *downstream) readErrors() int {
 	u := f.u
 	return takeErrors(f.fd, func(r reported, host peer, _ []byte) bool {
@@ -164,7 +162,7 @@ func (f *downstream) readErrors() int {
 	})
 }
 
-// refused: as with a mapping, a soft error may be about an earlier datagram.
+// refused implements sink. As with a mapping, a soft error may be about an earlier datagram.
 func (f *downstream) refused(r refusal) bool {
 	u := f.u
 	switch r.err {
@@ -182,10 +180,10 @@ func (f *downstream) refused(r refusal) bool {
 	return false
 }
 
-// unheard ends a flow whose socket on the host is closed: the host has
-// answered with port unreachable. With the mapping's last flow the mapping
-// closes, and the card's kernel answers the wire likewise. The mapping of a
-// service stays, so the client is told here.
+// unheard ends a session whose socket on the host is closed: the host has answered with port
+// unreachable. The mapping closes with its last session, and the card's kernel then answers the
+// wire with the same error. The mapping of a service stays open, so unheard sends the error to the
+// client.
 func (u *udp) unheard(t *session) {
 	if s := t.up.service; s != nil && t.local != (peer{}) && u.icmp.tokens > 0 {
 		u.icmp.tokens--
@@ -200,7 +198,7 @@ func (u *udp) unheard(t *session) {
 	u.endSession(t)
 }
 
-// bytesOf is memory that is aligned for struct cmsghdr.
+// bytesOf returns room as bytes aligned for struct cmsghdr.
 func bytesOf[T any](room *T) []byte {
 	return unsafe.Slice((*byte)(unsafe.Pointer(room)), unsafe.Sizeof(*room))
 }

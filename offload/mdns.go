@@ -18,8 +18,8 @@ const (
 	mdnsLeast  = 12   // the header of DNS
 	mdnsRate   = 100  // messages a second, on average
 	mdnsBurst  = 200
-	mdnsRepeat = time.Second // within it, the same message is not relayed again
-	mdnsRecall = 512         // messages to remember
+	mdnsRepeat = time.Second // a message repeated within this time is dropped
+	mdnsRecall = 512         // messages remembered
 )
 
 var mdnsGroups = []netip.Addr{netip.MustParseAddr("224.0.0.251"), netip.MustParseAddr("ff02::fb")}
@@ -27,19 +27,17 @@ var mdnsGroups = []netip.Addr{netip.MustParseAddr("224.0.0.251"), netip.MustPars
 // mdns relays multicast DNS between the links and the ports (RFC 6762), so
 // that the host finds what is on the wire, and the wire the host.
 //
-// That is more than the RFC means: section 11 wants answers to stay on the
-// link where they were asked for, and takes that as a proof of being local.
-// Who switches the relay on says that host and wire are one local network. It
-// carries names across and does not change them: the host reaches the addresses
-// of the wire through the card, the wire reaches addresses of the host only where
-// it has a route to them.
+// This goes beyond the RFC: section 11 keeps answers on the link of the query, as a proof of being
+// local. Enabling the relay declares host and wire one local network. Names are relayed unchanged:
+// the host reaches the addresses of the wire through the card; the wire reaches addresses of the
+// host only if it has a route to them.
 //
-// A message is sent on as the card's own, with a TTL of 255 (section 11), from
-// a link to the ports and from a port to the links. It never goes back: own
-// messages are not looped, what an own address has sent is dropped, and a
-// message that was seen in the last second is dropped, whoever sends it. The
-// latter ends loops through other relays; section 5.2 forbids to ask again
-// so early, and who has asked the same gets the same answer.
+// A message is relayed from the card's own address, with a TTL of 255 (section 11), from a link to
+// the ports and from a port to the links. It never returns: multicast loopback is off, messages
+// from the card's own addresses are dropped, and so are messages seen within the last second, from
+// any sender. The last rule breaks loops through other relays. It loses no queries: section 5.2
+// forbids repeating a query that early, and another querier of the same name gets the same
+// multicast answer.
 type mdns struct {
 	u      *udp
 	fds    map[int]int // by family
@@ -51,7 +49,7 @@ type mdns struct {
 
 type membership struct{ fd, index int }
 
-// configureMDNS starts or ends the relay.
+// configureMDNS starts or stops the relay.
 func (u *udp) configureMDNS(conf Config) (err error) {
 	if !conf.MDNS {
 		u.mdns.close()
@@ -86,7 +84,7 @@ func newMDNS(u *udp) (*mdns, error) {
 	return m, nil
 }
 
-// mdnsSocket hears one group. Others on the card may hear it too.
+// mdnsSocket makes a socket that receives one group. Other programs on the card may share the port.
 func mdnsSocket(group netip.Addr) (int, error) {
 	options := []option{
 		{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
@@ -107,7 +105,7 @@ func mdnsSocket(group netip.Addr) (int, error) {
 	}
 	fd, err := newSocket(familyOf(group), unix.SOCK_DGRAM, options...)
 	at := peerOf(netip.AddrPortFrom(group, mdnsPort))
-	if group.Is6() { // would be on one link
+	if group.Is6() { // bound to the group it would receive from one link only
 		at = anyAddress(unix.AF_INET6, mdnsPort)
 	}
 	return boundTo(fd, err, &at)
@@ -124,7 +122,7 @@ func (m *mdns) close() {
 	m.fds = nil
 }
 
-// tick joins the groups on interfaces that are new, and forgets.
+// tick refills the tokens, expires remembered messages and joins the groups on new interfaces.
 func (m *mdns) tick() {
 	if m == nil {
 		return
@@ -142,7 +140,7 @@ func (m *mdns) tick() {
 	}
 }
 
-// join tries again later where an interface has no address yet.
+// join joins a group on an interface. One without an address yet is retried at the next tick.
 func (m *mdns) join(family int, on membership) {
 	if m.joined[on] {
 		return
@@ -163,8 +161,8 @@ type mdnsHandler struct {
 	fd int
 }
 
-// Ready takes its turn as every socket does: somebody on the wire may send
-// faster than the card reads.
+// Ready implements loop.Handler. Its work per turn is bounded, because the wire may send faster
+// than the card reads.
 func (h mdnsHandler) Ready(uint32) {
 	u := h.u
 	for range turnBatches {
@@ -190,8 +188,7 @@ func (m *mdns) relay(fd int, d *datagram) {
 	case to == nil, !slices.Contains(mdnsGroups, d.to.addr()), len(d.data) < mdnsLeast, len(d.data) > mdnsMost:
 		return
 	case d.from.port() != mdnsPort:
-		// A one-shot question (section 6.7): the answer would come to us,
-		// not to who asked.
+		// A one-shot query (section 6.7): the answer would come to the card, not to the querier.
 		m.u.drop(dropOneShot, 1)
 		return
 	case m.tokens <= 0:
@@ -216,7 +213,7 @@ func (m *mdns) relay(fd int, d *datagram) {
 	}
 }
 
-// repeated remembers a message.
+// repeated reports whether a message was seen within mdnsRepeat, and remembers it.
 func (m *mdns) repeated(data []byte) bool {
 	key := maphash.Bytes(m.seed, data)
 	now := m.u.loop.Now()

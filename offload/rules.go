@@ -14,8 +14,8 @@ import (
 
 const tableName = "toe-offload"
 
-// The set of flows over IPv4 that the card serves. A flow rests two minutes at
-// most (patience). What is beyond its size is served too, DF or not.
+// Bounds of the set of IPv4 flows that the card serves. A flow is idle for two minutes at most
+// (patience). Flows beyond maxServed are served too, with DF or without.
 const (
 	servedMemory = 150 * time.Second
 	maxServed    = 1 << 14
@@ -32,29 +32,28 @@ func (r ruler) base(name string, hook *nftables.ChainHook, priority *nftables.Ch
 // chains, in the order that a packet meets them:
 //
 //	raw      take   from a link → host; in preserve mode, answers from the wire
-//	         host   what a socket is there for goes up
-//	         fresh  what is not ours returns, and is routed. TCP's first
-//	                segment is held, a datagram goes to the listener; other
-//	                TCP has no connection any more and is answered with RST
-//	mangle   wire   what begins on the wire with a source that is not there ends
-//	         open   a held segment comes back with a verdict as its mark
-//	output   own    what our sockets send to the host is not tracked
+//	         host   packets of an existing socket are delivered to it
+//	         fresh  bypassed packets return and are routed. A SYN is held, a
+//	                datagram goes to the listener; other TCP has no connection
+//	                and is answered with RST
+//	mangle   wire   drops new flows from the wire with a forged source
+//	         open   a held segment returns with its verdict as its mark
+//	output   own    packets of our sockets to the host are not tracked
 //
-// In the first segments between host and card the SACK option is erased. The
-// link loses nothing, so nothing is there to acknowledge by pieces; but with
-// SACK a kernel sends its last segment again when two round trips bring no
-// answer (tail loss probe, RFC 8985), and a card that is busy, or whose wire is
-// slow, takes longer than that: the host would send 64 KiB twice for nothing.
+// The SACK option is erased from SYNs between host and card. The link loses nothing, so there is
+// nothing to acknowledge selectively; but with SACK a kernel retransmits its last segment when two
+// round trips bring no answer (tail loss probe, RFC 8985). A busy card, or one with a slow wire,
+// takes longer than that: the host would send 64 KiB twice in vain.
 //
-// Connection tracking sees nothing of the host's side: the sockets are the
-// state, and a table beside them would only cost memory and fill up.
+// The host's side is not tracked: the sockets are the state. A conntrack table would only cost
+// memory and fill up.
 func applyRules(conf Config) error {
 	return nft.Replace(tableName, func(t nft.Table) {
 		ruler{t}.all(conf, nft.Match{&expr.Queue{Num: queueNumber}})
 	})
 }
 
-// all makes every chain; hold is what becomes of a first segment.
+// all makes every chain. hold is the statement that holds a SYN.
 func (r ruler) all(conf Config, hold nft.Match) {
 	served := r.Set("served", servedMemory, maxServed, flowKey...)
 	r.fresh(conf, hold, served)
@@ -79,10 +78,10 @@ func (r ruler) take(conf Config) {
 	}
 }
 
-// wire ends what begins on the wire and says that it comes from the card itself
-// or from behind a link: a published service would take it for the host, and a
-// socket with the card's own address could take what is for another. In IPv4
-// the kernel drops the card's own as a source; in IPv6 it lets it in.
+// wire drops new flows from the wire whose source is an address of the card or behind a link: a
+// published service would take it for the host, and a socket with the card's own address could
+// receive packets meant for another. In IPv4 the kernel drops the card's own addresses as a source;
+// in IPv6 it accepts them.
 func (r ruler) wire(conf Config) {
 	forged := r.Chain("forged")
 	forged.Add(sourceOfOurs(), nft.Drop)
@@ -95,38 +94,37 @@ func (r ruler) wire(conf Config) {
 	}
 }
 
-// host is for what comes over a link.
+// host handles packets from a link.
 func (r ruler) host(conf Config, served nft.Set) {
 	c := r.Chain("host")
 	tcp, udp := nft.Protocol(unix.IPPROTO_TCP), nft.Protocol(unix.IPPROTO_UDP)
-	// What strict reverse path filtering is in IPv4.
+	// The equivalent of IPv4's strict reverse path filtering.
 	for _, link := range conf.Links {
 		for _, p := range []nft.Match{tcp, udp} {
 			c.Add(nft.In(link), p, notFrom6(link), nft.Drop)
 		}
 	}
-	// A first segment may meet what is left of an old connection (TIME_WAIT):
-	// it opens a new one.
+	// A SYN may match an old connection in TIME_WAIT: it opens a new one.
 	c.Add(tcp, opens(), nft.Goto("fresh"))
 	c.Add(tcp, socketOfOurs(), nft.Untrack, nft.SetMark(markLocal), nft.Accept)
 	r.ownWay(c, conf)
-	// Who asks for the path's MTU from the first datagram on shall have it, from
-	// the routers, whatever other programs of the host send to the same remote.
-	// Flows that the card serves stay: on the wire they have a port already.
+	// A flow that sets DF from its first datagram on is routed, so that it learns the path's MTU
+	// from the routers, whatever other programs of the host send to the same remote. Flows that
+	// the card serves stay: they have a port on the wire already.
 	c.Add(udp, nft.Family(unix.NFPROTO_IPV4), wantsPathMTU(), flow4(), nft.Match{served.Lacks()}, nft.Return)
 	c.Add(udp, nft.Family(unix.NFPROTO_IPV4), socketOfOurs(), flow4(), nft.Match{served.Update()}, nft.Untrack, nft.SetMark(markLocal), nft.Accept)
 	c.Add(udp, socketOfOurs(), nft.Untrack, nft.SetMark(markLocal), nft.Accept)
-	// ICMP errors of the host, by the packet that they quote: that its
-	// program has closed a UDP socket is an error of ours.
+	// ICMP errors of the host, matched by the packet that they quote: port unreachable is an error
+	// of our socket.
 	for _, p := range []byte{unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6} {
 		c.Add(nft.Protocol(p), socketOfOurs(), nft.Untrack, nft.SetMark(markLocal), nft.Accept)
 	}
 	c.Add(nft.Goto("fresh"))
 }
 
-// ownWay leaves datagrams alone that each for itself ask for that. A socket with
-// their remote's address may be there: all programs of the host share it. The
-// answers of a published service go to their client whatever they ask for.
+// ownWay bypasses single datagrams by their TTL or DSCP. A socket with their remote's address may
+// exist: all programs of the host share it. Answers of a published service always go to their
+// client.
 func (r ruler) ownWay(c nft.Chain, conf Config) {
 	udp := nft.Protocol(unix.IPPROTO_UDP)
 	for _, p := range conf.Publish {
@@ -146,7 +144,7 @@ func (r ruler) ownWay(c nft.Chain, conf Config) {
 	}
 }
 
-// fresh is for what no socket is there for yet. What returns is routed.
+// fresh handles packets without a socket. A packet that returns is routed.
 func (r ruler) fresh(conf Config, hold nft.Match, served nft.Set) {
 	c := r.Chain("fresh")
 	tcp, udp := nft.Protocol(unix.IPPROTO_TCP), nft.Protocol(unix.IPPROTO_UDP)
@@ -160,13 +158,13 @@ func (r ruler) fresh(conf Config, hold nft.Match, served nft.Set) {
 	bypass(c, conf.Bypass)
 	c.Add(tcp, opens(), nft.Untrack, hold)
 	c.Add(tcp, nft.Untrack, nft.Reset)
-	// The same for a remote that no socket is there for.
+	// The same for a remote without a socket.
 	c.Add(udp, nft.Family(unix.NFPROTO_IPV4), wantsPathMTU(), nft.Return)
 	c.Add(udp, nft.Family(unix.NFPROTO_IPV4), flow4(), nft.Match{served.Update()})
 	for _, f := range []byte{unix.NFPROTO_IPV4, unix.NFPROTO_IPV6} {
 		c.Add(udp, nft.Untrack, toListener(f))
 	}
-	// Without a listener: untracked it would leave with the host's address.
+	// No listener: untracked, the datagram would leave with the host's address.
 	c.Add(udp, nft.Drop)
 }
 
@@ -187,7 +185,7 @@ func bypass(c nft.Chain, b feature.Bypass) {
 	}
 }
 
-// own is for what our sockets send to the host.
+// own handles packets of our sockets to the host.
 func (r ruler) own() {
 	c := r.base("own", nftables.ChainHookOutput, nftables.ChainPriorityRaw)
 	for _, erase := range eraseSACK() {
@@ -196,7 +194,7 @@ func (r ruler) own() {
 	c.Add(nft.Marked(markOwn), nft.Untrack)
 }
 
-// open is for held segments whose verdict has come.
+// open handles held segments after their verdict.
 func (r ruler) open() {
 	c := r.base("open", nftables.ChainHookPrerouting, nftables.ChainPriorityMangle)
 	tcp := nft.Protocol(unix.IPPROTO_TCP)

@@ -11,17 +11,17 @@ import (
 
 // sink is what an outbox sends to.
 type sink interface {
-	// refused is told that the kernel did not send something, and why. When
-	// it returns true that is tried again.
+	// refused handles a datagram or train that the kernel did not send. It returns true to have it
+	// sent again.
 	refused(refusal) (again bool)
-	// gone says that the socket is closed, which a refusal may have led to:
-	// its number may be another's already.
+	// gone reports that the socket is closed, possibly by refused: the descriptor number may have
+	// been reused.
 	gone() bool
 }
 
 // refusal is a datagram or a train that the kernel did not send.
 type refusal struct {
-	to      *peer // nil: whom the socket is connected to
+	to      *peer // nil: the socket's connected peer
 	err     unix.Errno
 	attempt int // 0 is the first
 	count   uint64
@@ -47,10 +47,9 @@ func newOutbox() *outbox {
 	return b
 }
 
-// add puts a datagram, or a train, behind the others: at most batchSize
-// between two flushes. Its data is read when it is flushed. to is nil on a
-// connected socket; local, where not nil, is the address to send from. six
-// tells an IPv6 socket.
+// add appends a datagram or a train: at most batchSize between two flushes. Its data is read by
+// flush. to is nil on a connected socket; local, if not nil, is the source address. six means an
+// IPv6 socket.
 func (b *outbox) add(d *datagram, to, local *peer, six bool) {
 	i := b.n
 	b.n++
@@ -137,8 +136,7 @@ func (b *outbox) flush(fd int, s sink) {
 			continue
 		}
 		if b.segments[i] != 0 && (err == unix.EMSGSIZE || err == unix.EINVAL || err == unix.EIO) {
-			// Datagrams that need fragments, or a device or a policy that
-			// trains are not for.
+			// The datagrams need fragments, or the device or policy does not support trains.
 			b.split(fd, i, s)
 		} else {
 			b.retry(fd, i, s, err)
@@ -149,8 +147,7 @@ func (b *outbox) flush(fd int, s sink) {
 	}
 }
 
-// retry sends again what was refused, as long as the sink says so, but not
-// for ever.
+// retry sends again what was refused while the sink asks for it, four times at most.
 func (b *outbox) retry(fd, i int, s sink, err unix.Errno) {
 	r := b.refusal(i, err)
 	for ; r.attempt < 4 && s.refused(r); r.attempt++ {

@@ -18,8 +18,8 @@ const busySize = 4096
 // (UDP_GRO) and the traffic class. The kernel makes fragments where a datagram
 // needs them, by the path's MTU as far as it knows it, and never sets DF.
 //
-// Each option is a system call, and those are what a card without hardware of
-// its own is slow at: what few flows need, widen gives to those few.
+// Each option is a system call, which is slow on a card without hardware virtualization. Options
+// that few flows need are set by widen.
 func udpSocket(family int, more ...option) (int, error) {
 	options := []option{{unix.SOL_UDP, unix.UDP_GRO, 1}}
 	if family == unix.AF_INET6 {
@@ -34,9 +34,8 @@ func udpSocket(family int, more ...option) (int, error) {
 	return newSocket(family, unix.SOCK_DGRAM, append(options, more...)...)
 }
 
-// widen gives a socket the room that bulk data needs, and counts from now on
-// what finds no room (SO_RXQ_OVFL). Without the rights for it the socket goes
-// on with what it has.
+// widen enlarges a socket's buffers for bulk data and enables the count of dropped datagrams
+// (SO_RXQ_OVFL). Without CAP_NET_ADMIN the socket keeps its buffers.
 func widen(fd int) {
 	for _, name := range []int{unix.SO_RCVBUFFORCE, unix.SO_SNDBUFFORCE} {
 		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, name, socketBuffer)
@@ -52,8 +51,7 @@ func tellErrors(family int) option {
 	return option{unix.SOL_IP, unix.IP_RECVERR, 1}
 }
 
-// tellTarget says with a datagram where it was sent to before it was
-// redirected here.
+// tellTarget passes the original destination of a redirected datagram with it.
 func tellTarget(family int) option {
 	if family == unix.AF_INET6 {
 		return option{unix.SOL_IPV6, unix.IPV6_RECVORIGDSTADDR, 1}
@@ -61,8 +59,7 @@ func tellTarget(family int) option {
 	return option{unix.SOL_IP, unix.IP_RECVORIGDSTADDR, 1}
 }
 
-// tellLocal says with a datagram which address of the card it was sent to,
-// and the interface.
+// tellLocal passes the card's address that a datagram was sent to, and the interface, with it.
 func tellLocal(family int) option {
 	if family == unix.AF_INET6 {
 		return option{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1}
@@ -70,7 +67,7 @@ func tellLocal(family int) option {
 	return option{unix.SOL_IP, unix.IP_PKTINFO, 1}
 }
 
-// listenerSocket is where nf_tables hands datagrams that no flow is there for.
+// listenerSocket receives the datagrams that nf_tables finds no socket for.
 func listenerSocket(at peer) (int, error) {
 	family := at.family()
 	fd, err := udpSocket(family, transparent(family), tellTarget(family), towardsHost)
@@ -81,23 +78,21 @@ func listenerSocket(at peer) (int, error) {
 }
 
 // Ports of downstream sockets are those of remotes, and a mapping may have the same number
-// on the card: NTP, IKE and WireGuard speak from one port to the same port.
-// The kernel allows that if both sockets are sharable; that mappings do not
-// share a port with each other is seen to by the mappings' table.
+// on the card: NTP, IKE and WireGuard use the same port on both sides. The kernel allows that if
+// both sockets are sharable; the mappings' table keeps mappings from sharing a port.
 var sharable = option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}
 
 // downstreamSocket is a remote as the host sees it.
 //
-// It is not bound to a link: the way back is what the card's routes say, as
-// it is for a packet that is forwarded, and links keep strict reverse path
-// filtering, so nobody on another link can speak for this host.
+// It is not bound to a link: the card's routes choose the link, as for a forwarded packet. Links
+// keep strict reverse path filtering, so another link cannot forge this host's address.
 func downstreamSocket(remote peer) (int, error) {
 	family := remote.family()
 	fd, err := udpSocket(family, transparent(family), tellErrors(family), sharable, towardsHost)
 	return boundTo(fd, err, &remote)
 }
 
-// cardSocket speaks to the host with the card's own address.
+// cardSocket sends to the host from the card's own address.
 func cardSocket(host peer) (int, error) {
 	family := host.family()
 	fd, err := udpSocket(family, tellErrors(family), towardsHost)
@@ -126,7 +121,7 @@ func wireSocket(family int, port uint16) (int, error) {
 	return fd, err
 }
 
-// serviceSocket downstream sockets the wire for a published port.
+// serviceSocket receives from the wire on a published port.
 func serviceSocket(family int, port uint16) (int, error) {
 	at := anyAddress(family, port)
 	fd, err := udpSocket(family, tellErrors(family), tellLocal(family), sharable)
@@ -136,8 +131,8 @@ func serviceSocket(family int, port uint16) (int, error) {
 	return boundTo(fd, err, &at)
 }
 
-// keepsPort leaves alone what programs on the card bind when they start: a
-// name server, DHCP clients and servers, multicast DNS.
+// keepsPort reports whether a mapping may keep the host's port. Ports that programs on the card bind
+// are excluded: a name server, DHCP clients and servers, multicast DNS.
 func keepsPort(port uint16) bool {
 	switch port {
 	case 53, 67, 68, 546, 547, 5353, proxyPort:
@@ -154,7 +149,7 @@ func anyAddress(family int, port uint16) (p peer) {
 	return p
 }
 
-// boundTo and connectedTo pass an error on, or close what they return one for.
+// boundTo and connectedTo pass an error on, and close the socket when they fail.
 func boundTo(fd int, err error, at *peer) (int, error) {
 	if err != nil {
 		return -1, err
@@ -177,8 +172,7 @@ func connectedTo(fd int, err error, to *peer) (int, error) {
 	return fd, nil
 }
 
-// isOwn tells an address of the card. The kernel knows best: it lets nobody
-// else have one.
+// isOwn reports whether p is an address of the card. It asks the kernel: only those can be bound.
 func isOwn(p peer) bool {
 	p[16], p[17] = 0, 0
 	fd, err := unix.Socket(p.family(), unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
