@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -62,8 +63,12 @@ func listenAdvertisements(ctx context.Context, found func(ifindex int, a *advert
 		buf := make([]byte, 64<<10)
 		for {
 			n, cm, from, err := pc.ReadFrom(buf)
-			if err != nil {
+			if errors.Is(err, net.ErrClosed) {
 				return
+			}
+			if err != nil { // of this packet, or for want of memory
+				time.Sleep(100 * time.Millisecond)
+				continue
 			}
 			// RFC 4861, section 6.1.2: only a neighbour can send hop limit 255.
 			if cm == nil || cm.HopLimit != 255 || !linkLocal(from) {

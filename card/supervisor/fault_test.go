@@ -116,6 +116,40 @@ func TestEventsOfADeviceAreHeldBack(t *testing.T) {
 	}
 }
 
+// A card that reboots for days leaves room in the history for the host's events,
+// and for those of other devices.
+func TestRebootsLeaveRoom(t *testing.T) {
+	h := newHistory()
+	h.add(status.Event{Text: "configuration changed"})
+	h.add(status.Event{Device: "port-wan", Text: "port-wan: passt has ended"})
+	for range 10 * maxHistory {
+		h.add(status.Event{Device: machineDevice, Text: "machine: the card rebooted"})
+		h.add(status.Event{Device: machineDevice, Text: "machine: ready"})
+	}
+	if len(h.events) != maxDeviceHistory+1 {
+		t.Errorf("%d events, want %d", len(h.events), maxDeviceHistory+1)
+	}
+	for i, want := range []string{"configuration changed", "port-wan: passt has ended"} {
+		if h.events[i].Text != want {
+			t.Errorf("event %d is %q, want %q", i, h.events[i].Text, want)
+		}
+	}
+}
+
+// A machine's events are the card's doing: they are counted as a device's.
+func TestMachineEventsAreTheCards(t *testing.T) {
+	w := newScene()
+	r := startCard(t, w, storetest.Card(t, ""))
+	st := r.await("health", inState(status.Healthy))
+	for _, e := range st.History {
+		if strings.Contains(e.Text, "ready on") && e.Device != machineDevice {
+			t.Errorf("event %q of device %q, want %q", e.Text, e.Device, machineDevice)
+		}
+	}
+	r.stop()
+	_ = r.wait()
+}
+
 // Events of the host's own do not sync the disk each, either.
 func TestLastIsWrittenOnceASecond(t *testing.T) {
 	w := newScene()

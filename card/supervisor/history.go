@@ -10,8 +10,9 @@ import (
 
 // The card's side decides how often some events of a device happen: a machine
 // that was taken over can dial its socket hundreds of times a second (349 were
-// measured). So deviceBurst events of a device are kept in a deviceWindow, the
-// rest is counted, and all devices together have half of the history.
+// measured), or reboot for as long as it runs. So deviceBurst events of a device
+// are kept in a deviceWindow, the rest is counted, and all devices together have
+// half of the history. The machine counts as a device.
 const (
 	maxHistory       = 32 // events that are kept
 	maxDeviceHistory = maxHistory / 2
@@ -36,18 +37,26 @@ type meter struct {
 
 func newHistory() history { return history{meters: map[string]*meter{}} }
 
+// machineDevice is the machine as a device of the history.
+const machineDevice = "machine"
+
 // add appends an event. The oldest event goes; once devices have their half, the
-// oldest event of a device.
+// oldest event of the device that has most.
 func (h *history) add(e status.Event) {
 	h.events = append(slices.Clone(h.events), e) // a status may show the old ones
-	devices := 0
+	devices, most := 0, ""
+	count := map[string]int{}
 	for _, e := range h.events {
-		if e.Device != "" {
-			devices++
+		if e.Device == "" {
+			continue
+		}
+		devices++
+		if count[e.Device]++; count[e.Device] > count[most] {
+			most = e.Device
 		}
 	}
 	if devices > maxDeviceHistory {
-		oldest := slices.IndexFunc(h.events, func(e status.Event) bool { return e.Device != "" })
+		oldest := slices.IndexFunc(h.events, func(e status.Event) bool { return e.Device == most })
 		h.events = slices.Delete(h.events, oldest, oldest+1)
 	}
 	h.events = h.events[max(len(h.events)-maxHistory, 0):]

@@ -169,5 +169,6 @@ func (l *life) setReady() {
 	if ready := l.world.parts.Ready; first && ready != nil {
 		ready()
 	}
-	b.event("ready on %s, %.2f s after power on", l.world.machine.Kind(), time.Since(l.powered).Seconds())
+	b.deviceEvent(machineDevice, "ready on %s, %.2f s after power on", l.world.machine.Kind(),
+		time.Since(l.powered).Seconds())
 }

@@ -49,13 +49,13 @@ func (s *Supervisor) lives(ctx context.Context) error {
 func (s *Supervisor) note(exit machine.Exit, err error) {
 	switch {
 	case err != nil:
-		s.board.event("restart failed: %v", err)
+		s.board.deviceEvent(machineDevice, "restart failed: %v", err)
 	case exit.Cause == machine.Rebooted:
-		s.board.event("the card rebooted")
+		s.board.deviceEvent(machineDevice, "the card rebooted")
 	case exit.Cause == machine.Stopped:
 		s.board.event("machine restarted on request")
 	default:
-		s.board.event("machine %s; starting it again", exit)
+		s.board.deviceEvent(machineDevice, "%s; starting it again", exit)
 	}
 	text := ""
 	switch {

@@ -330,9 +330,9 @@ func TestMachineEnds(t *testing.T) {
 		exit machine.Exit
 		want string
 	}{
-		{machine.Exit{Cause: machine.Killed, Detail: "signal 9"}, "machine killed (signal 9); starting it again"},
-		{machine.Exit{Cause: machine.Crashed, Detail: "exit status 3"}, "machine crashed (exit status 3); starting it again"},
-		{machine.Exit{Cause: machine.Panicked}, "machine panicked; starting it again"},
+		{machine.Exit{Cause: machine.Killed, Detail: "signal 9"}, "machine: killed (signal 9); starting it again"},
+		{machine.Exit{Cause: machine.Crashed, Detail: "exit status 3"}, "machine: crashed (exit status 3); starting it again"},
+		{machine.Exit{Cause: machine.Panicked}, "machine: panicked; starting it again"},
 		{machine.Exit{Cause: machine.Rebooted}, "the card rebooted"},
 	} {
 		t.Run(string(c.exit.Cause), func(t *testing.T) {
