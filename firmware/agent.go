@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 )
 
-// Agent says which agent an image has, or this host.
+// Agent identifies the agent of an image or of this host.
 type Agent struct {
 	Version string `json:"version,omitempty"` // empty where the program does not say it
 	SHA256  string `json:"sha256"`            // of the program
@@ -33,8 +33,8 @@ func (a Agent) String() string {
 	return fmt.Sprintf("%s (%.12s)", a.Version, a.SHA256)
 }
 
-// Difference says for a person how the agent of an image differs from that of this host. It is
-// empty where they are the same, and where either is not known.
+// Difference describes how the agent of an image differs from that of this host, for display. It is
+// empty if they are the same or either is unknown.
 func (a Agent) Difference(host Agent) string {
 	if a.SHA256 == "" || host.SHA256 == "" || a.SHA256 == host.SHA256 {
 		return ""
@@ -42,7 +42,8 @@ func (a Agent) Difference(host Agent) string {
 	return fmt.Sprintf("its agent is %v, this host has %v", a, host)
 }
 
-// HostAgent is the agent that a build on this host puts into an image: the one beside this program.
+// HostAgent returns the agent that a build on this host puts into an image: the one beside this
+// program.
 func HostAgent() (Agent, error) {
 	path, err := defaultAgent()
 	if err != nil {
@@ -55,8 +56,8 @@ func HostAgent() (Agent, error) {
 	return agentOf(program), nil
 }
 
-// versionMark stands before the version in the agent's program, and a ";" behind it: a program of
-// another architecture cannot be asked.
+// versionMark precedes the version in the agent's program; a ";" ends it. The version is read from
+// the file because a program of another architecture cannot be run.
 const versionMark = "toe-agent-version="
 
 func agentOf(program []byte) Agent {
@@ -84,7 +85,7 @@ func defaultAgent() (string, error) {
 	return filepath.Join(filepath.Dir(self), agentName), nil
 }
 
-// readAgent reads the agent and checks that it needs no other file to start.
+// readAgent reads the agent and checks that it is statically linked.
 func readAgent(path, arch string) ([]byte, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -9,7 +9,7 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// base is what an image is made of besides the agent.
+// base holds everything of an image except the agent.
 type base struct {
 	kernel   []byte
 	release  string // of the kernel, as uname -r has it
@@ -19,8 +19,8 @@ type base struct {
 	packages []Package
 }
 
-// Build makes an image and puts it into the cache, where Find finds it. It takes packages from the
-// cache where they are there, unless o.Update is set.
+// Build makes an image and stores it in the cache for Find. Packages in the cache are reused unless
+// o.Update is set.
 func Build(ctx context.Context, o Options) (*Image, error) {
 	o, err := o.normal()
 	if err != nil {
@@ -57,8 +57,7 @@ func build(ctx context.Context, o Options, agent []byte) (*Image, error) {
 	return img, nil
 }
 
-// assemble needs no network and no other program: the same base and agent
-// give the same bytes.
+// assemble needs no network and runs no program. The same base and agent give the same bytes.
 func assemble(o Options, b *base, agent []byte) (*Image, error) {
 	initramfs, err := microInitramfs(b, agent)
 	if err != nil {
@@ -72,9 +71,9 @@ func assemble(o Options, b *base, agent []byte) (*Image, error) {
 	return store(o.CacheDir, m, contents)
 }
 
-// Ensure returns the cached image for a kind of machine, and builds one where there is none that
+// Ensure returns the cached image for a kind of machine. It builds one if the cache has none that
 // this version can read. With everything cached it starts no program and uses no network. The agent
-// of a cached image stays as it is.
+// of a cached image is not replaced.
 func Ensure(ctx context.Context, kind machine.Kind, o Options) (*Image, error) {
 	target, err := TargetOf(kind)
 	if err != nil {

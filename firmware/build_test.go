@@ -94,7 +94,7 @@ func TestEnsureNeedsNoMirrorOnceBuilt(t *testing.T) {
 	if err != nil || again.Path != first.Path {
 		t.Fatalf("with everything cached: %v", err)
 	}
-	// An image's agent is its own.
+	// An image has its own copy of the agent.
 	if err := os.WriteFile(o.AgentPath, tinyELF(t, false, "another agent"), 0o755); err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +116,7 @@ func TestEnsureNeedsNoMirrorOnceBuilt(t *testing.T) {
 	}
 }
 
-// What an older or newer toe left in the cache is read, or built anew.
+// An image of an older or newer toe in the cache is read or rebuilt.
 func TestImagesOfOtherVersions(t *testing.T) {
 	ctx := context.Background()
 	_, o := fakeDebian(t)
@@ -176,8 +176,8 @@ func TestUpdateTakesTheNewerKernel(t *testing.T) {
 	}
 }
 
-// A mirror keeps a version for some time only. The choice of the last build is
-// of no use then, and the next one takes what there is.
+// A mirror keeps a version only for some time. After that the next build takes the mirror's current
+// versions instead of those of the last build.
 func TestPackagesThatTheMirrorDroppedAreReplaced(t *testing.T) {
 	ctx := context.Background()
 	r, o := fakeDebian(t)

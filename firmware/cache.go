@@ -18,7 +18,8 @@ import (
 
 const lockPoll = 200 * time.Millisecond
 
-// lockCache takes the cache's build lock. It waits for another build until ctx ends, and reports which.
+// lockCache takes the cache's build lock. It waits for another build until ctx ends, and reports
+// which.
 func lockCache(ctx context.Context, cacheDir, what string, p *progress.Progress) (unlock func(), err error) {
 	if err := os.MkdirAll(cacheDir, 0o755); err != nil {
 		return nil, fmt.Errorf("firmware cache: %w", err)
@@ -74,7 +75,7 @@ func holder(f *os.File) string {
 	return "an unnamed process"
 }
 
-// store puts an image into the cache and makes it the current one.
+// store adds an image to the cache and makes it the current one.
 func store(cacheDir string, m Manifest, contents []content) (*Image, error) {
 	dir := imageDir(cacheDir)
 	if err := os.MkdirAll(dir, 0o755); err != nil {

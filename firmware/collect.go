@@ -19,8 +19,8 @@ var suites = []string{"trixie", "trixie-backports"}
 
 const securitySuite = "trixie-security"
 
-// resolved names the packages that a target was last made of. The cache keeps it, so that an image
-// with another agent needs no network.
+// resolved names the packages of a target's last build. The cache keeps it, so that an image with
+// another agent needs no network.
 type resolved struct {
 	Kernel  apt.Package `json:"kernel"`
 	Busybox apt.Package `json:"busybox"`
@@ -33,13 +33,13 @@ func openRoot(ctx context.Context, o Options) (*apt.Root, error) {
 	})
 }
 
-// fetchError is a package that could not be fetched. The mirror may have a newer version.
+// fetchError reports a package that could not be fetched. The mirror may have a newer version.
 type fetchError struct{ error }
 
 func (e fetchError) Unwrap() error { return e.error }
 
-// collect collects everything in an image but the agent. Where packages of the last build are gone
-// from cache and mirror it takes the ones that the mirror has now.
+// collect collects everything in an image except the agent. If packages of the last build are gone
+// from cache and mirror, it takes the mirror's current ones.
 func collect(ctx context.Context, o Options) (*base, error) {
 	root, err := openRoot(ctx, o)
 	if err != nil {
@@ -62,7 +62,7 @@ func collect(ctx context.Context, o Options) (*base, error) {
 	return gather(ctx, o, root, r)
 }
 
-// gather takes what is needed out of the packages.
+// gather extracts the needed files from the packages.
 func gather(ctx context.Context, o Options, root *apt.Root, r *resolved) (b *base, err error) {
 	b = &base{packages: []Package{asPackage(r.Kernel), asPackage(r.Busybox)}}
 	if o.Target == UML {
@@ -87,7 +87,7 @@ func asPackage(p apt.Package) Package {
 }
 
 // packages chooses the packages: those of the last build, unless o asks for newer ones or another
-// kernel. cached says that it is the former.
+// kernel. cached is true for those of the last build.
 func packages(ctx context.Context, o Options, root *apt.Root) (r *resolved, cached bool, err error) {
 	if last, err := loadResolved(o); err == nil && !o.Update && (o.Kernel == "" || last.Kernel.Name == sourcePackage(o.Kernel)) {
 		return last, true, nil
@@ -121,7 +121,7 @@ func resolve(ctx context.Context, o Options, root *apt.Root) (*resolved, error) 
 	return &r, err
 }
 
-// cloudKernel follows the metapackage to the kernel that it stands for now.
+// cloudKernel resolves the metapackage to the kernel that it currently depends on.
 func cloudKernel(ctx context.Context, root *apt.Root, arch string) (apt.Package, error) {
 	meta, err := root.Candidate(ctx, "linux-image-cloud-"+arch)
 	if err != nil {
@@ -191,7 +191,7 @@ func unpackDebianKernel(ctx context.Context, deb, release string, b *base) error
 	return err
 }
 
-// usrMerged returns the name in /usr of a file of /lib or /bin: Debian's packages move there one by
+// usrMerged maps a file of /lib or /bin to its name in /usr. Debian's packages move there one by
 // one.
 func usrMerged(name string) string {
 	if strings.HasPrefix(name, "/lib/") || strings.HasPrefix(name, "/bin/") {

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// killGrace is how long a program may take to end after ctx has.
+// killGrace is the time between SIGTERM and SIGKILL once ctx has ended.
 const killGrace = 5 * time.Second
 
 // command is a program in a process group of its own. The group gets SIGTERM when ctx ends, and the
@@ -27,8 +27,8 @@ func command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// readDeb returns the contents of the files of a .deb that want accepts, by absolute name. It writes
-// nothing to disk.
+// readDeb returns the contents of the files of a .deb that want accepts, by absolute name. It
+// writes nothing to disk.
 func readDeb(ctx context.Context, deb string, want func(name string) bool) (map[string][]byte, error) {
 	files := map[string][]byte{}
 	err := walkDeb(ctx, deb, func(name string, r io.Reader) error {
@@ -48,7 +48,7 @@ func readDeb(ctx context.Context, deb string, want func(name string) bool) (map[
 // errEnough ends a walk early without an error.
 var errEnough = errors.New("enough")
 
-// walkDeb calls each for every regular file of a .deb.
+// walkDeb calls each for every regular file in a .deb.
 func walkDeb(asked context.Context, deb string, each func(name string, r io.Reader) error) error {
 	ctx, cancel := context.WithCancel(asked)
 	defer cancel()
@@ -87,7 +87,7 @@ func walkTar(r io.Reader, each func(name string, r io.Reader) error) error {
 	for {
 		hdr, err := tr.Next()
 		if err == io.EOF {
-			// The writer blocks until the bytes behind the end are read.
+			// The writer blocks until the bytes after the end of the archive are read.
 			_, err = io.Copy(io.Discard, r)
 			return err
 		}

@@ -16,7 +16,7 @@ import (
 )
 
 // Files are the members of an image as a machine boots them, unpacked in the cache. No build
-// removes them before Close, or before the end of the process that has them.
+// removes them before Close or the exit of the process that holds them.
 type Files struct {
 	Kernel, Initrd string // paths
 	lease          *flock.Lock
@@ -28,14 +28,14 @@ func (f *Files) Close() error {
 	return nil
 }
 
-// unpacking begins the names of members that are being written.
+// unpacking is the prefix of members that are being written.
 const unpacking = ".unpacking-"
 
 func filesDir(cacheDir string) string { return filepath.Join(imageDir(cacheDir), "files") }
 
-// Files unpacks the kernel and the initramfs into the cache and verifies them, unless that was done
-// before. The directory of an image is locked (flock, shared) by every process that uses it, and
-// prune removes none that is. Errors: ErrInvalid.
+// Files unpacks the kernel and the initramfs into the cache and verifies them, unless they are
+// there already. Every process that uses an image holds a shared flock on its directory, and prune
+// skips locked directories. Errors: ErrInvalid.
 func (img *Image) Files(ctx context.Context) (*Files, error) {
 	dir := filepath.Join(filesDir(img.cache), img.id)
 	l, err := lease(ctx, dir)
@@ -54,7 +54,8 @@ func (img *Image) Files(ctx context.Context) (*Files, error) {
 	}, nil
 }
 
-// lease makes dir and shares it. A build that removes it at this moment takes milliseconds.
+// lease makes dir and takes its shared lock. A build that is removing dir holds the lock for
+// milliseconds.
 func lease(ctx context.Context, dir string) (*flock.Lock, error) {
 	for {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -72,8 +73,8 @@ func lease(ctx context.Context, dir string) (*flock.Lock, error) {
 	}
 }
 
-// unpacked reads no contents, so that a start does not pay for reading a kernel twice: a member
-// appears under its name after all of the image was verified, by a rename.
+// unpacked reads no contents, so that a start does not read the kernel twice. A member gets its
+// name by a rename after the whole image was verified.
 func (img *Image) unpacked(dir string) bool {
 	for _, f := range img.Members {
 		if !slices.Contains(known, f.Name) {
@@ -119,7 +120,7 @@ func (img *Image) unpack(ctx context.Context, dir string) error {
 	return atomicfile.SyncDir(dir)
 }
 
-// writePart writes a member under a name that prune knows as an unfinished one.
+// writePart writes a member under a name that prune recognizes as unfinished.
 func writePart(dir string, perm fs.FileMode, r io.Reader) (path string, err error) {
 	f, err := os.CreateTemp(dir, unpacking+"*")
 	if err != nil {

@@ -2,11 +2,11 @@
 // PID 1, in one file with a manifest.
 //
 // Everything but the agent comes from a Debian mirror through a private apt root (internal/apt),
-// which verifies it before it is unpacked. An image holds nothing of one card. A card's own
-// configuration is a second cpio archive, which Overlay adds at each start.
+// which verifies it before it is unpacked. An image holds nothing specific to one card. A card's
+// configuration is a second cpio archive, which Overlay appends at each start.
 //
-// An image is a plain tar, the same bytes from the same packages. Its agent is its own: a newer
-// one on the host changes no image, and toe status says how they differ.
+// An image is a plain tar. The same packages give the same bytes. Each image has a copy of the
+// agent: a newer agent on the host changes no image, and toe status reports the difference.
 //
 //	manifest.json    versions, packages, and the members: name, size and SHA-256, in order
 //	kernel           vmlinux (qemu) or the linux program (uml)
@@ -31,13 +31,13 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// Edition is what kind of system an image holds.
+// Edition is the kind of system in an image.
 type Edition string
 
 // Micro is the kernel, the agent as PID 1 and busybox.
 const Micro Edition = "micro"
 
-// Target is what an image is built for; several kinds of machine share one.
+// Target is what an image is built for. Several kinds of machine share one.
 type Target string
 
 const (
@@ -63,34 +63,34 @@ func (t Target) kinds() []machine.Kind {
 	return []machine.Kind{machine.KVM, machine.TCG}
 }
 
-// ErrNotBuilt: the cache has no image of that edition, machine and
-// architecture. Build makes it.
+// ErrNotBuilt means that the cache has no image of that edition, machine and architecture. Build
+// makes it.
 var ErrNotBuilt = errors.New("firmware is not built")
 
-// ErrInvalid: the file is not an image, is damaged, or is of a format that this version does not
-// read. Build it again or fetch it again; nothing of it was used.
+// ErrInvalid means that the file is not an image, is damaged, or has a format that this version
+// does not read. Nothing of it was used. Build or fetch it again.
 var ErrInvalid = errors.New("not a valid firmware image")
 
-// Options says what to build.
+// Options describes what to build.
 type Options struct {
 	Edition  Edition // default Micro
 	Target   Target  // default QEMU
 	Arch     string  // Debian's name; default that of the host
 	CacheDir string
-	// AgentPath is the static toe-agent program; default: toe-agent in the
-	// directory of the running program.
+	// AgentPath is the static toe-agent program; default: toe-agent in the directory of the
+	// running program.
 	AgentPath string
 	Kernel    string // uml: X.Y of the linux-source to take; default the newest
 	Mirror    string // URL of a Debian mirror; default the host's own
-	// Update asks the mirror for newer packages. Without it the packages in
-	// the cache are used and the mirror is asked only for what is missing.
+	// Update asks the mirror for newer packages. Without it the packages in the cache are used, and
+	// the mirror is asked only for missing ones.
 	Update   bool
 	Progress *progress.Progress // nil reports nothing
 
-	keyring string // tests: of an archive of their own
+	keyring string // of a test's own archive
 }
 
-// normal fills in the defaults and refuses what cannot be built.
+// normal fills in the defaults and rejects what cannot be built.
 func (o Options) normal() (Options, error) {
 	if o.Edition == "" {
 		o.Edition = Micro

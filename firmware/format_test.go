@@ -27,8 +27,7 @@ const first = `{
 }
 `
 
-// unknown is the manifest of an image of a later toe: a field and a member that this one does not
-// know.
+// unknown is the manifest of an image of a later toe, with an unknown field and an unknown member.
 func unknown(critical bool) string {
 	m := testManifest()
 	extra := member("verity", []byte("of a later toe"))

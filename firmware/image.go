@@ -23,11 +23,11 @@ type Image struct {
 	id    string // SHA-256 of the manifest, which stands for all of it
 }
 
-// Digest is the SHA-256, in hex, of the manifest, which has that of each member.
+// Digest returns the SHA-256 of the manifest in hex. The manifest holds that of each member.
 func (img *Image) Digest() string { return img.id }
 
-// Open reads and verifies all of the image at path, which may come from
-// anywhere. cacheDir is where Files unpacks it. Errors: ErrInvalid.
+// Open reads and verifies the whole image at path, which is untrusted. cacheDir is where Files
+// unpacks it. Errors: ErrInvalid.
 func Open(path, cacheDir string) (*Image, error) {
 	img, err := openImage(path, cacheDir, func(Member, io.Reader) error { return nil })
 	if err != nil {
@@ -36,8 +36,8 @@ func Open(path, cacheDir string) (*Image, error) {
 	return img, nil
 }
 
-// Find returns the image in the cache for a kind of machine. It reads the manifest only: Files
-// verifies the members when it unpacks them. Errors: ErrNotBuilt.
+// Find returns the cached image for a kind of machine. It reads only the manifest; Files verifies
+// the members when it unpacks them. Errors: ErrNotBuilt.
 func Find(cacheDir string, edition Edition, kind machine.Kind, arch string) (*Image, error) {
 	target, err := TargetOf(kind)
 	if err != nil {
@@ -73,9 +73,9 @@ func currentLink(cacheDir string, edition Edition, target Target, arch string) s
 	return filepath.Join(imageDir(cacheDir), fmt.Sprintf("current-%s-%s-%s", edition, arch, target))
 }
 
-// openImage reads an image. With each == nil it stops behind the manifest;
-// otherwise each gets every member, and all contents are verified. What each
-// has stored counts only when openImage returns no error.
+// openImage reads an image. With each == nil it stops after the manifest. Otherwise each gets every
+// member, and all contents are verified. What each has stored is valid only if openImage returns no
+// error.
 func openImage(path, cacheDir string, each func(Member, io.Reader) error) (*Image, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -96,7 +96,7 @@ func openImage(path, cacheDir string, each func(Member, io.Reader) error) (*Imag
 	return &Image{Manifest: *m, Path: path, Size: info.Size(), cache: cacheDir, id: id}, nil
 }
 
-// readImage reads an image of hostile origin, size bytes long.
+// readImage reads an untrusted image of size bytes.
 func readImage(r io.Reader, size int64, each func(Member, io.Reader) error) (*Manifest, string, error) {
 	tr := tar.NewReader(r)
 	hdr, err := nextMember(tr, manifestName)

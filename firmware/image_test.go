@@ -54,7 +54,7 @@ func TestImageRoundTrip(t *testing.T) {
 	}
 }
 
-// tarOf writes an arbitrary tar, hostile if need be.
+// tarOf writes an arbitrary, possibly hostile tar.
 func tarOf(t testing.TB, hdrs []tar.Header, bodies [][]byte) []byte {
 	t.Helper()
 	var b bytes.Buffer
@@ -73,7 +73,7 @@ func tarOf(t testing.TB, hdrs []tar.Header, bodies [][]byte) []byte {
 	return b.Bytes()
 }
 
-// altered is a well-formed tar with the members of an image changed by f.
+// altered returns a well-formed tar of an image's members as changed by f.
 func altered(t *testing.T, f func(m *Manifest, h []tar.Header)) []byte {
 	m := testManifest()
 	h := []tar.Header{{Name: manifestName}, {Name: kernelName}, {Name: initramfsName}}

@@ -13,10 +13,9 @@ import (
 
 // Format is the version of the image format that this package writes. It reads that and oldest.
 //
-// An image of another version of toe is read by these rules. A field of the manifest that this
-// package does not know is ignored. A member that it does not know is ignored too, unless the
-// manifest calls it critical. What an older reader must not ignore is a critical member, or raises
-// the format.
+// An image of another version of toe is read by these rules. Unknown fields of the manifest are
+// ignored. Unknown members are ignored, unless the manifest marks them critical. What an older
+// reader must not ignore is a critical member, or raises the format.
 const (
 	Format = 2
 	oldest = 1 // the agent was agent_sha256, and there were kernel and initramfs only
@@ -32,10 +31,10 @@ const (
 	maxMembers  = 64
 )
 
-// known are the members that this package knows, and that every image has.
+// known lists the members that this package knows and every image has.
 var known = []string{kernelName, initramfsName}
 
-// Package is a Debian package that something in an image was taken from.
+// Package is a Debian package that contributed to an image.
 type Package struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
@@ -48,7 +47,7 @@ type Member struct {
 	Name   string `json:"name"`
 	Size   int64  `json:"size"` // bytes
 	SHA256 string `json:"sha256"`
-	// Critical makes a reader that does not know the member refuse the image.
+	// Critical makes a reader that does not know the member reject the image.
 	Critical bool `json:"critical,omitempty"`
 }
 
@@ -73,7 +72,7 @@ var (
 	memberPattern  = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 )
 
-// parseManifest decodes and checks a manifest of hostile origin.
+// parseManifest decodes and checks an untrusted manifest.
 func parseManifest(b []byte) (*Manifest, error) {
 	var m struct {
 		Manifest

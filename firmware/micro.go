@@ -11,7 +11,7 @@ import (
 	"github.com/toe-project/toe/internal/newc"
 )
 
-// microInitramfs is the whole root file system of the micro edition.
+// microInitramfs returns the whole root file system of the micro edition.
 func microInitramfs(b *base, agent []byte) ([]byte, error) {
 	applets, err := busyboxApplets(b.busybox)
 	if err != nil {
@@ -30,8 +30,8 @@ func microInitramfs(b *base, agent []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// skeleton is what every card has before its agent has run. The kernel opens
-// /dev/console for PID 1, so it must be there before devtmpfs is.
+// skeleton is the file system before the agent runs. The kernel opens /dev/console for PID 1, so
+// the node must exist before devtmpfs is mounted.
 func skeleton() []newc.File {
 	return []newc.File{
 		newc.Dir("/", 0o755),
@@ -55,15 +55,13 @@ func skeleton() []newc.File {
 	}
 }
 
-// modprobeTarget is where /sbin/modprobe points: to busybox, but only once the
-// agent has mounted /proc. Before, the kernel's crypto asks for modules some
-// ten times, none of which a card needs to start; without a program to run
-// each question costs nothing. With it a card on QEMU without KVM was ready
-// 0.4 s of 2.7 s later.
+// modprobeTarget is the target of /sbin/modprobe: busybox, once the agent has mounted /proc. Before
+// that the kernel's crypto requests modules some ten times, none of which a card needs to start.
+// Without a program to run such a request costs nothing. With one, a card on QEMU without KVM was
+// ready 0.4 s of 2.7 s later.
 const modprobeTarget = "/proc/self/root/bin/busybox"
 
-// ours are the applets that the agent stands for, or that would act on a card
-// behind its back.
+// ours lists applets that the agent replaces, or that would interfere with it.
 var ours = []string{"busybox", "init", "linuxrc"}
 
 func links(applets []string) []newc.File {
@@ -80,9 +78,9 @@ func links(applets []string) []newc.File {
 	return files
 }
 
-// busyboxApplets finds the applet names in the program itself, so that
-// another architecture's busybox need not be run: they are one sorted run of
-// NUL-terminated strings that begins with "[" and "[[".
+// busyboxApplets reads the applet names from the program file, because another architecture's
+// busybox cannot be run. They are one sorted run of NUL-terminated strings that begins with "[" and
+// "[[".
 func busyboxApplets(program []byte) ([]string, error) {
 	const begin = "[\x00[[\x00"
 	at := bytes.Index(program, []byte(begin))

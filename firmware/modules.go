@@ -13,26 +13,24 @@ import (
 	"github.com/toe-project/toe/internal/newc"
 )
 
-// early are the modules that the link needs: the agent loads them before
-// anything else.
+// early lists the modules that the link needs. The agent loads them before anything else.
 var early = []string{"virtio_net"}
 
-// late are the modules that every card needs next, in this order: its other
-// devices, and forwarding with NAT. They are loaded by
-// the agent from its list, or before that by the kernel on demand.
+// late lists the modules that every card needs next, in this order: its other devices, and
+// forwarding with NAT. The agent loads them from its list, unless the kernel has requested them
+// before.
 var late = []string{
 	"nf_tables", "nft_ct", "nft_chain_nat", "nft_masq", "virtio_rng", "virtio_blk",
 }
 
-// endpoint are the modules that mode: endpoint needs besides: the agent loads
-// them from a list of their own when it starts that mode, so that no card
-// starts later for it, and none waits while the kernel asks for each by itself.
+// endpoint lists the additional modules of mode: endpoint. The agent loads them from a separate
+// list when it starts that mode. This delays no card's start, and saves a request by the kernel for
+// each module.
 var endpoint = []string{
 	"nfnetlink_queue", "nft_queue", "nft_tproxy", "nft_socket", "nft_fib_inet", "nft_reject_inet", "tcp_diag",
 }
 
-// onDemand are the modules a card has besides, for modprobe and the kernel's
-// own requests.
+// onDemand lists modules for modprobe and the kernel's own requests.
 var onDemand = []string{
 	"nft_nat", "nft_redir", "nft_reject_ipv4", "nft_reject_ipv6", "nft_log", "nft_limit",
 	"nft_fib_ipv4", "nft_fib_ipv6",
@@ -43,8 +41,8 @@ var onDemand = []string{
 	"tun", "veth", "dummy", "overlay", "squashfs", "ext4",
 }
 
-// optional are modules of the lists that a kernel may lack under that name:
-// crypto is renamed and merged from one version to the next.
+// optional lists modules that a kernel may lack under that name: crypto modules are renamed and
+// merged between versions.
 var optional = []string{
 	"sha256_generic", "sha256", "ghash_generic", "ghash-clmulni-intel", "aesni-intel",
 	"ctr", "cbc", "gcm", "seqiv", "echainiv", "hmac", "authenc", "unix_diag",
@@ -59,7 +57,7 @@ type module struct {
 	aliases []string
 }
 
-// moduleTree is what a kernel package has below /usr/lib/modules/RELEASE.
+// moduleTree is the content of a kernel package below /usr/lib/modules/RELEASE.
 type moduleTree struct {
 	release string
 	files   map[string][]byte // path below it → contents, as packed
@@ -81,14 +79,13 @@ func newModuleTree(release string, files map[string][]byte) *moduleTree {
 	return t
 }
 
-// moduleName of kernel/net/esp4-x.ko.xz is esp4_x.
+// moduleName returns the name of a module file: kernel/net/esp4-x.ko.xz is esp4_x.
 func moduleName(file string) string {
 	base, _, _ := strings.Cut(path.Base(file), ".ko")
 	return strings.ReplaceAll(base, "-", "_")
 }
 
-// pick returns the modules of names that are not built in, each after the modules that it depends
-// on.
+// pick returns the modules of names that are not built in, each after its dependencies.
 func (t *moduleTree) pick(ctx context.Context, names []string) ([]*module, error) {
 	var picked []*module
 	seen := map[string]bool{}
@@ -157,7 +154,7 @@ func (t *moduleTree) load(ctx context.Context, name string) (*module, error) {
 	return m, nil
 }
 
-// parseModule reads the .modinfo section: NAME=VALUE strings, each ended by NUL.
+// parseModule reads the .modinfo section: NUL-terminated NAME=VALUE strings.
 func parseModule(data []byte) (*module, error) {
 	f, err := elf.NewFile(bytes.NewReader(data))
 	if err != nil {
@@ -184,10 +181,9 @@ func parseModule(data []byte) (*module, error) {
 	return m, nil
 }
 
-// moduleFiles are the modules of a card and the lists beside them:
-// modules.dep and modules.alias for modprobe, and load.list, late.list and
-// endpoint.list with what the agent loads at once, later, and for that mode, in
-// order, as paths below /lib/modules/RELEASE.
+// moduleFiles returns the modules of a card and their indexes: modules.dep and modules.alias for
+// modprobe, and load.list, late.list and endpoint.list for the agent. These name what it loads at
+// once, later, and for mode: endpoint, in order, as paths below /lib/modules/RELEASE.
 func (t *moduleTree) moduleFiles(ctx context.Context) ([]newc.File, error) {
 	first, err := t.pick(ctx, early)
 	if err != nil {
@@ -230,8 +226,8 @@ func paths(modules []*module) []byte {
 	return b.Bytes()
 }
 
-// indexes writes what depmod would. modules.dep names everything that a
-// module needs, the nearest first.
+// indexes returns what depmod would write. modules.dep names all dependencies of a module, the
+// nearest first.
 func (t *moduleTree) indexes(all []*module) (dep, alias []byte) {
 	var d, a bytes.Buffer
 	for _, m := range all {

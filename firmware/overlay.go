@@ -11,13 +11,11 @@ import (
 	"github.com/toe-project/toe/internal/newc"
 )
 
-// Overlay writes to dst the firmware's initramfs followed by an archive of
-// files, which replace those of the firmware with the same name. The kernel
-// unpacks any number of archives that follow each other, each beginning at a
-// multiple of 4 bytes. The directories above the files are added, mode 0755.
+// Overlay writes to dst the firmware's initramfs followed by an archive of files. These replace
+// files of the same name in the firmware: the kernel unpacks concatenated archives in order, each
+// of which starts at a multiple of 4 bytes. Parent directories of the files are added, mode 0755.
 //
-// dst holds keys, so its mode is 0600. It is replaced atomically, and is left
-// as it was when anything fails.
+// dst holds keys, so its mode is 0600. It is replaced atomically, and unchanged on error.
 func Overlay(dst, firmwareInitrd string, files []newc.File) error {
 	src, err := os.Open(firmwareInitrd)
 	if err != nil {
@@ -36,8 +34,8 @@ func Overlay(dst, firmwareInitrd string, files []newc.File) error {
 	})
 }
 
-// withParents puts the directories above a file before it, once each. To give
-// one another mode, list it before its first file.
+// withParents inserts the parent directories of each file before it, once each. A directory that
+// needs another mode is listed before its first file.
 func withParents(files []newc.File) []newc.File {
 	known := map[string]bool{"/": true}
 	var all []newc.File

@@ -15,8 +15,8 @@ import (
 	"github.com/toe-project/toe/internal/newc"
 )
 
-// unpackArchives reads archives that follow each other, as the kernel does:
-// each must begin at a multiple of four bytes.
+// unpackArchives reads concatenated archives as the kernel does. Each must start at a multiple of 4
+// bytes.
 func unpackArchives(t *testing.T, b []byte) (names []string, data map[string]string) {
 	t.Helper()
 	const trailer = "TRAILER!!!"

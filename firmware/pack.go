@@ -14,23 +14,23 @@ import (
 
 const tarBlock = 512 // bytes
 
-// imageSize is how long an image is, to the byte.
+// imageSize returns the exact size of an image in bytes.
 func imageSize(manifest int64, members []Member) int64 {
 	blocks := func(n int64) int64 { return 1 + (n+tarBlock-1)/tarBlock }
-	n := blocks(manifest) + 2 // the end of a tar is two empty blocks
+	n := blocks(manifest) + 2 // two empty blocks end a tar
 	for _, f := range members {
 		n += blocks(f.Size)
 	}
 	return n * tarBlock
 }
 
-// content is a member and what is in it.
+// content is a member and its bytes.
 type content struct {
 	name string
 	data []byte
 }
 
-// describe completes a manifest with what follows from the contents.
+// describe fills in the fields of a manifest that follow from the contents.
 func describe(m Manifest, contents []content) Manifest {
 	m.Format = Format
 	m.Machines = m.Target.kinds()
@@ -55,8 +55,7 @@ func member(name string, data []byte) Member {
 
 var leadingVersion = regexp.MustCompile(`^[0-9]+(\.[0-9]+)*`)
 
-// plainVersion is the numeric part of a kernel's release: 6.12.9 of
-// 6.12.9+deb13-cloud-amd64.
+// plainVersion returns the numeric part of a kernel's release: 6.12.9 of 6.12.9+deb13-cloud-amd64.
 func plainVersion(release string) string {
 	if v := leadingVersion.FindString(release); v != "" {
 		return v
@@ -64,7 +63,7 @@ func plainVersion(release string) string {
 	return release
 }
 
-// imageName is the name of an image's file.
+// imageName returns the file name of an image.
 func imageName(m Manifest) string {
 	return fmt.Sprintf("toe-%s-%s-%s-%s.tar", m.Edition, m.Arch, m.Target, m.Version)
 }

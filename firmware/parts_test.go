@@ -19,8 +19,7 @@ import (
 	"github.com/toe-project/toe/internal/newc"
 )
 
-// tinyELF is an ELF file for amd64 with, at most, one interpreter and one
-// .modinfo section.
+// tinyELF returns an ELF file for amd64 with at most one interpreter and one .modinfo section.
 func tinyELF(t testing.TB, interp bool, modinfo string) []byte {
 	t.Helper()
 	const ehsize, phsize, shsize = 64, 56, 64
@@ -375,7 +374,7 @@ func TestCheckSources(t *testing.T) {
 	}
 }
 
-// A comment in the configuration must not cost anybody a build.
+// A comment in the configuration must not cause a rebuild.
 func TestConfigHash(t *testing.T) {
 	one := configHash([]byte("CONFIG_A=y\n# CONFIG_B is not set\n"))
 	if same := configHash([]byte("# why\n\nCONFIG_A=y\n\t# CONFIG_B is not set\n")); same != one {

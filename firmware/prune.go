@@ -13,13 +13,12 @@ import (
 	"github.com/toe-project/toe/internal/flock"
 )
 
-// keepImages is how many images of a target stay in the cache besides those in use: the current
-// one, and the ones before it.
+// keepImages is the number of images of a target that stay in the cache besides those in use: the
+// current one and its predecessors.
 const keepImages = 3
 
-// prune removes the oldest images of m's target that no process uses, and what was unpacked from
-// images that are gone. The caller holds the cache's lock. It is housekeeping: a failure costs disk
-// space only.
+// prune removes the oldest unused images of m's target, and the unpacked files of images that are
+// gone. The caller holds the cache's lock. A failure costs only disk space.
 func prune(cacheDir string, m Manifest, current string) {
 	atomicfile.Sweep(imageDir(cacheDir))
 	paths, _ := filepath.Glob(filepath.Join(imageDir(cacheDir),
@@ -36,7 +35,8 @@ func prune(cacheDir string, m Manifest, current string) {
 	pruneFiles(cacheDir)
 }
 
-// pruneFiles removes unpacked files without an image, and what a killed process left half unpacked.
+// pruneFiles removes unpacked files without an image, and files that a killed process left
+// unfinished.
 func pruneFiles(cacheDir string) {
 	ids := map[string]bool{}
 	paths, _ := filepath.Glob(filepath.Join(imageDir(cacheDir), "toe-*.tar"))
@@ -55,7 +55,7 @@ func pruneFiles(cacheDir string) {
 	}
 }
 
-// removeUnused removes a directory, unless a process has a lease of it.
+// removeUnused removes a directory unless a process holds a lease on it.
 func removeUnused(dir string) bool {
 	l, err := flock.Exclude(dir)
 	if err != nil {
@@ -65,7 +65,7 @@ func removeUnused(dir string) bool {
 	return os.RemoveAll(dir) == nil
 }
 
-// removeParts removes unfinished members. A process that unpacks has a lease.
+// removeParts removes unfinished members. A process that is unpacking holds a lease.
 func removeParts(dir string) {
 	parts, _ := filepath.Glob(filepath.Join(dir, unpacking+"*"))
 	if len(parts) == 0 {

@@ -61,7 +61,7 @@ func TestPruneKeepsTheNewest(t *testing.T) {
 	}
 }
 
-// A card starts its machine again from the files it was first started from.
+// A card restarts its machine from the files of its first start.
 func TestPruneKeepsWhatIsInUse(t *testing.T) {
 	cache := t.TempDir()
 	img := storeNumber(t, cache, 0)
@@ -77,7 +77,7 @@ func TestPruneKeepsWhatIsInUse(t *testing.T) {
 	if _, err := img.Files(context.Background()); err != nil {
 		t.Errorf("a second use: %v", err)
 	}
-	// Another manifest with the same contents: the image has another name for its files.
+	// Another manifest with the same contents names another directory for the files.
 	if err := os.Remove(img.Path); err != nil {
 		t.Fatal(err)
 	}

@@ -11,8 +11,8 @@ import (
 	"github.com/toe-project/toe/internal/atomicfile"
 )
 
-// CacheDir is where this user's firmware is kept: $TOE_CACHE_DIR, else
-// /var/cache/toe for root, else toe in $XDG_CACHE_HOME or ~/.cache.
+// CacheDir returns this user's firmware cache: $TOE_CACHE_DIR, else /var/cache/toe for root, else
+// toe in $XDG_CACHE_HOME or ~/.cache.
 func CacheDir() (string, error) {
 	if dir := os.Getenv("TOE_CACHE_DIR"); dir != "" {
 		return filepath.Abs(dir)
@@ -27,7 +27,7 @@ func CacheDir() (string, error) {
 	return filepath.Join(dir, "toe"), nil
 }
 
-// Status is what toe firmware status shows.
+// Status is the output of toe firmware status.
 type Status struct {
 	CacheDir   string        `json:"cache_dir"`
 	CacheBytes int64         `json:"cache_bytes"`
@@ -41,11 +41,11 @@ type ImageStatus struct {
 	Path  string `json:"path"`
 	Size  int64  `json:"size"`  // bytes
 	State string `json:"state"` // current, old, or what is wrong with it
-	// Differs says how the image's agent differs from that of this host; empty where it does not.
+	// Differs describes how the image's agent differs from that of this host; empty if it does not.
 	Differs string `json:"differs,omitempty"`
 }
 
-// ReadStatus looks through the cache. A damaged image is reported, not an error.
+// ReadStatus reads the cache. A damaged image is reported in the status and is not an error.
 func ReadStatus(cacheDir string) (*Status, error) {
 	s := &Status{CacheDir: cacheDir, Images: []ImageStatus{}}
 	paths, err := filepath.Glob(filepath.Join(imageDir(cacheDir), "toe-*.tar"))
@@ -95,7 +95,7 @@ func diskUsage(dir string) (total int64, err error) {
 	return total, err
 }
 
-// Export writes the image to a file, verified.
+// Export verifies the image and writes it to a file.
 func (img *Image) Export(path string) error {
 	return atomicfile.WriteFunc(path, 0o644, func(w io.Writer) error {
 		f, err := os.Open(img.Path)

@@ -8,11 +8,11 @@ import (
 	"strings"
 )
 
-// ErrTools: programs that a build needs are not installed. The message has
-// the line that installs them.
+// ErrTools means that programs that a build needs are not installed. The message has the command
+// that installs them.
 var ErrTools = errors.New("programs are missing")
 
-// needTools looks for the programs in packageOf, which maps each to its Debian package.
+// needTools checks for the programs in packageOf, which maps each to its Debian package.
 func needTools(packageOf map[string]string) error {
 	var programs, packages []string
 	for program, name := range packageOf {

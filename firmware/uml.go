@@ -21,23 +21,22 @@ import (
 	"github.com/toe-project/toe/internal/atomicfile"
 )
 
-// umlConfig is what the kernel has beyond make allnoconfig.
+// umlConfig holds the kernel's options beyond make allnoconfig.
 //
 //go:embed uml/config
 var umlConfig []byte
 
-// umlOlder are names that earlier kernels have for options of umlConfig. They
-// are asked for too, but only the newest names are checked.
+// umlOlder holds the names that earlier kernels have for options of umlConfig. They are set too,
+// but only the newest names are checked.
 //
 //go:embed uml/config.older
 var umlOlder []byte
 
-// umlRecipe is part of the cache key: raise it when the way of building
-// changes what comes out.
+// umlRecipe is part of the cache key. Raise it when a change of the build changes its result.
 const umlRecipe = "1"
 
-// umlOldest is the oldest Linux that runs on all CPUs as User-Mode Linux:
-// earlier ones cannot save the registers of a CPU with AMX.
+// umlOldest is the oldest Linux that runs on all CPUs as User-Mode Linux: earlier versions cannot
+// save the registers of a CPU with AMX.
 var umlOldest = series{7, 2}
 
 // series is the X.Y of a kernel version.
@@ -65,7 +64,7 @@ const sourcePrefix = "linux-source-"
 
 func sourcePackage(kernel string) string { return sourcePrefix + kernel }
 
-// newestSource picks the linux-source package: pinned, or the newest.
+// newestSource returns the linux-source package: pinned, or the newest.
 func newestSource(ctx context.Context, root *apt.Root, pinned string) (apt.Package, error) {
 	names, err := root.Names(ctx, sourcePrefix)
 	if err != nil {
@@ -109,7 +108,7 @@ func pickSeries(names []string, pinned string) (series, error) {
 	return want, nil
 }
 
-// collectUML takes the User-Mode Linux kernel from the cache, or builds it.
+// collectUML takes the User-Mode Linux kernel from the cache or builds it.
 func collectUML(ctx context.Context, o Options, root *apt.Root, source apt.Package, b *base) error {
 	b.config = configHash(slices.Concat(umlConfig, umlOlder))
 	dir := filepath.Join(o.CacheDir, "uml", fmt.Sprintf("linux-%s-%s", source.Version, b.config))
@@ -143,14 +142,13 @@ func readUML(dir string, b *base) error {
 	return err
 }
 
-// umlTools are the programs that the build runs, and their packages.
+// umlTools maps the programs that the build runs to their packages.
 var umlTools = map[string]string{
 	"gcc": "gcc", "ld": "binutils", "make": "make", "flex": "flex", "bison": "bison", "bc": "bc",
 	"xz": "xz-utils", "perl": "perl", "strip": "binutils", "awk": "mawk", "sed": "sed",
 }
 
-// buildUML builds the kernel in a directory of its own and puts the result
-// into dir, all or nothing.
+// buildUML builds the kernel in a temporary directory and moves the result to dir atomically.
 func buildUML(ctx context.Context, o Options, root *apt.Root, source apt.Package, dir string) error {
 	if err := needTools(umlTools); err != nil {
 		return err
@@ -183,7 +181,7 @@ func buildUML(ctx context.Context, o Options, root *apt.Root, source apt.Package
 const buildPrefix = ".build-"
 
 // removeStale removes the directories of killed builds. The caller holds the cache's lock, so no
-// build is running.
+// other build is running.
 func removeStale(parent string) error {
 	if err := os.MkdirAll(parent, 0o755); err != nil {
 		return err
@@ -200,8 +198,8 @@ func removeStale(parent string) error {
 	return nil
 }
 
-// checkStaticLibc tries a link: which package has libc.a is a matter of the
-// distribution, whether gcc finds it is not.
+// checkStaticLibc links a program. The package that has libc.a depends on the distribution; whether
+// gcc finds it does not.
 func checkStaticLibc(ctx context.Context) error {
 	var complaint bytes.Buffer
 	cmd := command(ctx, "gcc", "-static", "-o", os.DevNull, "-xc", "-")
@@ -261,8 +259,8 @@ func (u *umlBuild) run(ctx context.Context, deb string) error {
 	return atomicfile.SyncDir(filepath.Dir(u.dir))
 }
 
-// pruneKernels removes the oldest kernels. Images hold copies of their own, and a reader of
-// a kernel here holds the cache's lock, as the caller does.
+// pruneKernels removes the oldest kernels. Images hold copies, and readers of a kernel in the cache
+// hold its lock, as the caller does.
 func pruneKernels(current string) {
 	dirs, err := filepath.Glob(filepath.Join(filepath.Dir(current), "linux-*"))
 	if err != nil {
@@ -275,9 +273,8 @@ func pruneKernels(current string) {
 	}
 }
 
-// environment is all that the build sees, so that neither a make above us nor
-// a user's flags have a part in it. The names and the time go into the
-// kernel's banner.
+// environment is the whole environment of the build: neither an outer make nor a user's flags
+// affect it. The names and the time go into the kernel's banner.
 func (u *umlBuild) environment() []string {
 	return []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + u.tree, "TMPDIR=" + os.TempDir(), "LC_ALL=C",

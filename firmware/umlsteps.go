@@ -17,7 +17,7 @@ import (
 	"github.com/toe-project/toe/internal/progress"
 )
 
-// Counted with Linux 7.3 and our configuration, for the bars only.
+// Counted with Linux 7.3 and our configuration, only for the progress bars.
 const (
 	sourceFiles  = 21500 // files unpacked
 	compileSteps = 1090  // lines that make prints
@@ -28,12 +28,12 @@ const (
 	tryLimit = 20 * time.Second
 )
 
-// counter hides that a stage may be nil.
+// counter counts steps of a stage, which may be nil.
 type counter struct{ stage *progress.Stage }
 
 func (c *counter) one() { c.stage.Add(1) }
 
-// unpack writes the sources out: the package holds one tar.xz of them.
+// unpack unpacks the sources. The package holds them as one tar.xz.
 func (u *umlBuild) unpack(ctx context.Context, deb string, c *counter) error {
 	if err := os.Mkdir(u.tree, 0o755); err != nil {
 		return err
@@ -68,7 +68,7 @@ func (u *umlBuild) unpackTarXz(ctx context.Context, compressed io.Reader, c *cou
 	}
 	err = u.writeTree(bufio.NewReaderSize(out, 1<<20), c)
 	if err != nil {
-		out.Close() // xz ends by SIGPIPE
+		out.Close() // SIGPIPE ends xz
 	}
 	if waitErr := cmd.Wait(); err == nil && waitErr != nil {
 		err = fmt.Errorf("xz -dc: %w: %s", waitErr, strings.TrimSpace(complaint.String()))
@@ -100,9 +100,8 @@ func (u *umlBuild) configure(ctx context.Context, _ *counter) error {
 	return os.WriteFile(filepath.Join(u.out, "config"), got, 0o644)
 }
 
-// checkConfig compares the options asked for with those that the kernel's
-// configuration has come out with: it drops silently what depends on
-// something missing, or is gone.
+// checkConfig compares the options asked for with the resulting configuration. Kconfig silently
+// drops options that no longer exist or whose dependencies are missing.
 func checkConfig(asked, got []byte) error {
 	have := options(got)
 	var lost []string
@@ -118,7 +117,7 @@ func checkConfig(asked, got []byte) error {
 	return fmt.Errorf("options of firmware/uml/config that did not come out as asked:\n  %s", strings.Join(lost, "\n  "))
 }
 
-// options reads CONFIG_X=value and "# CONFIG_X is not set" lines.
+// options parses CONFIG_X=value and "# CONFIG_X is not set" lines.
 func options(config []byte) map[string]string {
 	all := map[string]string{}
 	for line := range strings.Lines(string(config)) {
@@ -141,11 +140,11 @@ func (u *umlBuild) compile(ctx context.Context, c *counter) error {
 	return u.make(ctx, c, jobs(), "linux")
 }
 
-// jobs is one more than there are CPUs: a job waits now and then, for the
-// disk or for a make below it.
+// jobs returns one more than the number of CPUs, because a job at times waits for the disk or a
+// sub-make.
 func jobs() string { return fmt.Sprintf("-j%d", runtime.NumCPU()+1) }
 
-// make runs the kernel's build, its output into the log; c counts the lines.
+// make runs the kernel's build with its output in the log. c counts the lines.
 func (u *umlBuild) make(ctx context.Context, c *counter, args ...string) error {
 	log, err := os.OpenFile(u.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
@@ -183,7 +182,7 @@ func tail(name string, n int) string {
 	return "  " + strings.Join(lines[max(0, len(lines)-n):], "\n  ")
 }
 
-// try strips the kernel and makes sure that it starts and is what was built.
+// try strips the kernel and checks that it starts and reports the release that was built.
 func (u *umlBuild) try(ctx context.Context, _ *counter) error {
 	kernel := filepath.Join(u.out, "linux")
 	if out, err := command(ctx, "strip", "-o", kernel, filepath.Join(u.tree, "linux")).CombinedOutput(); err != nil {

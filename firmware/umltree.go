@@ -14,7 +14,7 @@ import (
 	"strings"
 )
 
-// writeTree unpacks a tar with one directory at its top, without that.
+// writeTree unpacks a tar and strips the directory at its top.
 func (u *umlBuild) writeTree(r io.Reader, c *counter) error {
 	root, err := os.OpenRoot(u.tree)
 	if err != nil {
@@ -80,14 +80,13 @@ func writeTreeEntry(root *os.Root, name string, hdr *tar.Header, r io.Reader) er
 	if err := f.Close(); err != nil {
 		return err
 	}
-	// make compares the times of files with each other.
+	// make compares the modification times of files.
 	return root.Chtimes(name, hdr.ModTime, hdr.ModTime)
 }
 
-// unneeded are directories that no card's kernel is compiled from; they are
-// most of the tree. The Kconfig files in them stay, because others refer to
-// them, and so do the Makefiles, with nothing in them: make does not walk
-// through what is off anyway.
+// unneeded lists directories that contribute nothing to a card's kernel. They are most of the tree.
+// Their Kconfig files are unpacked, because other Kconfig files refer to them. Their Makefiles are
+// unpacked empty: make does not descend into what is off.
 var unneeded = []string{
 	"Documentation/", "LICENSES/", "rust/", "samples/", "sound/", "tools/testing/", "tools/perf/", "tools/power/",
 	"lib/test_fortify/",
@@ -107,8 +106,7 @@ var unneeded = []string{
 	"drivers/usb/", "drivers/video/", "drivers/watchdog/",
 }
 
-// needed says whether a file of the sources is wanted, and whether as an
-// empty one.
+// needed reports whether a file of the sources is unpacked, and whether it is unpacked empty.
 func needed(name string) (wanted, empty bool) {
 	base := path.Base(name)
 	if strings.HasPrefix(base, "Kconfig") {
@@ -128,8 +126,8 @@ func needed(name string) (wanted, empty bool) {
 
 var optionPattern = regexp.MustCompile(`(?m)^\s*(?:menu)?config\s+(\w+)`)
 
-// checkSources refuses options whose sources are not unpacked: with the empty
-// Makefile the kernel would lack them without an error.
+// checkSources refuses options whose sources are not unpacked. With the empty Makefile the kernel
+// would lack them without an error.
 func checkSources(tree string, asked []byte) error {
 	want := options(asked)
 	var lost []string

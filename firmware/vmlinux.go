@@ -32,8 +32,8 @@ const (
 	protocolOfPayload = 0x0208
 )
 
-// vmlinux returns the kernel in a bzImage as the ELF file that PVH boots. No decompressor runs in the
-// guest then.
+// vmlinux returns the kernel in a bzImage as the ELF file that PVH boots. This saves running the
+// decompressor in the guest.
 func vmlinux(ctx context.Context, bzImage []byte) ([]byte, error) {
 	payload, err := payloadOf(bzImage)
 	if err != nil {
@@ -59,7 +59,7 @@ func payloadOf(b []byte) ([]byte, error) {
 	}
 	setup := int64(b[offSetupSects])
 	if setup == 0 {
-		setup = 4 // what 0 means, by the protocol
+		setup = 4 // the protocol's meaning of 0
 	}
 	start := (setup+1)*sector + int64(le.Uint32(b[offPayloadOffset:]))
 	end := start + int64(le.Uint32(b[offPayloadLength:]))
@@ -69,9 +69,8 @@ func payloadOf(b []byte) ([]byte, error) {
 	return b[start:end], nil
 }
 
-// decompress tells the method from the first bytes, as the kernel's build
-// does not note it anywhere. The build appends the unpacked size, 4 bytes,
-// to methods that do not have it.
+// decompress detects the method from the first bytes, because the kernel's build does not record
+// it. For methods without the unpacked size the build appends it, 4 bytes.
 func decompress(ctx context.Context, b []byte) ([]byte, error) {
 	switch {
 	case bytes.HasPrefix(b, []byte{0x28, 0xb5, 0x2f, 0xfd}):

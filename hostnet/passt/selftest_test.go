@@ -130,8 +130,8 @@ func TestChooseWithoutAny(t *testing.T) {
 	}
 }
 
-// Where the host's passt is faulty and no other can be had, there is none. The
-// error names the fault and what to do.
+// If the host's passt is faulty and no other is available, Choose returns none. The error names the
+// fault and the fix.
 func TestChooseRefusesAFaultyOne(t *testing.T) {
 	dir, cache := t.TempDir(), t.TempDir()
 	program := filepath.Join(dir, "passt")
