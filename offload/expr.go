@@ -11,8 +11,7 @@ import (
 	"github.com/toe-project/toe/internal/nft"
 )
 
-// socketOfOurs matches a packet for a transparent socket that is there
-// already: a connection, not a listener.
+// socketOfOurs matches a packet for an existing transparent socket: a connection, not a listener.
 func socketOfOurs() nft.Match {
 	return nft.Match{&expr.Socket{Key: expr.NFT_SOCKET_TRANSPARENT, Register: nft.Reg1}, nft.Equal(1)}
 }
@@ -25,8 +24,7 @@ func wantsPathMTU() nft.Match {
 	return nft.Match{nft.Network(6, 2), nft.Mask(0x40, 0), nft.Unequal(0, 0)}
 }
 
-// flow4 loads what tells a flow of UDP over IPv4: addresses and ports, as in
-// flowKey.
+// flow4 loads the key of a flow of UDP over IPv4: addresses and ports, as in flowKey.
 func flow4() nft.Match {
 	ports := nft.Transport(0, 4)
 	ports.DestRegister = nft.Reg1 + 2 // behind the addresses
@@ -35,8 +33,8 @@ func flow4() nft.Match {
 
 var flowKey = []nftables.SetDatatype{nftables.TypeIPAddr, nftables.TypeIPAddr, nftables.TypeMark}
 
-// dscp matches the differentiated services code point (RFC 2474): six bits
-// of the second byte in IPv4, and across the first two in IPv6.
+// dscp matches the differentiated services code point (RFC 2474): six bits of the second byte in
+// IPv4, and across the first two bytes in IPv6.
 func dscp(v uint8) [2]nft.Match {
 	return [2]nft.Match{
 		append(nft.Family(unix.NFPROTO_IPV4), nft.Network(1, 1), nft.Mask(0xfc), nft.Equal(v<<2)),
@@ -44,8 +42,8 @@ func dscp(v uint8) [2]nft.Match {
 	}
 }
 
-// fewHops matches a time to live that only tools use that look at the path
-// (traceroute): programs send with 64 or more.
+// fewHops matches a time to live of 32 or less, as used by tools that probe the path (traceroute).
+// Programs send with 64 or more.
 func fewHops() [2]nft.Match {
 	below := &expr.Cmp{Op: expr.CmpOpLte, Register: nft.Reg1, Data: []byte{32}}
 	return [2]nft.Match{
@@ -54,13 +52,13 @@ func fewHops() [2]nft.Match {
 	}
 }
 
-// notUnicast matches what the card itself, or nobody, or many are the
-// destination of.
+// notUnicast matches a destination that is the card itself, has no route, or is multicast or
+// broadcast.
 func notUnicast() nft.Match {
 	return nft.Match{&expr.Fib{Register: nft.Reg1, ResultADDRTYPE: true, FlagDADDR: true}, nft.Unequal(nft.Native(unix.RTN_UNICAST)...)}
 }
 
-// routedTo matches a destination behind an interface.
+// routedTo matches a destination routed to an interface.
 func routedTo(link string) nft.Match {
 	return nft.Match{&expr.Fib{Register: nft.Reg1, ResultOIFNAME: true, FlagDADDR: true}, nft.Equal(nft.Name(link)...)}
 }
@@ -70,14 +68,14 @@ func sourceOfOurs() nft.Match {
 	return nft.Match{&expr.Fib{Register: nft.Reg1, ResultADDRTYPE: true, FlagSADDR: true}, nft.Equal(nft.Native(unix.RTN_LOCAL)...)}
 }
 
-// sourceBehind matches a source that the card would answer by way of an
-// interface.
+// sourceBehind matches a source whose return route is an interface.
 func sourceBehind(link string) nft.Match {
 	return nft.Match{&expr.Fib{Register: nft.Reg1, ResultOIFNAME: true, FlagSADDR: true}, nft.Equal(nft.Name(link)...)}
 }
 
-// notFrom6 matches IPv6 whose source is not behind an interface. A link-local
-// source says nothing, and who speaks to many may have no other.
+// notFrom6 matches IPv6 whose source is not behind an interface. Multicast destinations are exempt,
+// because their sender may have a link-local address only. So are link-local sources: they do not
+// identify an interface.
 func notFrom6(link string) nft.Match {
 	return append(nft.Family(unix.NFPROTO_IPV6),
 		nft.Network(24, 1), nft.Unequal(0xff),
@@ -85,11 +83,11 @@ func notFrom6(link string) nft.Match {
 		&expr.Fib{Register: nft.Reg1, ResultOIFNAME: true, FlagSADDR: true}, nft.Unequal(nft.Name(link)...))
 }
 
-// begins matches the first packets of a connection, or of a flow of datagrams,
-// that connection tracking sees.
+// begins matches the first packets of a connection or a flow of datagrams, in the state NEW of
+// connection tracking.
 func begins() nft.Match { return nft.State(expr.CtStateBitNEW) }
 
-// toListener hands a packet to the socket at proxyPort of the loopback.
+// toListener passes a packet to the socket at proxyPort of the loopback address.
 func toListener(f byte) nft.Match {
 	addr := netip.AddrFrom4([4]byte{127, 0, 0, 1})
 	if f == unix.NFPROTO_IPV6 {
@@ -103,11 +101,10 @@ func toListener(f byte) nft.Match {
 	return append(append(all, nft.SetMark(markLocal)...), nft.Accept...)
 }
 
-// eraseSACK puts two NOP in the place of the option SACK-permitted (RFC 2018,
-// section 2; RFC 9293, section 3.1), where Linux has it: behind the segment
-// size, or two bytes later when there is no timestamp. nf_tables has a
-// statement that would find it anywhere; its netlink form is not to be had
-// from the library, and the host is always Linux.
+// eraseSACK replaces the option SACK-permitted (RFC 2018, section 2; RFC 9293, section 3.1) with two
+// NOPs, where Linux puts it: after the maximum segment size, or two bytes later without a timestamp.
+// nf_tables has a statement that finds it anywhere, but the library does not support its netlink
+// form, and the host is always Linux.
 func eraseSACK() [2]nft.Match {
 	const checksumAt = 16
 	var rules [2]nft.Match

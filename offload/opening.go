@@ -13,13 +13,12 @@ import (
 	"github.com/toe-project/toe/offload/raw"
 )
 
-// acceptLimit is how long the host may take from our answer to its first
-// segment to the end of the handshake: it is one hop away.
+// acceptLimit is the maximum time from SYN-ACK to ACK. The host is one hop away.
 const acceptLimit = 10 * time.Second
 
-// opening is a connection that the host has asked for. Its first segment is
-// held while the remote is asked; when it says yes, the segment goes on to
-// the listener, and the accepted socket finds its way back by the pair.
+// opening is a connection requested by the host. Its SYN is held while the card connects to the
+// remote. When the remote accepts, the SYN is released to the listener, and the accepted socket is
+// matched to its opening by the pair.
 type opening struct {
 	t         *tcp
 	pair      pair
@@ -29,12 +28,12 @@ type opening struct {
 	held      uint32
 	holds     bool
 	connected bool
-	broken    bool // the remote has reset the connection since
+	broken    bool // reset by the remote after it had accepted
 	limit     *loop.Timer
 	age       *list.Element
 }
 
-// handleSYN is called with each SYN of the host.
+// handleSYN is called for each SYN of the host.
 func (t *tcp) handleSYN(p nfqueue.Packet) {
 	s, ok := parseSegment(p.Head)
 	if !ok {
@@ -47,8 +46,7 @@ func (t *tcp) handleSYN(p nfqueue.Packet) {
 		return
 	}
 	if first, ok := t.recent[s.pair]; ok && first == s.seq {
-		// Sent again before our answer came, and read only now: it has been
-		// in the queue since before the handshake ended.
+		// A retransmission that was queued before the handshake ended.
 		t.verdict.Drop(p.ID)
 		return
 	}
@@ -59,9 +57,9 @@ func (t *tcp) handleSYN(p nfqueue.Packet) {
 	t.begin(s, p.ID)
 }
 
-// allAnswered says whether there is no place for another attempt, nor one that
-// could make room: the host's kernel has those whose remote has answered, and
-// would see them reset.
+// allAnswered reports whether the table is full and no attempt can be evicted, and counts a drop if
+// so. Answered attempts are not evicted: the host's kernel has got their SYN-ACK and would see a
+// reset.
 func (t *tcp) allAnswered() bool {
 	if len(t.opening) < maxOpening || !t.oldest.Front().Value.(*opening).connected {
 		return false
@@ -86,7 +84,7 @@ func (t *tcp) begin(s segment, held uint32) {
 		return
 	}
 	o.fd = fd
-	if t.congestion != "" { // no error: the kernel has taken it before
+	if t.congestion != "" { // does not fail: the kernel accepted it in configure
 		_ = unix.SetsockoptString(fd, unix.SOL_TCP, unix.TCP_CONGESTION, t.congestion)
 	}
 	t.opening[s.pair] = o
@@ -95,14 +93,14 @@ func (t *tcp) begin(s segment, held uint32) {
 		t.drop("gave up for a newer one")
 		t.oldest.Front().Value.(*opening).end()
 	}
-	// What comes after the answer is the flow's: watch tells it.
+	// Events after the answer are for the flow, which replaces this handler with Watch.
 	if err := t.loop.Add(fd, unix.EPOLLOUT, o); err != nil {
 		t.drop("no memory")
 		o.end()
 	}
 }
 
-// classOptions give the connection on the wire the class of the host's.
+// classOptions returns the options that copy the host's traffic class to the wire.
 func classOptions(s segment) []option {
 	if s.to.Addr().Is4() {
 		return []option{{unix.SOL_IP, unix.IP_TOS, int(s.class)}}
@@ -110,9 +108,8 @@ func classOptions(s segment) []option {
 	return []option{{unix.SOL_IPV6, unix.IPV6_TCLASS, int(s.class)}}
 }
 
-// repeated replaces the held SYN by a newer one. A host that gave up and tries
-// again from the same port sends a new sequence number, and maybe another class:
-// what is remembered of the connection is what the newest SYN says.
+// repeated replaces the held SYN with a newer one. A host that gave up and retries from the same
+// port sends a new sequence number, and possibly another class; those of the newest SYN are kept.
 func (o *opening) repeated(s segment, id uint32) {
 	if o.holds {
 		o.t.verdict.Drop(o.held)
@@ -136,10 +133,10 @@ func (o *opening) release(mark uint32) {
 	}
 }
 
-// Ready is the remote's answer. It implements loop.Handler.
+// Ready handles the remote's answer. It implements loop.Handler.
 func (o *opening) Ready(events uint32) {
 	if o.connected || events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
-		return // what comes now is for the flow
+		return // later events are for the flow
 	}
 	var err error
 	if events&(unix.EPOLLERR|unix.EPOLLHUP) != 0 {
@@ -147,26 +144,26 @@ func (o *opening) Ready(events uint32) {
 	}
 	switch {
 	case errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.EPIPE):
-		o.broken = true // after it had accepted: else it were refused
+		o.broken = true // after it had accepted: a reset before that gives ECONNREFUSED
 	case err != nil:
 		o.reject(err)
 		return
 	}
 	o.connected = true
 	o.t.answered++
-	o.t.oldest.MoveToBack(o.age) // the oldest without an answer makes room
+	o.t.oldest.MoveToBack(o.age) // unanswered attempts are evicted first
 	o.limit = o.t.loop.After(acceptLimit, o.expire)
 	o.release(markOpen)
 }
 
-// expire ends an attempt whose handshake the host did not complete.
+// expire ends an attempt whose handshake the host did not complete within acceptLimit.
 func (o *opening) expire() {
 	o.t.drop("host went away while opening")
 	o.end()
 }
 
-// reject tells the host why there is no connection, in the same way as the
-// remote, or a router, told the card.
+// reject reports a failed attempt to the host as the remote or a router reported it to the card:
+// with RST, ICMP, or silence.
 func (o *opening) reject(err error) {
 	switch {
 	case errors.Is(err, unix.ECONNREFUSED):
@@ -182,7 +179,7 @@ func (o *opening) reject(err error) {
 		o.t.count.Unreachable++
 		o.release(markProhibited)
 	case errors.Is(err, unix.ETIMEDOUT):
-		o.t.count.TimedOut++ // silence is answered with silence
+		o.t.count.TimedOut++ // the remote was silent: the SYN is dropped, and the host times out too
 	case errors.Is(err, unix.EADDRNOTAVAIL), errors.Is(err, unix.EADDRINUSE):
 		o.t.drop("no free port")
 	default:
@@ -191,7 +188,7 @@ func (o *opening) reject(err error) {
 	o.end()
 }
 
-// end forgets the attempt.
+// end discards the attempt: its held SYN, its table entry and its socket.
 func (o *opening) end() {
 	if o.holds {
 		o.t.verdict.Drop(o.held)
@@ -215,7 +212,7 @@ func (o *opening) leave() {
 	}
 }
 
-// accepted joins a connection of the host with the one to its remote.
+// accepted joins an accepted connection of the host to the one to its remote.
 func (t *tcp) accepted(fd int, peer netip.AddrPort) {
 	local, err := raw.Getsockname(fd)
 	if err != nil {
@@ -237,7 +234,7 @@ func (t *tcp) accepted(fd int, peer netip.AddrPort) {
 // remember keeps the sequence number of an accepted connection's SYN until the
 // queue is empty.
 func (t *tcp) remember(o *opening) {
-	if len(t.recent) < t.maxFlows { // the queue may not be empty for long
+	if len(t.recent) < t.maxFlows { // a bound: the queue may stay non-empty for a long time
 		t.recent[o.pair] = o.seq
 	}
 }

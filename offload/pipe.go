@@ -4,33 +4,32 @@ import "github.com/toe-project/toe/offload/raw"
 
 // Sizes of pipes, in bytes of payload.
 const (
-	// pipeSize is what the kernel gives a pipe room for: so many pages.
+	// pipeSize is the capacity of a pipe, in whole pages.
 	pipeSize = 256 << 10
-	// fairShare is what one connection may move before the next has a turn.
+	// fairShare is the maximum that one connection moves before the next has a turn.
 	fairShare = 4 << 20
-	// leastPipe is what a connection gets when the card is full of payload
-	// that nobody takes.
+	// leastPipe is the minimum that a connection can move at once when the card is full of unread
+	// payload.
 	leastPipe = 4 << 10
-	// sparePipes are kept for the next that needs one.
+	// sparePipes is the maximum number of pipes kept for reuse.
 	sparePipes = 32
 )
 
-// pipe is where payload is between two sockets: pages that belong to the
-// kernel, which this program never sees.
+// pipe holds payload between two sockets, in pages of the kernel that this program never maps.
 type pipe struct {
 	r, w int
 	n    int // bytes in it
 }
 
-// pipes are those of all connections. A connection has one only while there
-// is something in it: one at rest needs none.
+// pipes is the pool of all connections. A connection holds a pipe only while the pipe has payload;
+// an idle connection has none.
 type pipes struct {
 	spare []*pipe
-	room  int // bytes that all pipes together should hold at most
+	room  int // target maximum of bytes in all pipes together
 	held  int
 }
 
-// get takes an empty pipe.
+// get returns an empty pipe, a spare one if there is any.
 func (p *pipes) get() (*pipe, error) {
 	if n := len(p.spare); n > 0 {
 		last := p.spare[n-1]
@@ -44,7 +43,8 @@ func (p *pipes) get() (*pipe, error) {
 	return &pipe{r: r, w: w}, nil
 }
 
-// put gives a pipe back. One that is not empty is of no use to another.
+// put returns a pipe to the pool. A pipe that is not empty is closed: another connection cannot use
+// it.
 func (p *pipes) put(q *pipe) {
 	p.held -= q.n
 	if q.n > 0 || len(p.spare) >= sparePipes {
@@ -55,7 +55,7 @@ func (p *pipes) put(q *pipe) {
 	p.spare = append(p.spare, q)
 }
 
-// portion is how much may be taken at once: less, the less room there is.
+// portion returns the maximum to read at once, in bytes. It shrinks with the room left.
 func (p *pipes) portion() int {
 	return min(pipeSize, max(leastPipe, (p.room-p.held)/8))
 }

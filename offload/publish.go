@@ -13,12 +13,12 @@ import (
 	"github.com/toe-project/toe/offload/raw"
 )
 
-// dialLimit is how long a service of the host may take to accept. The link
-// loses nothing: no answer in this time is none at all.
+// dialLimit is the maximum time for a service of the host to accept. The link loses no packets, so a
+// service that is silent for this time does not answer at all.
 const dialLimit = 10 * time.Second
 
-// publish listens for a service of the host, at every address of the card.
-// The agent's firewall lets the wire and the links get here.
+// publish listens for a service of the host at every address of the card. The agent's firewall
+// accepts the port from the wire and the links.
 func (t *tcp) publish(p Publish) error {
 	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		fd, err := listen(netip.AddrPortFrom(any, p.Port))
@@ -39,15 +39,15 @@ func (t *tcp) publish(p Publish) error {
 	return nil
 }
 
-// dialing is a client of a published service that waits for the service.
+// dialing is a client of a published service waiting for the service to accept.
 type dialing struct {
 	t            *tcp
 	client, host int
 	limit        *loop.Timer
 }
 
-// dialService takes a client to the host. Its handshake with the card is complete:
-// what only pretends to be a client gets no further than the card's kernel.
+// dialService connects a client to the host. Its handshake with the card is complete: forged SYNs
+// get no further than the card's kernel.
 func (t *tcp) dialService(p Publish, client int, from netip.AddrPort) {
 	if t.fullForWire() {
 		_ = raw.Close(client)
@@ -72,11 +72,11 @@ func (t *tcp) dialService(p Publish, client int, from netip.AddrPort) {
 	}
 }
 
-// dialFor connects to a service for a client; without a source, as the card.
-// What listens on the card keeps a port from being used, whoever asks for it,
-// and a client may come from one port to two published ones: then its port is
-// another, and its address still its own. A client that could choose to look like
-// the card would pass where the card may.
+// dialFor connects to a service for a client; an invalid source means the card's address. The
+// client's port can be taken: by a listener on the card, or by the same client port connected to
+// another published port. Then another port is chosen, and the client's address is kept. Falling
+// back to the card's address would let a client choose to look like the card, and pass where the
+// card is allowed.
 func dialFor(source, to netip.AddrPort) (int, error) {
 	fd, err := dial(source, to, hostSide()...)
 	if source.IsValid() && (errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EADDRNOTAVAIL)) {
@@ -85,8 +85,8 @@ func dialFor(source, to netip.AddrPort) (int, error) {
 	return fd, err
 }
 
-// ofHost says whether an address is at the other end of a link. What is on the
-// links is asked of the kernel once a second at most, not for every client.
+// ofHost reports whether an address is at the other end of a link. The networks of the links are
+// read from the kernel at most once a second, not for every client.
 func (t *tcp) ofHost(a netip.Addr) bool {
 	if t.linkNets == nil || t.loop.Now().Sub(t.linkNetsAt) >= time.Second {
 		t.linkNets, t.linkNetsAt = networks(t.conf.Links), t.loop.Now()
@@ -99,9 +99,9 @@ func (t *tcp) ofHost(a netip.Addr) bool {
 	return false
 }
 
-// networks are those of the addresses that interfaces have.
+// networks returns the networks of the interfaces' addresses.
 func networks(names []string) []*net.IPNet {
-	found := []*net.IPNet{} // not nil: they have been looked for
+	found := []*net.IPNet{} // not nil, even if there are none: nil means not read yet
 	for _, name := range names {
 		dev, err := net.InterfaceByName(name)
 		if err != nil {
@@ -120,7 +120,7 @@ func networks(names []string) []*net.IPNet {
 	return found
 }
 
-// Ready is the service's answer. It implements loop.Handler.
+// Ready handles the service's answer. It implements loop.Handler.
 func (m *dialing) Ready(events uint32) {
 	if events&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
 		return

@@ -13,7 +13,7 @@ import (
 	"github.com/toe-project/toe/offload/raw"
 )
 
-// sockaddr is an address as the kernel takes it.
+// sockaddr returns the address in the form of golang.org/x/sys/unix.
 func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	if a.Addr().Is4() {
 		return &unix.SockaddrInet4{Port: int(a.Port()), Addr: a.Addr().As4()}
@@ -21,7 +21,7 @@ func sockaddr(a netip.AddrPort) unix.Sockaddr {
 	return &unix.SockaddrInet6{Port: int(a.Port()), Addr: a.Addr().As16()}
 }
 
-// addrPort is the inverse. A mapped IPv4 address becomes an IPv4 address.
+// addrPort is the inverse of sockaddr. An IPv4-mapped address becomes an IPv4 address.
 func addrPort(sa unix.Sockaddr) netip.AddrPort {
 	switch sa := sa.(type) {
 	case *unix.SockaddrInet4:
@@ -39,10 +39,10 @@ func familyOf(a netip.Addr) int {
 	return unix.AF_INET6
 }
 
-// option is a socket option of integer value.
+// option is a socket option with an integer value.
 type option struct{ level, name, value int }
 
-// newSocket makes a socket that does not block, with options.
+// newSocket makes a non-blocking socket and sets options.
 func newSocket(family, kind int, options ...option) (int, error) {
 	fd, err := raw.Socket(family, kind)
 	if err != nil {
@@ -57,7 +57,7 @@ func newSocket(family, kind int, options ...option) (int, error) {
 	return fd, nil
 }
 
-// transparent lets a socket have an address that is not the card's.
+// transparent lets a socket bind to an address that is not the card's.
 func transparent(family int) option {
 	if family == unix.AF_INET6 {
 		return option{unix.SOL_IPV6, unix.IPV6_TRANSPARENT, 1}
@@ -65,28 +65,25 @@ func transparent(family int) option {
 	return option{unix.SOL_IP, unix.IP_TRANSPARENT, 1}
 }
 
-// towardsHost marks what a socket sends as traffic of the host's side.
+// towardsHost marks packets sent by a socket as traffic of the host's side.
 var towardsHost = option{unix.SOL_SOCKET, unix.SO_MARK, markOwn}
 
-// linkBuffer is what a connection to the host may hold of payload that is not
-// taken, in bytes each way. The kernel makes room for twice as much, and
-// would by itself let it grow to a sixteenth of the memory: a program on the
-// host that sleeps must not cost the others theirs. The link needs no more,
-// its round trip is a fraction of a millisecond.
+// linkBuffer is the maximum of unread payload on a connection to the host, in bytes per direction.
+// The kernel reserves twice as much. By default it would let the buffer grow to a sixteenth of the
+// memory: a sleeping program on the host must not starve other connections. The link needs no
+// larger buffer, because its round trip is a fraction of a millisecond.
 const linkBuffer = 1 << 20
 
-// sendLocked, of linux/socket.h, is SOCK_SNDBUF_LOCK: the kernel leaves the size
-// of the send buffer alone. That of the receive buffer only begins as linkBuffer:
-// what a window takes of memory is the kernel's guess from the largest segment
-// that it saw, and where smaller ones come, which take more, a locked buffer drops
-// what the window had promised; the host waits 200 ms and sends it again.
+// sendLocked is SOCK_SNDBUF_LOCK of linux/socket.h: the kernel does not resize the send buffer. The
+// receive buffer starts at linkBuffer and is not locked. The kernel estimates the memory of a window
+// from the largest segment it has seen. Smaller segments need more memory, so a locked buffer drops
+// data inside the window, and the host retransmits it after 200 ms.
 const sendLocked = 1
 
-// narrow takes back what the receive buffer of a connection to the host has
-// grown to beyond wide. The kernel lets one that is read fast grow to the largest of
-// tcp_rmem, and one that may not grow any more drops again what it has promised.
-// Between the two calls it is locked, so that it keeps room for as much as the
-// card's whole receive ring brings.
+// narrow shrinks the receive buffer of a connection to the host that has grown beyond wide. The
+// kernel lets the buffer of a fast reader grow to the maximum of tcp_rmem, and a buffer that can no
+// longer grow drops data inside the window. The buffer is locked between the two calls, so it keeps
+// room for the card's whole receive ring.
 func narrow(fd int, wide uint32) {
 	const ring = 4 << 20
 	m, err := memory(fd)
@@ -98,8 +95,8 @@ func narrow(fd int, wide uint32) {
 	_ = raw.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, sendLocked)
 }
 
-// largestReceive is what the kernel lets a receive buffer grow to, in bytes of
-// memory: the last of tcp_rmem (Linux: Documentation/networking/ip-sysctl.rst).
+// largestReceive returns the maximum size of a receive buffer, in bytes of memory: the last value of
+// tcp_rmem (Linux: Documentation/networking/ip-sysctl.rst).
 func largestReceive() uint32 {
 	text, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_rmem")
 	if f := strings.Fields(string(text)); len(f) == 3 {
@@ -107,11 +104,11 @@ func largestReceive() uint32 {
 			return uint32(n)
 		}
 	}
-	return 6 << 20 // the kernel's own
+	return 6 << 20 // the kernel's default
 }
 
-// memInfo begins as SO_MEMINFO gives it (linux/sock_diag.h): bytes of memory that
-// the receive queue takes, and those that it may take.
+// memInfo is the beginning of the SO_MEMINFO array (linux/sock_diag.h): bytes of memory used by the
+// receive queue, and their limit.
 type memInfo struct{ received, room uint32 }
 
 func memory(fd int) (m memInfo, err error) {
@@ -119,28 +116,27 @@ func memory(fd int) (m memInfo, err error) {
 	return m, err
 }
 
-// hostSide are the options of a connection to the host.
+// hostSide adds the options of a connection to the host.
 func hostSide(options ...option) []option {
 	return append(options, towardsHost,
 		option{unix.SOL_SOCKET, unix.SO_RCVBUF, linkBuffer}, option{unix.SOL_SOCKET, unix.SO_SNDBUF, linkBuffer},
 		option{unix.SOL_SOCKET, unix.SO_BUF_LOCK, sendLocked})
 }
 
-// connection are the options of every connection that payload passes.
+// connection lists the options of every connection that carries payload.
 //
-// Segments go out as they come: the host's own Nagle algorithm has had its
-// say before. A peer that is silently gone is found by keepalive, for that of
-// the program on the host asks the card only; the agent sets its times for the
-// whole card, three system calls less for each connection. And a socket
-// that is closed before its time, also because this program died, resets its
-// connection: an end that is no end must not look like one.
+// TCP_NODELAY: segments are sent at once, because the host's Nagle algorithm has already been
+// applied. SO_KEEPALIVE detects a silent peer, because keepalive of the program on the host reaches
+// the card only. The agent sets the keepalive times for the whole card, which saves three system
+// calls per connection. A socket that is closed early, for instance because this program died,
+// resets its connection (see linger): an abort must not look like an orderly end.
 var connection = []option{
 	{unix.SOL_TCP, unix.TCP_NODELAY, 1},
 	{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 	{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1}, // see passUrgent
 }
 
-// linger makes close(2) reset a connection, or end it in order.
+// linger selects whether close(2) resets a connection or ends it in order.
 func linger(fd int, reset bool) error {
 	return raw.SetLinger(fd, reset)
 }
@@ -167,7 +163,7 @@ func listen(at netip.AddrPort, options ...option) (int, error) {
 	return fd, nil
 }
 
-// dial begins a connection. source may be invalid: any address of the card.
+// dial starts a connection. An invalid source means any address of the card.
 func dial(source, to netip.AddrPort, options ...option) (int, error) {
 	options = append(options, connection...)
 	family := familyOf(to.Addr())
@@ -192,7 +188,7 @@ func dial(source, to netip.AddrPort, options ...option) (int, error) {
 	return fd, nil
 }
 
-// pendingError takes the error that waits at a socket, if any.
+// pendingError reads and clears the pending error of a socket (SO_ERROR).
 func pendingError(fd int) error {
 	var code int32
 	if err := raw.Getsockopt(fd, unix.SOL_SOCKET, unix.SO_ERROR, &code); err != nil {

@@ -16,26 +16,25 @@ import (
 	"github.com/toe-project/toe/offload/raw"
 )
 
-// Bounds of the tables. What finds no place is dropped and counted: its
-// sender tries again.
+// Table sizes. An entry that does not fit is dropped and counted; its sender retransmits.
 const (
-	// maxOpening connections may wait for a remote. Beyond, the oldest makes
-	// room: a scan of silent addresses must not keep everything else waiting.
+	// maxOpening is the maximum number of connections waiting for a remote. The oldest is evicted
+	// when the table is full: a scan of silent addresses must not block other connections.
 	maxOpening = 4096
-	// maxDialing clients of published services may wait for the host.
+	// maxDialing is the maximum number of clients of published services waiting for the host.
 	maxDialing = 4096
-	// flowCost is what the card sets aside for a connection, in bytes: two
-	// sockets at rest, and some payload under way for those that are not.
+	// flowCost is the memory budgeted for a connection, in bytes: two idle sockets, and some
+	// payload in flight for the busy ones.
 	flowCost = 16 << 10
 )
 
-// verdict decides on held SYNs: an *nfqueue.Queue, or a test's.
+// verdict decides on held SYNs: an *nfqueue.Queue, or a fake in tests.
 type verdict interface {
 	Accept(id, mark uint32)
 	Drop(id uint32)
 }
 
-// tcp is endpoint mode for connections.
+// tcp is endpoint mode for TCP connections.
 type tcp struct {
 	loop      *loop.Loop
 	conf      Config
@@ -45,20 +44,20 @@ type tcp struct {
 	listeners []int
 	published map[Publish][]int
 
-	opening  map[pair]*opening // asked for by the host
-	answered int               // of these, whose remote has: they wait to be accepted
-	recent   map[pair]uint32   // accepted since the queue was empty, with the number of the first segment
+	opening  map[pair]*opening // requested by the host
+	answered int               // entries of opening whose remote has answered, not accepted yet
+	recent   map[pair]uint32   // accepted since the queue was empty: sequence number of the SYN
 	oldest   *list.List        // of *opening
-	dialing  map[*dialing]bool // asked for by the wire
+	dialing  map[*dialing]bool // requested by the wire
 	flows    map[*flow]bool
-	inbound  int // of flows, those that the wire began
+	inbound  int // flows opened from the wire
 	maxFlows int
 	pipes    pipes
 
-	wide       uint32 // bytes of memory that the receive buffer of a host's connection keeps
-	congestion string // what the wire's sockets have to be told; empty: nothing
+	wide       uint32 // bytes of memory that narrow leaves to a host connection's receive buffer
+	congestion string // TCP_CONGESTION for sockets towards the wire; empty: the kernel's default
 
-	// See ofHost: what was found, and when.
+	// Cache of ofHost, and the time of its last update.
 	linkNets   []*net.IPNet
 	linkNetsAt time.Time
 
@@ -113,8 +112,8 @@ func (t *tcp) open() (err error) {
 	return t.configure(t.conf)
 }
 
-// configure takes a configuration over: what is published changes, and the
-// source of connections to come.
+// configure applies a configuration: published services, and the source address and congestion
+// control of new connections.
 func (t *tcp) configure(conf Config) error {
 	control, told, err := congestion(conf.Congestion)
 	if err != nil {
@@ -168,7 +167,7 @@ func (t *tcp) stats() TCPStats {
 
 func (t *tcp) drop(cause string) { t.count.Drops[cause]++ }
 
-// full says whether another connection has no place, and counts it.
+// full reports whether the table is full, and counts a drop if it is.
 func (t *tcp) full() bool {
 	if len(t.flows) < t.maxFlows {
 		return false
@@ -177,8 +176,8 @@ func (t *tcp) full() bool {
 	return true
 }
 
-// fullForWire is full for clients of published services. They have three
-// quarters of the table: the wire cannot keep the host from connecting.
+// fullForWire is full for clients of published services. They can use three quarters of the table,
+// so that the wire cannot keep the host from connecting.
 func (t *tcp) fullForWire() bool {
 	switch {
 	case len(t.dialing) >= maxDialing:
@@ -219,20 +218,18 @@ type acceptor struct {
 	t    *tcp
 	fd   int
 	take func(fd int, peer netip.AddrPort)
-	more func() bool // whether another is expected to wait; nil: not
+	more func() bool // reports whether another connection is expected; nil: never
 }
 
-// shortagePause is how long a listener rests when there is no descriptor or
-// no memory for what waits at it.
+// shortagePause is how long a listener pauses when descriptors or memory run out.
 const shortagePause = 100 * time.Millisecond
 
-// acceptTurn is how many connections a turn accepts at most: more than first
-// segments that it reads, or those whose remote has answered would pile up behind
-// those that ask.
+// acceptTurn is the maximum number of connections accepted in a turn. It exceeds the number of SYNs
+// read in a turn: otherwise answered connections would pile up behind new ones.
 const acceptTurn = 4 * nfqueue.BatchSize
 
-// Ready accepts one that waits, and others that should: its registration is
-// level triggered, so what is left is told again.
+// Ready accepts a connection, and others while more reports that they are expected. The listener is
+// level-triggered, so connections left over are reported again.
 func (a acceptor) Ready(uint32) {
 	for range acceptTurn {
 		if !a.one() || a.more == nil || !a.more() {
