@@ -8,10 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// congestion finds who controls congestion on the wire: want, which may be
-// empty, or the kernel's own choice. told is what a new socket has to be told,
-// which is nothing when it has that by itself. The link needs no control: what
-// crosses it is memory, and there the kernel's choice stays.
+// congestion returns the congestion control for the wire: want, or the kernel's default if want is
+// empty. told is the value to set on a new socket; it is empty when the default is the same. The
+// link, which is shared memory, needs no congestion control, and its sockets keep the default.
 func congestion(want string) (control, told string, err error) {
 	fd, err := newSocket(unix.AF_INET, unix.SOCK_STREAM)
 	if err != nil {
@@ -25,7 +24,7 @@ func congestion(want string) (control, told string, err error) {
 	if want == "" || want == own {
 		return own, "", nil
 	}
-	// Asking for one loads its module.
+	// Setting the option loads the module.
 	if err := unix.SetsockoptString(fd, unix.SOL_TCP, unix.TCP_CONGESTION, want); err != nil {
 		have, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_available_congestion_control")
 		return "", "", fmt.Errorf("congestion control %q: the card's kernel has %s: %w", want, strings.TrimSpace(string(have)), err)

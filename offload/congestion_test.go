@@ -19,9 +19,9 @@ func controlOf(t *testing.T, fd int) string {
 	return s
 }
 
-// TestCongestion: listeners of published services follow the configuration,
-// connections that the card makes are told what differs from the kernel's
-// choice, and a name that the kernel does not know is refused.
+// TestCongestion: listeners of published services follow the configuration. Connections of the card
+// set the congestion control only where it differs from the kernel's default. A name unknown to the
+// kernel is refused.
 func TestCongestion(t *testing.T) {
 	l, err := loop.New()
 	if err != nil {
@@ -32,7 +32,7 @@ func TestCongestion(t *testing.T) {
 	if err != nil || told != "" {
 		t.Fatalf("the kernel's own: %q, told %q, %v", own, told, err)
 	}
-	other := "reno" // every kernel has it, and everybody may ask for it
+	other := "reno" // every kernel has it, and unprivileged processes may set it
 	if own == other {
 		t.Skip("this kernel's own is reno, and no other may be there")
 	}

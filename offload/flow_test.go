@@ -468,8 +468,8 @@ func TestFlowOfABrokenConnection(t *testing.T) {
 	l.Stop()
 }
 
-// TestClientsLeaveRoom: whoever connects to published services, the host can
-// still connect.
+// TestClientsLeaveRoom: clients of published services cannot fill the table; the host can still
+// connect.
 func TestClientsLeaveRoom(t *testing.T) {
 	for _, c := range []struct {
 		name                    string
@@ -496,8 +496,8 @@ func TestClientsLeaveRoom(t *testing.T) {
 	}
 }
 
-// TestFlowDoesNotSpin: a side that is watched level triggered tells the same
-// again and again while something stays as it is; so none of these may last.
+// TestFlowDoesNotSpin: a level-triggered side reports a persistent condition again and again, so a
+// flow must not stay level-triggered under any of these conditions.
 func TestFlowDoesNotSpin(t *testing.T) {
 	both(t, func(t *testing.T, j joined, from, to *net.TCPConn) {
 		word := make([]byte, 5)

@@ -128,9 +128,9 @@ func TestOldestMakesRoom(t *testing.T) {
 	}
 }
 
-// TestAnsweredAreNotGivenUp: the host's kernel has been told of an attempt that
-// the remote has answered, and a reset would end a connection. So the oldest
-// without an answer makes room, or where all have one, the newcomer waits.
+// TestAnsweredAreNotGivenUp: the host's kernel has got the SYN of an answered attempt, and evicting
+// it would reset a connection. So the oldest unanswered attempt is evicted. If all are answered, the
+// new SYN is dropped.
 func TestAnsweredAreNotGivenUp(t *testing.T) {
 	all := askedOf(t)
 	l, to := remote(t)

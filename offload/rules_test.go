@@ -39,9 +39,9 @@ func (p *place) forge(from, to string) {
 	})
 }
 
-// TestForgedSourcesOfTheWire: nobody on the wire speaks for the host, or for
-// the card, to a published service. A datagram from the card's own address
-// would go round on the card until all tables are full.
+// TestForgedSourcesOfTheWire: packets from the wire with a source address of the host or the card
+// do not reach a published service. A datagram from the card's own address would loop on the card
+// until all tables are full.
 func TestForgedSourcesOfTheWire(t *testing.T) {
 	conf := published(false)
 	r := newTrial(t, conf)

@@ -7,9 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// peer is an address (IPv6, or IPv4 mapped) and a port, big endian. It is
-// bytes only: as part of a key it is hashed at once, and the collector of
-// garbage has nothing to follow.
+// peer is an address (IPv6 or IPv4-mapped) and a port, big endian. It has no pointers: a key with a
+// peer is hashed in one pass, and the garbage collector does not scan it.
 type peer [18]byte
 
 func peerOf(a netip.AddrPort) (p peer) {
@@ -29,15 +28,15 @@ func (p *peer) addrPort() netip.AddrPort { return netip.AddrPortFrom(p.addr(), p
 
 func (p peer) String() string { return p.addrPort().String() }
 
-// mapped is the beginning of an IPv4 address in IPv6 (RFC 4291, section 2.5.5.2).
+// mapped is the prefix of an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2).
 var mapped = [12]byte{10: 0xff, 11: 0xff}
 
 func (p *peer) is4() bool { return [12]byte(p[:12]) == mapped }
 
 func (p *peer) family() int { return familyOf(p.addr()) }
 
-// isUnicast tells a place that datagrams can be sent to and come from: one
-// machine. Link-local IPv6 is not one: there is one on every link.
+// isUnicast reports whether the peer is a valid unicast source and destination: one machine.
+// Link-local IPv6 is excluded, because the same address can exist on every link.
 func (p *peer) isUnicast() bool {
 	a := p.addr()
 	if p.port() == 0 || a.IsUnspecified() || a.IsLoopback() || a.IsMulticast() {
@@ -46,7 +45,7 @@ func (p *peer) isUnicast() bool {
 	return a.Is4() || a.IsGlobalUnicast()
 }
 
-// rawName is a struct sockaddr_in or sockaddr_in6 as the kernel has it:
+// rawName is a struct sockaddr_in or sockaddr_in6 of the kernel:
 //
 //	 0       2     4          8                        24      28
 //	┌───────┬─────┬──────────┬────────┐
@@ -58,7 +57,7 @@ func (p *peer) isUnicast() bool {
 // The family is in the CPU's byte order, the rest is big endian.
 type rawName [unix.SizeofSockaddrInet6]byte
 
-// put returns the length in bytes.
+// put encodes p and returns the length in bytes.
 func (s *rawName) put(p *peer) int {
 	*s = rawName{}
 	copy(s[2:], p[16:])
@@ -72,7 +71,7 @@ func (s *rawName) put(p *peer) int {
 	return unix.SizeofSockaddrInet6
 }
 
-// peerFrom decodes a socket address. Of anything else it makes the zero peer.
+// peerFrom decodes a socket address. It returns the zero peer for another family or a short one.
 func peerFrom(s []byte) (p peer) {
 	if len(s) < unix.SizeofSockaddrInet4 {
 		return peer{}

@@ -9,18 +9,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// service is a published port: a mapping of each family whose filtering is
-// endpoint-independent. Where the host sees the clients' addresses, it is also the
-// mapping of what the service itself sends first, so that its peers always see the
-// published port.
+// service is a published port: a mapping per address family with endpoint-independent filtering.
+// When the host sees the clients' addresses, the mapping also carries what the service sends first,
+// so that its peers always see the published port.
 type service struct {
 	u        *udp
 	publish  Publish
 	mappings []*mapping
 }
 
-// configureServices closes what is not published any more and opens what is
-// newly so.
+// configureServices closes services that are no longer published and opens new ones.
 func (u *udp) configureServices(conf Config) error {
 	want := map[Publish]bool{}
 	for _, p := range conf.Publish {
@@ -70,8 +68,8 @@ func (s *service) open() error {
 	return nil
 }
 
-// servicePort takes the port from an endpoint of the host that happens to
-// have it.
+// servicePort opens the socket of a published port. A mapping of the host that uses the port is
+// ended.
 func (u *udp) servicePort(family int, port uint16) (int, error) {
 	if o := u.wirePorts[wirePort{family, port}]; o != nil && o.service == nil {
 		u.endMapping(o)
@@ -94,7 +92,7 @@ func (u *udp) endService(s *service) {
 	}
 }
 
-// endMapping ends a mapping and every session over it.
+// endMapping ends a mapping and all its sessions.
 func (u *udp) endMapping(o *mapping) {
 	for _, t := range u.sessions.all {
 		if t.up == o {
@@ -104,7 +102,7 @@ func (u *udp) endMapping(o *mapping) {
 	u.release(o)
 }
 
-// find returns the session of a client, which may be new.
+// find returns the session of a client. It makes one if needed, and returns nil if it cannot.
 func (s *service) find(o *mapping, d *datagram) *session {
 	u := s.u
 	if !d.from.isUnicast() {
@@ -117,8 +115,8 @@ func (s *service) find(o *mapping, d *datagram) *session {
 			return nil
 		}
 	}
-	// The client may have used another of the card's addresses, or ports,
-	// than before: what it spoke to last is what answers.
+	// The client may have changed to another address or port of the card. Answers come from the one
+	// it used last.
 	t.local = d.to
 	if t.up != o {
 		old := t.up
@@ -144,13 +142,14 @@ func (s *service) begin(o *mapping, key sessionKey) *session {
 	return t
 }
 
-// onLink tells an interface that leads to the host. What the host itself
-// sends to a published port cannot come back to it from its own address.
+// onLink reports whether an interface leads to the host. A datagram that the host sends to a
+// published port cannot be returned to it with its own address as the source.
 func (u *udp) onLink(index int) bool { return slices.Contains(u.links, index) }
 
 func (u *udp) onPort(index int) bool { return slices.Contains(u.ports, index) }
 
-// findInterfaces: one may come later than the configuration that names it.
+// findInterfaces looks up the indexes of the configured interfaces. An interface may appear later
+// than the configuration that names it.
 func (u *udp) findInterfaces(conf Config) {
 	u.links = u.indexes(u.links[:0], conf.Links)
 	u.ports = u.indexes(u.ports[:0], conf.Ports)
@@ -165,7 +164,7 @@ func (u *udp) indexes(to []int, names []string) []int {
 	return to
 }
 
-// interfaceIndex asks through any socket.
+// interfaceIndex returns the index of an interface (SIOCGIFINDEX). fd is any socket.
 func interfaceIndex(fd int, name string) (int, error) {
 	r, err := unix.NewIfreq(name)
 	if err != nil {

@@ -50,8 +50,8 @@ func TestUDPPublished(t *testing.T) {
 	}
 }
 
-// TestUDPPublishedSpeaksFirst: peers of a service see the published port,
-// whoever begins.
+// TestUDPPublishedSpeaksFirst: peers of a service see the published port, also when the service
+// sends first.
 func TestUDPPublishedSpeaksFirst(t *testing.T) {
 	r := newTrial(t, published(false))
 	host, world := r.host.listen(at(hostAddr4, 5353)), r.world.listen(at(worldAddr4, 9))

@@ -6,8 +6,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// sessionKey names a session. ours is of a service that shows the host the card's
-// address in place of the remote's.
+// sessionKey identifies a session. ours is set for a service that shows the host the card's address
+// in place of the remote's.
 type sessionKey struct {
 	host, remote peer
 	ours         bool
@@ -18,19 +18,18 @@ type session struct {
 	key  sessionKey
 	up   *mapping    // to the remote
 	down *downstream // to the host
-	// local is the card's address that the remote speaks to; zero where the
-	// route chooses one.
+	// local is the card's address that the remote sends to; zero when the route selects it.
 	local      peer
 	state      state
-	inbound    bool // begun by the wire
+	inbound    bool // opened from the wire
 	closed     bool
-	busy       bool // its sockets are wide
+	busy       bool // widen has enlarged its socket buffers
 	moved      time.Time
 	next, prev *session
 }
 
-// newSession makes the session of a key over a mapping. After an error the mapping
-// is closed unless another session needs it.
+// newSession makes the session of a key over a mapping. After an error the mapping is closed, unless
+// another session uses it.
 func (u *udp) newSession(o *mapping, key sessionKey, l state) (*session, error) {
 	f, err := u.downstreamOf(key)
 	if err != nil {
@@ -48,7 +47,8 @@ func (u *udp) newSession(o *mapping, key sessionKey, l state) (*session, error) 
 	return t, nil
 }
 
-// endSession may be called again.
+// endSession ends a session, and its sockets if no other session uses them. A second call does
+// nothing.
 func (u *udp) endSession(t *session) {
 	if t.closed {
 		return
@@ -67,29 +67,27 @@ func (u *udp) endSession(t *session) {
 	u.releaseDownstream(t.down)
 }
 
-// downstream is the socket of a remote towards the host, with the remote's address:
-// what the host sends to the remote arrives at it, and what it sends comes from the
-// remote.
+// downstream is the socket of a remote towards the host. It is bound to the remote's address: it
+// receives what the host sends to the remote, and the host sees its datagrams as the remote's.
 //
-// It is one for all endpoints of the host. A socket for each flow, connected to
-// its endpoint, would be simpler; but the kernel looks through all sockets
-// of one address for the first datagram of a flow, several times: with 2500 flows
-// to one name server that was 1 ms for each new one.
+// All endpoints of the host share it. A socket per flow, connected to its endpoint, would be
+// simpler. But for the first datagram of a flow the kernel searches all sockets of one address,
+// several times: with 2500 flows to one name server that was 1 ms for each new flow.
 type downstream struct {
 	u        *udp
 	fd       int
 	at       peer
 	six      bool     // the socket's family
-	own      *session // where it shows the card's address: its one flow
+	own      *session // its only session, if it shows the card's address; else nil
 	sessions int      // sessions over it
 	last     *session
-	lost     uint32 // what the socket had lost when last heard of
+	lost     uint32 // last known count of datagrams dropped by the socket
 	closed   bool
 	next     func()
 }
 
-// downstreamOf finds or makes the socket of a session's remote. One that shows the card's
-// address is for its flow alone, and only its port tells it from others.
+// downstreamOf finds or makes the socket of a session's remote. A socket that shows the card's
+// address serves one session, and is distinguished from others by its port only.
 func (u *udp) downstreamOf(key sessionKey) (*downstream, error) {
 	if f := u.downstreams[key.remote]; f != nil && !key.ours {
 		return f, nil
@@ -125,8 +123,8 @@ func (u *udp) releaseDownstream(f *downstream) {
 	u.sockets--
 }
 
-// watchNew puts new downstream sockets into the loop: only now, so that datagrams which
-// came to the listener before the socket existed go out first.
+// watchNew adds new downstream sockets to the loop. It is called late, so that datagrams received by
+// the listener before the socket existed are sent first.
 func (u *udp) watchNew() {
 	for i, f := range u.unwatched {
 		u.unwatched[i] = nil
@@ -147,14 +145,15 @@ func (f *downstream) Ready(events uint32) {
 	f.receive()
 }
 
-// receive takes what the host sends to the wire.
+// receive reads datagrams of the host for the wire.
 func (f *downstream) receive() { f.u.receive(f) }
 
 func (f *downstream) descriptor() int { return f.fd }
 func (f *downstream) gone() bool      { return f.closed }
 func (f *downstream) turn() func()    { return f.next }
 
-// forward sends n datagrams of the inbox to the wire, those of one endpoint together.
+// forward sends n datagrams of the inbox to the wire. Consecutive datagrams of one endpoint are sent
+// together.
 func (f *downstream) forward(n int) {
 	u := f.u
 	var now *mapping
@@ -167,12 +166,12 @@ func (f *downstream) forward(n int) {
 		}
 		t := f.last
 		if t == nil || t.key.host != d.from {
-			u.flush(now) // what was collected, before anything that ends flows
+			u.flush(now) // find may end sessions: send what was collected first
 			now = nil
 			if t = f.find(d); t == nil {
 				continue
 			}
-			if t.down == f { // else f has made place for it
+			if t.down == f { // else f was evicted to make room for t
 				f.last = t
 			}
 		}
@@ -188,29 +187,28 @@ func (f *downstream) forward(n int) {
 	u.watchNew()
 }
 
-// flush sends what was collected for a mapping, if any.
+// flush sends the datagrams collected for a mapping. o may be nil.
 func (u *udp) flush(o *mapping) {
 	if o != nil {
 		u.out.flush(o.fd, o)
 	}
 }
 
-// find returns the session of a datagram of the host, which may be new, or
-// counts why not.
+// find returns the session of a datagram of the host. It makes one if needed, or counts a drop and
+// returns nil.
 func (f *downstream) find(d *datagram) *session {
 	if f.own == nil {
 		d.to = f.at
 		return f.u.sessionOf(d)
 	}
-	if d.from != f.own.key.host { // came between bind(2) and connect(2)
+	if d.from != f.own.key.host { // received between bind(2) and connect(2)
 		f.u.drop(dropStranger, d.count())
 		return nil
 	}
 	return f.own
 }
 
-// widen makes room for a flow that carries much: large datagrams, or many at
-// a time.
+// widen enlarges the socket buffers of a busy session: large datagrams, or many at a time.
 func (t *session) widen(d *datagram, together int) {
 	if t.busy || len(d.data) < busySize && together < batchSize/2 {
 		return
@@ -222,7 +220,7 @@ func (t *session) widen(d *datagram, together int) {
 	}
 }
 
-// send puts a datagram into the outbox, for the wire.
+// send adds a datagram for the wire to the outbox.
 func (t *session) send(u *udp, d *datagram) {
 	u.count.FromHost += d.count()
 	u.count.FromHostBytes += uint64(len(d.data))

@@ -131,8 +131,8 @@ func serviceSocket(family int, port uint16) (int, error) {
 	return boundTo(fd, err, &at)
 }
 
-// keepsPort reports whether a mapping may keep the host's port. Ports that programs on the card bind
-// are excluded: a name server, DHCP clients and servers, multicast DNS.
+// keepsPort reports whether a mapping may keep the host's port. Ports that programs on the card
+// bind are excluded: a name server, DHCP clients and servers, multicast DNS.
 func keepsPort(port uint16) bool {
 	switch port {
 	case 53, 67, 68, 546, 547, 5353, proxyPort:

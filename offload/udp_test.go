@@ -75,8 +75,8 @@ func TestUDPLargestDatagrams(t *testing.T) {
 	}
 }
 
-// hearAll makes a connected socket report soft errors too: without, Linux
-// tells of a port that is not open and what is prohibited.
+// hearAll makes a connected socket report soft errors too. By default Linux reports only a closed
+// port and administrative prohibition.
 func hearAll(t *testing.T, c *net.UDPConn) {
 	t.Helper()
 	raw, err := c.SyscallConn()
@@ -168,7 +168,7 @@ func TestUDPKeepsOrder(t *testing.T) {
 	}
 }
 
-// TestUDPClosedOnTheHost: the remote learns that nobody listens any more.
+// TestUDPClosedOnTheHost: the remote gets ECONNREFUSED after the host has closed its socket.
 func TestUDPClosedOnTheHost(t *testing.T) {
 	r := newTrial(t, Config{})
 	world := r.world.listen(at(worldAddr4, 9))
@@ -245,7 +245,7 @@ func readClass(t *testing.T, c *net.UDPConn) (uint8, netip.AddrPort) {
 	return d.class, from
 }
 
-// TestUDPManyFlows: the table is bounded, and what has rested longest goes.
+// TestUDPManyFlows: the table is bounded, and the session idle longest is evicted.
 func TestUDPManyFlows(t *testing.T) {
 	r := newTrial(t, Config{})
 	r.world.echo(7)
@@ -256,14 +256,14 @@ func TestUDPManyFlows(t *testing.T) {
 		exchange(t, r.host.dial(at(worldAddr4, 7)), 10)
 	}
 	s := r.stats()
-	// Each has a socket on the wire, and all share the one that is the remote.
+	// Each flow has a socket on the wire; all share the downstream socket of the remote.
 	if s.Flows != 254 || s.Drops[dropEvicted] != 301-254 {
 		t.Errorf("flows %d, drops %v; want 254 flows, the rest evicted", s.Flows, s.Drops)
 	}
 	exchange(t, first, 10) // gets a flow again
 }
 
-// TestUDPOneEndpointManyRemotes: one socket on the wire, whoever it talks to.
+// TestUDPOneEndpointManyRemotes: an endpoint has one socket on the wire for all its remotes.
 func TestUDPOneEndpointManyRemotes(t *testing.T) {
 	r := newTrial(t, Config{})
 	host := r.host.listen(at(hostAddr4, 5000))
@@ -317,9 +317,8 @@ func TestUDPPreserve(t *testing.T) {
 	}
 }
 
-// TestUDPSamePortOnBothSides: NTP, IKE and WireGuard speak from a port to the
-// same port; and what a remote has as its port another endpoint of the host
-// may have too.
+// TestUDPSamePortOnBothSides: NTP, IKE and WireGuard use the same source and destination port. The
+// port of a remote can also be the port of another endpoint of the host.
 func TestUDPSamePortOnBothSides(t *testing.T) {
 	r := newTrial(t, Config{})
 	for _, c := range []struct{ host, remote, card string }{

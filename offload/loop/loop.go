@@ -1,7 +1,7 @@
 // Package loop is an event loop on one thread, over epoll(7).
 //
-// Handlers run one after the other and share state without locks. A handler that
-// has more to do than its fair share asks for another turn with Soon.
+// Handlers run one at a time and share state without locks. A handler that has used up its share of
+// a turn requests another turn with Soon.
 package loop
 
 import (
@@ -16,22 +16,22 @@ import (
 	"github.com/toe-project/toe/offload/raw"
 )
 
-// Handler owns a descriptor in the loop. Ready is called with EPOLL* bits. Add
-// registers edge-triggered: Ready must continue until EAGAIN, or until its
-// budget is used up and then ask for another turn with Loop.Soon. The bits are
-// hints: an earlier call may have dealt with the event already.
+// Handler owns a descriptor in the loop. Ready is called with EPOLL* bits. Add registers
+// edge-triggered: Ready must continue until EAGAIN, or until its budget is used up and then request
+// another turn with Loop.Soon. The bits are hints: an earlier call may have handled the event
+// already.
 type Handler interface{ Ready(events uint32) }
 
-// Loop is the one thread that all handlers run on. Its methods are for that
-// thread alone, except Do and Stop.
+// Loop runs all handlers on one thread. Its methods must be called on that thread, except Do and
+// Stop.
 type Loop struct {
-	epoll, bell int // bell: an eventfd that ends a wait
+	epoll, bell int // bell: an eventfd that wakes the loop
 	slots       []slot
 	turns       []func() // run in the next turn
 
 	timers timers
 	alarm  int       // a timerfd
-	alert  time.Time // when it rings; zero: it is not set
+	alert  time.Time // expiry of alarm; zero: not set
 	start  time.Time
 	clock  time.Time // see Now; zero: not read in this turn
 
@@ -41,15 +41,14 @@ type Loop struct {
 	done   chan struct{}
 }
 
-// slot is what a descriptor number stands for. The generation tells an event
-// of a closed descriptor from one of its successor.
+// slot is the handler of a descriptor number. The generation distinguishes events of a closed
+// descriptor from those of its successor.
 type slot struct {
 	h          Handler
 	generation uint32
 }
 
-// New makes a loop. Run must be called for it to do anything, and Stop or
-// Discard to free its descriptors.
+// New makes a loop. Run runs it. Stop, or Discard if it never ran, frees its descriptors.
 func New() (*Loop, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
@@ -80,7 +79,7 @@ func (l *Loop) Discard() {
 	}
 }
 
-// Run is the loop, until Stop.
+// Run runs the loop until Stop.
 func (l *Loop) Run() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -114,9 +113,8 @@ func (l *Loop) deliver(events []unix.EpollEvent) {
 	}
 }
 
-// wait waits for events; the alarm ends it in time for the timers. First it waits
-// for a millisecond without telling the scheduler: with traffic under way the next
-// event comes sooner than that.
+// wait waits for events. The alarm wakes it in time for the timers. It first waits for a millisecond
+// without notifying Go's scheduler: under traffic the next event comes sooner than that.
 func (l *Loop) wait(events []unix.EpollEvent) (int, error) {
 	n, err := raw.EpollWait(l.epoll, events, len(l.turns) == 0)
 	if n != 0 || len(l.turns) > 0 {
@@ -129,8 +127,8 @@ func (l *Loop) wait(events []unix.EpollEvent) (int, error) {
 // Soon runs f in the next turn, after the events that are pending now.
 func (l *Loop) Soon(f func()) { l.turns = append(l.turns, f) }
 
-// Do runs f on the loop's thread and waits for it. It reports whether f ran:
-// after Stop it does not.
+// Do runs f on the loop's thread and waits for it. It reports whether f ran; after Stop f does not
+// run.
 func (l *Loop) Do(f func()) bool {
 	ran := make(chan struct{})
 	l.mu.Lock()
@@ -149,8 +147,8 @@ func (l *Loop) Do(f func()) bool {
 	}
 }
 
-// Stop ends Run after the calls of Do that came before it, waits for that, and
-// frees the loop's descriptors.
+// Stop ends Run after earlier calls of Do have run, waits for it to return, and frees the loop's
+// descriptors.
 func (l *Loop) Stop() {
 	l.mu.Lock()
 	l.closed = true
@@ -160,11 +158,11 @@ func (l *Loop) Stop() {
 	l.Discard()
 }
 
-// ring is called with mu held, and not after closed: the bell's number could
-// then be that of another file, and the bytes would be written to it.
+// ring wakes the loop. It is called with mu held, and last by Stop: after that the bell's descriptor
+// number may belong to another file, which would receive the bytes.
 func (l *Loop) ring() {
 	one := [8]byte{1}
-	_, _ = unix.Write(l.bell, one[:]) // EAGAIN: it rings already
+	_, _ = unix.Write(l.bell, one[:]) // EAGAIN: a wakeup is pending already
 }
 
 func (l *Loop) obey() (ended bool) {

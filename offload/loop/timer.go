@@ -13,18 +13,18 @@ import (
 type Timer struct {
 	at    time.Time
 	f     func()
-	index int // in the heap; -1 when it is not set
+	index int // in the heap; -1 when not set
 }
 
-// Set reports whether the timer has yet to run. t may be nil.
+// Set reports whether the timer is pending. t may be nil.
 func (t *Timer) Set() bool { return t != nil && t.index >= 0 }
 
-// At is when the timer runs.
+// At returns the time at which the timer runs.
 func (t *Timer) At() time.Time { return t.at }
 
-// Now is the time in this turn. On User-Mode Linux reading the clock is a
-// system call, and those are slow there: it is read once a turn, where time.Now
-// takes two calls, and not in a turn that does not ask.
+// Now returns the time of this turn. On User-Mode Linux reading the clock is a system call, and
+// system calls are slow there. Now reads the clock once per turn, on demand; time.Now takes two
+// calls.
 func (l *Loop) Now() time.Time {
 	if l.clock.IsZero() {
 		l.clock = l.start.Add(time.Since(l.start))
@@ -39,14 +39,14 @@ func (l *Loop) After(d time.Duration, f func()) *Timer {
 	return t
 }
 
-// Cancel stops a timer. It may have run already, or be nil.
+// Cancel stops a timer. t may have run already, or be nil.
 func (l *Loop) Cancel(t *Timer) {
 	if t.Set() {
 		heap.Remove(&l.timers, t.index)
 	}
 }
 
-// Every runs f each d.
+// Every runs f repeatedly, with a pause of d between runs. The first run is d from now.
 func (l *Loop) Every(d time.Duration, f func()) {
 	var again func()
 	again = func() { f(); l.After(d, again) }
@@ -64,8 +64,8 @@ func (a alarmHandler) Ready(uint32) {
 	}
 }
 
-// arm sets the alarm for the first timer. A cancelled timer leaves it as it is:
-// it rings once in vain.
+// arm sets the alarm for the first timer. Cancel does not rearm it: the alarm may then expire once
+// with no timer due.
 func (l *Loop) arm() {
 	if len(l.timers) == 0 || !l.alert.IsZero() && !l.timers[0].at.Before(l.alert) {
 		return
@@ -75,7 +75,7 @@ func (l *Loop) arm() {
 	_ = raw.TimerfdSettime(l.alarm, &unix.ItimerSpec{Value: in})
 }
 
-// timers is a heap by time.
+// timers is a heap ordered by time.
 type timers []*Timer
 
 func (t timers) Len() int           { return len(t) }

@@ -14,13 +14,12 @@ func (l *Loop) Add(fd int, events uint32, h Handler) error {
 	return l.register(fd, events|unix.EPOLLET, h)
 }
 
-// AddLevel watches fd, level-triggered, for input: for what mostly has one thing
-// at a time, where looking for a second one would waste a system call.
+// AddLevel watches fd, level-triggered, for input. It suits descriptors that mostly have one item
+// pending, where a second read would waste a system call.
 func (l *Loop) AddLevel(fd int, h Handler) error { return l.register(fd, unix.EPOLLIN, h) }
 
-// Watch replaces the handler and the events of a descriptor that may be in the
-// loop already. Without EPOLLET among events it is level-triggered. The new
-// handler is told what is pending.
+// Watch sets the handler and the events of a descriptor, which may be in the loop already. Without
+// EPOLLET in events it is level-triggered. Pending events are reported to the new handler.
 func (l *Loop) Watch(fd int, events uint32, h Handler) error {
 	if fd >= len(l.slots) || l.slots[fd].h == nil {
 		return l.register(fd, events, h)
@@ -44,8 +43,7 @@ func (l *Loop) register(fd int, events uint32, h Handler) error {
 	return nil
 }
 
-// Modify changes the events of a descriptor. Its handler is told of those that
-// are pending.
+// Modify changes the events of a descriptor. Pending events are reported to its handler.
 func (l *Loop) Modify(fd int, events uint32) error {
 	ev := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: int32(l.slots[fd].generation)}
 	if err := raw.EpollCtl(l.epoll, unix.EPOLL_CTL_MOD, fd, &ev); err != nil {
@@ -54,7 +52,7 @@ func (l *Loop) Modify(fd int, events uint32) error {
 	return nil
 }
 
-// Pause ignores a level-triggered descriptor for a while.
+// Pause ignores a level-triggered descriptor for d.
 func (l *Loop) Pause(fd int, d time.Duration) {
 	generation := l.slots[fd].generation
 	_ = l.Modify(fd, 0)

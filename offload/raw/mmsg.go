@@ -12,14 +12,14 @@ type Mmsghdr struct {
 	N   uint32 // bytes received or sent
 }
 
-// Recvmmsg receives what is there, at most a message for each header, and returns how many. It does not
-// wait: EAGAIN says that there is none.
+// Recvmmsg receives pending messages, at most one per header, and returns their number. It does not
+// wait: EAGAIN means that none is pending.
 func Recvmmsg(fd int, headers []Mmsghdr) (int, unix.Errno) {
 	return mmsg(unix.SYS_RECVMMSG, fd, headers)
 }
 
-// Sendmmsg sends the messages and returns how many were taken, or why the first was not. It does not
-// wait.
+// Sendmmsg sends the messages and returns the number accepted, or the error of the first. It does
+// not wait.
 func Sendmmsg(fd int, headers []Mmsghdr) (int, unix.Errno) {
 	return mmsg(unix.SYS_SENDMMSG, fd, headers)
 }
