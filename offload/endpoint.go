@@ -17,8 +17,8 @@ type Endpoint struct {
 
 var errStopped = errors.New("endpoint mode has ended")
 
-// Start takes over what conf says. logf gets what an administrator should
-// know, a line a call. A card has one Endpoint at a time.
+// Start starts endpoint mode with conf. logf gets messages for the administrator, one line per call.
+// A card has one Endpoint at a time.
 func Start(conf Config, logf func(format string, args ...any)) (*Endpoint, error) {
 	l, err := loop.New()
 	if err != nil {
@@ -49,8 +49,8 @@ func (e *Endpoint) open(conf Config) (err error) {
 	return applyRules(conf)
 }
 
-// Configure makes conf the configuration in force. Connections that are open
-// go on. After an error the old one is in force.
+// Configure replaces the configuration. Open connections continue. After an error the old
+// configuration is in force.
 func (e *Endpoint) Configure(conf Config) error {
 	err := errStopped
 	e.loop.Do(func() {
@@ -78,13 +78,12 @@ func (e *Endpoint) Stats() (s Stats) {
 	return s
 }
 
-// Clear removes what an Endpoint of another process has left in the kernel,
-// that was killed before it could Close: its rules would hand packets to
-// sockets that are gone. It is no error that there is nothing.
+// Clear removes rules and routes left in the kernel by an Endpoint of a process that was killed
+// before Close: its rules would pass packets to sockets that are gone. Finding none is not an error.
 func Clear() error { return errors.Join(removeRules(), removePolicy()) }
 
-// Close ends endpoint mode: the rules first, then every connection, with an
-// error to both its sides.
+// Close ends endpoint mode. It removes the rules first, then ends every connection with an error on
+// both sides.
 func (e *Endpoint) Close() error {
 	err := Clear()
 	e.loop.Do(func() {

@@ -546,7 +546,7 @@ func TestFlowHalfClosedDoesNotSpin(t *testing.T) {
 	})
 }
 
-// idle fails where the flow uses the CPU while nothing happens.
+// idle fails the test if the flow uses CPU time while nothing happens.
 func idle(t *testing.T, what string) {
 	t.Helper()
 	time.Sleep(50 * time.Millisecond) // what is under way comes to rest

@@ -1,13 +1,12 @@
 package offload
 
-// Packet marks (nfmark). Each is a value of its own, not a bit: a packet has
-// one of them at a time.
+// Packet marks (nfmark). They are values, not bits: a packet has one mark at a time.
 const (
-	// markLocal is on packets of the host that a socket here is for. The
-	// policy rule of policy.go sends them up whatever their destination is.
+	// markLocal is on packets of the host for a socket of this program. The policy rule of policy.go
+	// delivers them locally, regardless of their destination.
 	markLocal = 0x70e0001
-	// markOwn is on what our sockets towards the host send (SO_MARK): it is
-	// not connection tracking's business.
+	// markOwn is on packets from our sockets towards the host (SO_MARK). Connection tracking ignores
+	// them.
 	markOwn = 0x70e0002
 	// Verdicts on a held SYN.
 	markOpen            = 0x70e0010 // hand it to the listener
@@ -17,10 +16,9 @@ const (
 	markProhibited      = 0x70e0014 // answer with ICMP: administratively prohibited
 )
 
-// proxyPort is where nf_tables hands connections and datagrams of the host,
-// at 127.0.0.1 and ::1 of the card. It is the listener's own port only: what
-// programs see is the port they asked for.
+// proxyPort is the port at 127.0.0.1 and ::1 of the card to which nf_tables redirects connections
+// and datagrams of the host. Only the listener has it: programs see the port they connected to.
 const proxyPort = 7465
 
-// queueNumber is the nf_tables queue that SYNs are held in.
+// queueNumber is the number of the nf_tables queue that holds SYNs.
 const queueNumber = 746

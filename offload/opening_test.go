@@ -16,8 +16,8 @@ import (
 	"github.com/toe-project/toe/offload/nfqueue"
 )
 
-// askedOf is the part of an endpoint that opens connections. Nobody runs its
-// loop, and what it says of held segments stays with the queue.
+// askedOf is the part of an endpoint that opens connections. Its loop does not run, and its verdicts
+// on held SYNs are recorded.
 func askedOf(t *testing.T) *tcp {
 	t.Helper()
 	l, err := loop.New()
@@ -48,7 +48,7 @@ func (t *tcp) said() (verdict, id, mark uint32) {
 	return v.verdict, v.id, v.mark
 }
 
-// firstSegment is a SYN to a listener of the loopback.
+// firstSegment is a SYN to a listener on the loopback address.
 func firstSegment(id uint32, from uint16, to *net.TCPAddr) nfqueue.Packet {
 	b := bytes.Clone(head4)
 	copy(b[16:], to.IP.To4())
@@ -97,8 +97,7 @@ func TestFirstSegmentsThatFindNoPlace(t *testing.T) {
 	}
 }
 
-// TestOldestMakesRoom: one more than may be opened at once ends the attempt
-// that has waited longest, and no other.
+// TestOldestMakesRoom: an attempt beyond maxOpening evicts the oldest, and no other.
 func TestOldestMakesRoom(t *testing.T) {
 	all := askedOf(t)
 	_, to := remote(t)
@@ -128,9 +127,9 @@ func TestOldestMakesRoom(t *testing.T) {
 	}
 }
 
-// TestAnsweredAreNotGivenUp: the host's kernel has got the SYN of an answered attempt, and evicting
-// it would reset a connection. So the oldest unanswered attempt is evicted. If all are answered, the
-// new SYN is dropped.
+// TestAnsweredAreNotGivenUp: the SYN-ACK of an answered attempt is on its way to the host, and
+// evicting it would reset a connection. So the oldest unanswered attempt is evicted. If all are
+// answered, the new SYN is dropped.
 func TestAnsweredAreNotGivenUp(t *testing.T) {
 	all := askedOf(t)
 	l, to := remote(t)
@@ -163,9 +162,8 @@ func TestAnsweredAreNotGivenUp(t *testing.T) {
 	}
 }
 
-// TestRepeatedSegmentReadLate: a first segment that was sent again before the
-// card's answer came is read after its connection was accepted. It asks for
-// nothing; one with another number does.
+// TestRepeatedSegmentReadLate: a SYN retransmitted before the card's answer is read after its
+// connection was accepted. It opens nothing; a SYN with another sequence number does.
 func TestRepeatedSegmentReadLate(t *testing.T) {
 	all := askedOf(t)
 	_, to := remote(t)
@@ -185,7 +183,7 @@ func TestRepeatedSegmentReadLate(t *testing.T) {
 	}
 }
 
-// TestSameSegmentAgain: of one that the host repeats, the newer is held.
+// TestSameSegmentAgain: of a retransmitted SYN the newer copy is held.
 func TestSameSegmentAgain(t *testing.T) {
 	all := askedOf(t)
 	_, to := remote(t)
@@ -196,9 +194,9 @@ func TestSameSegmentAgain(t *testing.T) {
 	}
 }
 
-// TestNewerSegmentIsTheOneRemembered: a host that gives up and asks again from
-// the same port sends a SYN with another sequence number. A late repeat of that
-// one must not open a second connection to the remote.
+// TestNewerSegmentIsTheOneRemembered: a host that gives up and retries from the same port sends a
+// SYN with another sequence number. A late retransmission of that SYN must not open a second
+// connection to the remote.
 func TestNewerSegmentIsTheOneRemembered(t *testing.T) {
 	all := askedOf(t)
 	l, to := remote(t)
@@ -229,8 +227,8 @@ func TestNewerSegmentIsTheOneRemembered(t *testing.T) {
 	all.loop.Close(o.fd)
 }
 
-// TestHostGoesAway: a host that asks, and then does not take the answer, costs
-// the remote a connection for acceptLimit.
+// TestHostGoesAway: a host that does not complete the handshake costs the remote a connection for
+// acceptLimit.
 func TestHostGoesAway(t *testing.T) {
 	all := askedOf(t)
 	l, to := remote(t)
@@ -259,7 +257,7 @@ func TestHostGoesAway(t *testing.T) {
 	}
 }
 
-// TestNobodyAsked: a connection whose opening has ended meanwhile.
+// TestNobodyAsked: a connection is accepted after its opening has ended.
 func TestNobodyAsked(t *testing.T) {
 	all := askedOf(t)
 	host, fd := connected(t)

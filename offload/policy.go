@@ -36,7 +36,7 @@ func policy(family int) (*netlink.Rule, *netlink.Route, error) {
 	}, nil
 }
 
-// addPolicy may find it there: a program that was killed leaves it.
+// addPolicy adds the rules and routes. They may exist already, left by a program that was killed.
 func addPolicy() error {
 	for _, family := range families {
 		rule, route, err := policy(family)
@@ -72,7 +72,7 @@ func removePolicy() error {
 	return errors.Join(errs...)
 }
 
-// noIPv6 recognises a kernel, or a device, that has no IPv6.
+// noIPv6 reports whether err means that the kernel or the device has no IPv6.
 func noIPv6(err error) bool {
 	return errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EACCES)
 }

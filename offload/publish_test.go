@@ -11,8 +11,7 @@ import (
 	"github.com/toe-project/toe/offload/loop"
 )
 
-// TestClientKeepsItsAddress: by no choice of its port does a client look like
-// the card to the service.
+// TestClientKeepsItsAddress: a client cannot look like the card to the service by choosing its port.
 func TestClientKeepsItsAddress(t *testing.T) {
 	p := newPlace(t)
 	var service, other net.Listener
@@ -48,8 +47,8 @@ func TestClientKeepsItsAddress(t *testing.T) {
 	}
 }
 
-// TestClientsOfTheHost: what is on the links is looked for again after a while,
-// and when the configuration changes.
+// TestClientsOfTheHost: the networks of the links are read again after a second, and when the
+// configuration changes.
 func TestClientsOfTheHost(t *testing.T) {
 	l := &loop.Loop{}
 	all := &tcp{loop: l, conf: Config{Links: []string{"lo"}}}

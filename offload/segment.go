@@ -7,18 +7,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pair names a connection: who asks, and whom.
+// pair identifies a connection by its source and destination.
 type pair struct{ from, to netip.AddrPort }
 
-// segment is what a first segment says.
+// segment holds the fields of a SYN.
 type segment struct {
 	pair
 	class uint8 // type of service or traffic class, without the ECN bits
 	seq   uint32
 }
 
-// parseSegment reads the head of an IP packet that carries TCP. It is
-// content with the ports: the kernel has looked at the rest.
+// parseSegment parses the head of an IP packet that carries TCP. It requires the bytes up to the
+// sequence number only: the kernel has checked the rest.
 func parseSegment(b []byte) (s segment, ok bool) {
 	if len(b) == 0 {
 		return s, false
@@ -47,8 +47,7 @@ func parseSegment4(b []byte) (s segment, ok bool) {
 	return s, true
 }
 
-// parseSegment6: RFC 8200, section 3, with the extension headers that may
-// stand before TCP.
+// parseSegment6: RFC 8200, section 3, with the extension headers that may precede TCP.
 func parseSegment6(b []byte) (s segment, ok bool) {
 	const hopByHop, routing, destinationOptions = 0, 43, 60
 	if len(b) < 40 {

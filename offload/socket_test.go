@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestNarrow: what the kernel has let a window grow to is taken back, to no
-// less than what is there and may be on its way, and it may grow again.
+// TestNarrow: a grown receive buffer shrinks, but keeps room for the data received and in flight. It
+// can grow again.
 func TestNarrow(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -46,8 +46,8 @@ type note struct {
 
 func (n *note) Ready(uint32) { n.n++ }
 
-// An event of a descriptor that was closed in the same turn must not reach
-// the one that got its number.
+// An event of a descriptor closed in the same turn must not reach the descriptor that reuses its
+// number.
 func TestLoopForgetsEventsOfClosedDescriptors(t *testing.T) {
 	l, err := New()
 	if err != nil {

@@ -66,7 +66,7 @@ func attribute(kind uint16, payload []byte) []byte {
 	return append(b, make([]byte, -len(b)&3)...)
 }
 
-// parse takes messages one by one, and stops at the first incomplete one.
+// parse parses messages one by one and stops at the first incomplete one.
 func (q *Queue) parse(b []byte) {
 	for len(b) >= messageHead {
 		length := binary.NativeEndian.Uint32(b)
@@ -111,9 +111,9 @@ type batch struct {
 }
 
 const (
-	// BatchSize is how many messages Ready reads at most.
+	// BatchSize is the maximum number of messages read by Ready.
 	BatchSize = 16
-	// messageBytes hold a message: headBytes, and a dozen short attributes.
+	// messageBytes is enough for a message: headBytes, and a dozen short attributes.
 	messageBytes = 2048
 )
 

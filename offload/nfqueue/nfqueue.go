@@ -21,8 +21,7 @@ type Packet struct {
 // Queue is one queue of the network namespace that it was opened in.
 // It belongs to one thread.
 type Queue struct {
-	// Empty, where not nil, is called when every packet that was held when
-	// Ready began has been reported.
+	// Empty, if not nil, is called when every packet held at the start of Ready has been reported.
 	Empty func()
 
 	fd     int
@@ -35,15 +34,14 @@ type Queue struct {
 }
 
 const (
-	// headBytes are enough for an IPv6 header, some extension headers, and TCP.
+	// headBytes is enough for an IPv6 header, some extension headers, and TCP.
 	headBytes = 128
-	// maxHeld is how many packets the kernel holds at most.
+	// maxHeld is the maximum number of packets held by the kernel.
 	maxHeld = 8192
 )
 
-// Open binds a queue by its number. held gets every packet; lost is called when
-// the kernel had no room for a packet's message. Open fails with EBUSY or EPERM
-// when another program has the queue.
+// Open binds a queue by its number. held is called for each packet, lost when the kernel had no room
+// for a packet's message. Open fails with EBUSY or EPERM when another program has bound the queue.
 func Open(number uint16, held func(Packet), lost func()) (*Queue, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
@@ -57,8 +55,7 @@ func Open(number uint16, held func(Packet), lost func()) (*Queue, error) {
 	return q, nil
 }
 
-// FD is the descriptor to watch, level-triggered, for input. Its closing is the
-// owner's affair.
+// FD returns the descriptor to watch, level-triggered, for input. The caller closes it.
 func (q *Queue) FD() int { return q.fd }
 
 func (q *Queue) bind() error {
@@ -122,15 +119,15 @@ func (q *Queue) Accept(id, mark uint32) {
 // Drop discards a packet.
 func (q *Queue) Drop(id uint32) { q.verdict(verdictDrop, id) }
 
-// verdict answers one packet. It can fail only for a packet that is gone (its
-// interface went down), so there is nothing to report.
+// verdict sends the verdict on one packet. It fails only for a packet that is gone because its
+// interface went down, so the error is ignored.
 func (q *Queue) verdict(verdict, id uint32, more ...[]byte) {
 	head := binary.BigEndian.AppendUint32(nil, verdict)
 	head = binary.BigEndian.AppendUint32(head, id)
 	_ = q.send(kindVerdict, 0, append([][]byte{attribute(attrVerdictHeader, head)}, more...)...)
 }
 
-// Ready reads what the kernel holds, up to BatchSize messages in one call.
+// Ready reads pending messages, up to BatchSize in one call.
 func (q *Queue) Ready(uint32) {
 	n, err := q.in.receive(q.fd)
 	if err == unix.ENOBUFS {

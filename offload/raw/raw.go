@@ -1,12 +1,11 @@
 // Package raw makes system calls that cannot block without telling Go's
 // scheduler.
 //
-// An ordinary call hands the thread's processor (P) back to the scheduler and takes
-// it again; on User-Mode Linux, where each system call is about 11 µs, the futexes,
-// sleeps and clock readings of that were a third of what a small request cost.
-// The thread keeps its processor during a raw call, and the garbage collector waits
-// for it: so only calls that return at once are here, and a wait of at most a
-// millisecond.
+// An ordinary call returns the thread's processor (P) to the scheduler and reacquires it. On
+// User-Mode Linux, where each system call takes about 11 µs, the futexes, sleeps and clock readings
+// of that were a third of the cost of a small request. The thread keeps its processor during a raw
+// call, and the garbage collector waits for it. So this package has only calls that return at once,
+// and a wait of at most a millisecond.
 package raw
 
 import (
@@ -41,22 +40,22 @@ func Close(fd int) error {
 	return failure(errno)
 }
 
-// Read reads from a descriptor that does not block.
+// Read reads from a non-blocking descriptor.
 func Read(fd int, b []byte) (int, error) {
 	Calls.Add(1)
 	n, _, errno := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 	return result(n, errno)
 }
 
-// Write writes to a descriptor that does not block.
+// Write writes to a non-blocking descriptor.
 func Write(fd int, b []byte) (int, error) {
 	Calls.Add(1)
 	n, _, errno := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)))
 	return result(n, errno)
 }
 
-// Splice moves up to n bytes between a pipe and a socket that do not block. It does
-// not announce more (SPLICE_F_MORE): the last segment would wait for it.
+// Splice moves up to n bytes between a non-blocking pipe and a non-blocking socket. It does not set
+// SPLICE_F_MORE: the last segment would be delayed.
 func Splice(from, to, n int) (int, error) {
 	Calls.Add(1)
 	k, _, errno := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n),
@@ -64,7 +63,7 @@ func Splice(from, to, n int) (int, error) {
 	return result(k, errno)
 }
 
-// Pipe makes a pipe that does not block.
+// Pipe makes a non-blocking pipe.
 func Pipe(size int) (r, w int, err error) {
 	Calls.Add(2)
 	var fds [2]int32
@@ -76,7 +75,7 @@ func Pipe(size int) (r, w int, err error) {
 	return int(fds[0]), int(fds[1]), nil
 }
 
-// IoctlInt is ioctl(2) of a request that answers with an int.
+// IoctlInt is ioctl(2) for a request that returns an int.
 func IoctlInt(fd int, request uint) (int, error) {
 	Calls.Add(1)
 	var value int32

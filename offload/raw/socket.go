@@ -8,14 +8,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Socket makes a socket that does not block.
+// Socket makes a non-blocking socket.
 func Socket(family, kind int) (int, error) {
 	Calls.Add(1)
 	fd, _, errno := unix.RawSyscall(unix.SYS_SOCKET, uintptr(family), uintptr(kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC), 0)
 	return result(fd, errno)
 }
 
-// Setsockopt sets an option of integer value.
+// Setsockopt sets an option with an integer value.
 func Setsockopt(fd, level, name, value int) error {
 	Calls.Add(1)
 	v := int32(value)
@@ -36,7 +36,7 @@ func SetLinger(fd int, reset bool) error {
 	return failure(errno)
 }
 
-// Getsockopt reads an option into a value of fixed size.
+// Getsockopt reads an option into a fixed-size value.
 func Getsockopt[T any](fd, level, name int, value *T) error {
 	Calls.Add(1)
 	size := uint32(unsafe.Sizeof(*value))
@@ -52,8 +52,8 @@ func Shutdown(fd, how int) error {
 	return failure(errno)
 }
 
-// SendTo sends b to an encoded address, or with a nil one to the socket's peer. It
-// does not wait and raises no SIGPIPE.
+// SendTo sends b to an encoded address; a nil address means the socket's peer. It does not wait and
+// raises no SIGPIPE.
 func SendTo(fd int, b []byte, flags int, to []byte) error {
 	Calls.Add(1)
 	_, _, errno := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)),
@@ -64,7 +64,7 @@ func SendTo(fd int, b []byte, flags int, to []byte) error {
 // Bind gives a socket its local address.
 func Bind(fd int, at netip.AddrPort) error { return named(unix.SYS_BIND, fd, at) }
 
-// Connect begins a connection: EINPROGRESS is the common answer.
+// Connect starts a connection. It normally returns EINPROGRESS.
 func Connect(fd int, to netip.AddrPort) error { return named(unix.SYS_CONNECT, fd, to) }
 
 func named(trap uintptr, fd int, a netip.AddrPort) error {
@@ -75,8 +75,8 @@ func named(trap uintptr, fd int, a netip.AddrPort) error {
 	return failure(errno)
 }
 
-// Accept takes a connection, which does not block, and its peer's address. x/sys
-// would ask the kernel for the socket's protocol before it decodes the address.
+// Accept returns a non-blocking connection and its peer's address. x/sys would query the socket's
+// protocol before decoding the address.
 func Accept(fd int) (int, netip.AddrPort, error) {
 	Calls.Add(1)
 	var s sockaddr
@@ -89,7 +89,7 @@ func Accept(fd int) (int, netip.AddrPort, error) {
 	return int(n), s.get(), nil
 }
 
-// Getsockname is a socket's local address.
+// Getsockname returns a socket's local address.
 func Getsockname(fd int) (netip.AddrPort, error) {
 	Calls.Add(1)
 	var s sockaddr
@@ -104,7 +104,7 @@ func Getsockname(fd int) (netip.AddrPort, error) {
 // the CPU's byte order, port and address are big endian.
 type sockaddr [unix.SizeofSockaddrInet6]byte
 
-// put returns the length in bytes.
+// put encodes a and returns the length in bytes.
 func (s *sockaddr) put(a netip.AddrPort) uintptr {
 	binary.BigEndian.PutUint16(s[2:], a.Port())
 	if a.Addr().Is4() {
@@ -119,7 +119,8 @@ func (s *sockaddr) put(a netip.AddrPort) uintptr {
 	return unix.SizeofSockaddrInet6
 }
 
-// get is invalid for another family. A mapped IPv4 address becomes an IPv4 address.
+// get decodes the address; it is invalid for another family. An IPv4-mapped address becomes an IPv4
+// address.
 func (s *sockaddr) get() netip.AddrPort {
 	port := binary.BigEndian.Uint16(s[2:])
 	switch binary.NativeEndian.Uint16(s[:]) {
