@@ -7,10 +7,9 @@ import (
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
-// backend is the keeper as the vhost-user conversation sees it: a vhostuser.Device. Every change is
-// written into the wish first or taken back when the pump refuses it; where
-// there is no pump, because one has just died, the next one is told the whole
-// wish, and the front end need not know.
+// backend is the keeper as the vhost-user conversation sees it: a vhostuser.Device. Every change
+// enters the wish first and is reverted if the pump refuses it. If there is no pump, because one
+// has just died, the next one gets the whole wish and the front end does not notice.
 type backend Keeper
 
 func (b *backend) Features() uint64 { return b.dev.features(b.accepted) }
@@ -41,7 +40,8 @@ func (b *backend) SetFeatures(f uint64) error {
 	return err
 }
 
-// setOffload lets the host's kernel hand out what the driver takes. k.mu is held.
+// setOffload sets the packets that the host's kernel may hand out to those that the driver accepts.
+// k.mu is held.
 func (k *Keeper) setOffload(features uint64) error {
 	if k.dev.Stream {
 		return nil
@@ -88,8 +88,8 @@ func (b *backend) StartRing(i int, r vhostuser.Ring) error {
 	return err
 }
 
-// StopRing must know where the ring was. A pump that dies meanwhile leaves that
-// in the card's memory, where the next pump reads it.
+// StopRing stops a ring and returns its position. A pump that dies meanwhile leaves the position in
+// the card's memory, where the next pump reads it.
 func (b *backend) StopRing(i int) (uint16, error) {
 	k := (*Keeper)(b)
 	k.mu.Lock()
@@ -106,8 +106,8 @@ func (b *backend) StopRing(i int) (uint16, error) {
 			k.event("a pump did not stop ring %d, replaced by %d", i, k.pump.process.PID())
 		}
 		if r, ok := k.wish.rings[i]; !ok || r.lost {
-			// Any number would be a lie; the front end finds the truth
-			// in the used index when the conversation ends.
+			// The position is unknown and must not be made up. The front
+			// end finds it in the used index when the conversation ends.
 			delete(k.wish.rings, i)
 			return 0, fmt.Errorf("device %s: ring %d was lost with its pump", k.dev.Name, i)
 		}
@@ -162,7 +162,8 @@ func (b *backend) Reset() {
 		err = tellMemory(k.pump, nil)
 	}
 	if err != nil {
-		// Whatever it keeps of this front end dies with it, before the next one is served.
+		// The kill releases everything that the pump holds of this front end, before the
+		// next front end is served.
 		if err := k.pump.kill(k.opts.dieWithin); err != nil {
 			k.event("%v", err)
 		}

@@ -8,23 +8,22 @@ import (
 )
 
 // control is the control ring of a device with several queue pairs (virtio 1.2
-// section 5.1.6.5), where the front end passes it on, as User-Mode Linux does;
-// QEMU keeps its own. It is served here, and not by the keeper, because it stands
-// in the card's memory, which the keeper has no business to look into: what comes
-// out of here is one number, checked. A command is
+// section 5.1.6.5). User-Mode Linux passes it to the back end. QEMU serves its own.
+// The pump serves it, not the keeper, because the ring is in the card's memory and the
+// keeper must not read that memory. The keeper gets one number, checked. A command is
 //
 //	0       1         2
 //	+-------+---------+------- - -      +-----+
-//	| class | command | data            | ack |   ack is the card's to read
+//	| class | command | data            | ack |   the device writes ack
 //	+-------+---------+------- - -      +-----+
 //
-// The one that is done says how many pairs the driver uses; it asks for no other
-// unless it was offered features that are not.
+// The only supported command sets how many pairs the driver uses. A driver sends others only with
+// features that are not offered.
 type control struct {
 	virtqueue
 	pairs int       // that the device has
-	used  int       // that the driver uses, as the keeper was told
-	tell  func(int) // the keeper
+	used  int       // that the driver uses, as last reported to the keeper
+	tell  func(int) // reports used to the keeper
 }
 
 const (
@@ -35,7 +34,7 @@ const (
 	ackErr = 1 // VIRTIO_NET_ERR
 )
 
-// obeyCard does the commands that wait, some of them: packets have their turn too.
+// obeyCard executes pending commands, a limited number per turn so that packets get theirs.
 func (q *queuePair) obeyCard() {
 	c := &q.control
 	const most = 16
@@ -72,7 +71,7 @@ func (q *queuePair) obeyCard() {
 
 var errNoAck = errors.Join(vring.ErrChain, errors.New("command without a place for its acknowledgement"))
 
-// do does a command and returns its acknowledgement.
+// do executes a command and returns its acknowledgement.
 func (c *control) do(command []byte) byte {
 	if len(command) < 4 || command[0] != classMQ || command[1] != setPairs {
 		return ackErr

@@ -10,15 +10,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// counters is one direction of one queue pair, in memory that the keeper and
-// every pump that serves the device share: they outlive a pump, and reading
-// them stops nothing. One pump writes; whole words, so a reader sees each
-// value as it was at some moment.
+// counters is one direction of one queue pair, in memory that the keeper shares with every pump of
+// the device. The counters outlive a pump, and reading them stops nothing. One pump writes whole
+// words, so a reader sees each value as it was at some moment.
 type counters struct {
 	packets, bytes              uint64
 	kicks, calls, stalls        uint64
 	short, long, notIP, header  uint64 // drops: what the packet looked like
-	disabled, refused, tooSmall uint64 // drops: where it was to go
+	disabled, refused, tooSmall uint64 // drops: the state of the destination
 	chains, broken              uint64 // the ring: bad chains, times stopped
 	recalls                     uint64 // calls that were repeated
 	fault                       uint64 // drops: the card's buffer is not there
@@ -26,7 +25,7 @@ type counters struct {
 
 const countersLen = 16 * 8
 
-// Direction is what went one way through one queue pair since the link was
+// Direction counts what went one way through one queue pair since the link was
 // made.
 type Direction struct {
 	Packets uint64 `json:"packets"`
@@ -34,7 +33,7 @@ type Direction struct {
 	Kicks   uint64 `json:"kicks"`  // times the card woke the pump
 	Calls   uint64 `json:"calls"`  // times the pump called the card
 	Stalls  uint64 `json:"stalls"` // times the pump had to wait for buffers
-	// Recalls counts calls that were made once more, because the card did
+	// Recalls counts calls that were repeated because the card did
 	// not act on the first.
 	Recalls uint64 `json:"recalls"`
 	Drops   Drops  `json:"drops"`
@@ -44,7 +43,7 @@ type Direction struct {
 	Broken    uint64 `json:"broken"`
 }
 
-// Drops counts packets that went nowhere, by cause.
+// Drops counts dropped packets, by cause.
 type Drops struct {
 	Short    uint64 `json:"short"`     // shorter than its headers
 	Long     uint64 `json:"long"`      // longer than 65535 bytes
@@ -70,7 +69,7 @@ type QueueStats struct {
 // board is the shared memory with the counters: two per queue pair, towards
 // the card first.
 type board struct {
-	mu   sync.Mutex // guards mem and all against close; nothing waits with it
+	mu   sync.Mutex // guards mem and all against close; never held across a wait
 	file *os.File
 	mem  []byte
 	all  []counters
@@ -135,6 +134,6 @@ func (c *counters) read() Direction {
 	}
 }
 
-// count adds to a counter that only this pump writes, so a load and a store
-// of the word do, without the bus lock that an atomic addition takes.
+// count adds to a counter that only this pump writes. A load and a store of the word are enough and
+// avoid the bus lock of an atomic addition.
 func count(p *uint64, n uint64) { atomic.StoreUint64(p, *p+n) }

@@ -6,10 +6,9 @@
 // process or in `toe pump`) holds the vhost-user conversation and every
 // descriptor. The pump (Pump, a confined process of its own) gets memory,
 // ring addresses, kick and call descriptors and the host's end passed in, and
-// copies. A pump that dies is replaced: the next one goes on from the used
-// index that stands in the card's memory, and neither the card, nor the
-// interface on the host, nor a connection through them notices more than the
-// packets that were in flight.
+// copies. A pump that dies is replaced. The next one continues from the used
+// index in the card's memory. The card, the interface on the host and the
+// connections through them lose at most the packets that were in flight.
 package link
 
 import (
@@ -24,29 +23,28 @@ import (
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
-// Device is one network device of a card, as its back end needs to know it.
+// Device describes one network device of a card to its back end.
 type Device struct {
 	Name   string           // for messages: "link", "exec", a port's name
-	Socket string           // path that the vhost-user socket is made at
+	Socket string           // path of the vhost-user socket
 	MAC    net.HardwareAddr // the card's end
 	MTU    int              // bytes; a link has frame.MaxPacket
-	// Files are the host's end, one per queue pair: of a TUN where Seam is
-	// set, of a TAP where it is not, or one connected stream socket that
+	// Files are the host's end, one per queue pair: of a TUN if Seam is
+	// set, of a TAP if it is not, or one connected stream socket that
 	// carries Ethernet frames behind 4 bytes of length (passt, QEMU).
-	// The keeper owns them from NewKeeper on.
+	// NewKeeper takes ownership of them.
 	Files  []*os.File
 	Seam   bool
 	Stream bool
 	// Spin is how long after its last packet a pump keeps looking for more
-	// before it sleeps, MaxSpin at most. It spares a wake-up and busies a CPU per
-	// queue pair meanwhile; leave it 0 where CPUs are scarce.
+	// before it sleeps, at most MaxSpin. It saves a wake-up and keeps one CPU per
+	// queue pair busy meanwhile. Leave it 0 if CPUs are scarce.
 	Spin time.Duration
-	// NoMergeable keeps mergeable receive buffers from being offered.
+	// NoMergeable disables the offer of mergeable receive buffers.
 	NoMergeable bool
 }
 
-// MaxSpin bounds Device.Spin: a card that answers later than that is not waited for
-// with a CPU.
+// MaxSpin bounds Device.Spin. A pump does not busy-wait longer for a card's answer.
 const MaxSpin = 10 * time.Millisecond
 
 func (d *Device) check() error {
@@ -65,9 +63,9 @@ func (d *Device) check() error {
 	return nil
 }
 
-// features are the virtio bits to offer, with the offloads that the host's end
-// accepted, in both directions alike: what one side would offer and the other
-// not do is how others got links that are fast one way.
+// features returns the virtio bits to offer, given the offloads that the host's end accepted. The
+// offer is the same in both directions. Other back ends offer an offload that only one side
+// supports and get links that are fast one way.
 func (d *Device) features(o tun.Offload) uint64 {
 	f := uint64(vhostuser.Version1 | vhostuser.RingIndirect | vhostuser.RingEventIdx |
 		vhostuser.NetMAC | vhostuser.NetStatus | vhostuser.NetMTU)
@@ -75,8 +73,8 @@ func (d *Device) features(o tun.Offload) uint64 {
 		f |= vhostuser.NetMergeable
 	}
 	if len(d.Files) > 1 {
-		// QEMU brings a control ring of its own; for User-Mode Linux it is
-		// one more of ours.
+		// QEMU has its own control ring. For User-Mode Linux the back end
+		// serves it.
 		f |= vhostuser.NetMQ | vhostuser.NetCtrlVQ
 	}
 	for _, b := range []struct {
@@ -96,7 +94,7 @@ func (d *Device) features(o tun.Offload) uint64 {
 	return f
 }
 
-// offload is what the host's kernel may hand out, given what the driver took.
+// offload returns what the host's kernel may hand out, given what the driver accepted.
 func offload(features uint64) (o tun.Offload) {
 	for _, b := range []struct {
 		bits uint64

@@ -9,8 +9,8 @@ import (
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
-// A front end that fills the socket it is called over, reads nothing and takes O_NONBLOCK away does not
-// hold the pump up.
+// A front end that fills the socket it is called over, reads nothing and takes O_NONBLOCK away does
+// not hold the pump up.
 func TestCallOverFullSocket(t *testing.T) {
 	b := newBare(t)
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -16,7 +16,7 @@ import (
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
-// Event is something that happened to a device, told to a person.
+// Event is something that happened to a device, in words for a person.
 type Event struct {
 	Device string    `json:"device"`
 	Time   time.Time `json:"time"`
@@ -28,26 +28,26 @@ type Options struct {
 	// Launch starts a pump with the given SOCK_SEQPACKET socket as the
 	// channel for its orders; LaunchProcess by default.
 	Launch func(orders *os.File) (Process, error)
-	// Event is called for each event, one after the other and with nothing
-	// held: it may take its time. Close waits for the last one.
+	// Event is called for each event, one at a time and without a lock held,
+	// so it may block. Close waits for the last call.
 	Event func(Event)
 
 	dieWithin time.Duration // for tests; dieWithin by default
 }
 
-// Keeper serves one device: it listens on the device's socket, talks to one front end at a time, and
-// keeps a pump running that moves the packets.
+// Keeper serves one device: it listens on the device's socket, talks to one front end at a time,
+// and keeps a pump running that moves the packets.
 type Keeper struct {
 	dev      Device
 	opts     Options
 	accepted tun.Offload
 	board    *board
 	events   *events
-	pid      atomic.Int64 // of the pump, for those who cannot wait for mu
+	pid      atomic.Int64 // of the pump; readable without mu
 	listener *net.UnixListener
 
-	// mu guards what follows. It is held while the pump is spoken to, so
-	// orders reach it one at a time and in the order of the conversation.
+	// mu guards what follows. It is held while an order is in flight, so
+	// orders reach the pump one at a time and in the order of the conversation.
 	mu        sync.Mutex
 	wish      wish
 	detached  []bool // queue pairs that the host's kernel hands nothing to
@@ -56,7 +56,7 @@ type Keeper struct {
 	closed    bool
 	connected bool
 	deaths    []time.Time
-	lacks     string // what the confinement of the pump lacks, as it was told
+	lacks     string // what the confinement of the pump lacks, as last reported
 	done      sync.WaitGroup
 	quit      chan struct{} // closed by Close; ends waits that do not hold mu
 }
@@ -66,7 +66,7 @@ type wish struct {
 	features uint64
 	table    []vhostuser.Region
 	rings    map[int]wishedRing
-	pairs    int // that the driver said it uses, over a control ring; 0 if it said nothing
+	pairs    int // that the driver uses, set over a control ring; 0 if never set
 }
 
 // wishedRing is a ring that the front end has started.
@@ -77,7 +77,7 @@ type wishedRing struct {
 }
 
 // NewKeeper makes the socket and the first pump. Serve accepts front ends.
-// The device's files are the keeper's, also when it returns an error.
+// NewKeeper takes ownership of the device's files, also when it returns an error.
 func NewKeeper(dev Device, opts Options) (k *Keeper, err error) {
 	k = &Keeper{dev: dev, opts: opts, wish: wish{rings: map[int]wishedRing{}}, quit: make(chan struct{})}
 	k.events = newEvents(opts.Event)
@@ -115,7 +115,7 @@ func NewKeeper(dev Device, opts Options) (k *Keeper, err error) {
 	return k, k.launch()
 }
 
-// Serve speaks with one front end after the other until Close or ctx ends.
+// Serve serves front ends, one at a time, until Close is called or ctx ends.
 func (k *Keeper) Serve(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { k.Close() })
 	defer stop()
@@ -144,8 +144,8 @@ func (k *Keeper) Serve(ctx context.Context) error {
 	}
 }
 
-// passes says whether an error of accept is transient: the front end has gone away, or this process or
-// host has too many files open.
+// passes reports whether an error of accept is transient: the front end has gone away, or this
+// process or host has too many files open.
 func passes(err error) bool {
 	for _, e := range []error{unix.ECONNABORTED, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.EINTR} {
 		if errors.Is(err, e) {
@@ -155,7 +155,7 @@ func passes(err error) bool {
 	return false
 }
 
-// Converse speaks with one front end until it hangs up.
+// Converse serves one front end until it hangs up.
 func (k *Keeper) Converse(c *net.UnixConn) error {
 	defer c.Close()
 	k.mu.Lock()
@@ -175,18 +175,18 @@ func (k *Keeper) Converse(c *net.UnixConn) error {
 	return err
 }
 
-// Connected says whether a front end is there.
+// Connected reports whether a front end is connected.
 func (k *Keeper) Connected() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.connected
 }
 
-// Stats are the counters of every queue pair, none after Close. Nothing stops to
-// be read, and a pump that does not answer keeps nobody from reading.
+// Stats returns the counters of every queue pair, none after Close. The read stops nothing and does
+// not wait for the pump.
 func (k *Keeper) Stats() []QueueStats { return k.board.stats() }
 
-// PumpPID is the process that copies now, 0 while there is none.
+// PumpPID returns the pid of the pump that runs, 0 if none does.
 func (k *Keeper) PumpPID() int {
 	return int(k.pid.Load())
 }
@@ -201,7 +201,7 @@ func (k *Keeper) setPump(r *running) {
 	k.pid.Store(int64(pid))
 }
 
-// Close ends conversation and pump and gives everything back. The interface
+// Close ends the conversation and the pump and releases everything. The interface
 // goes away with its last descriptor.
 func (k *Keeper) Close() error {
 	k.mu.Lock()

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// errNoPump reports that an order reached no pump. The wish holds what it said, so the next pump gets
-// it.
+// errNoPump reports that an order reached no pump. The wish holds its content, so the next pump
+// gets it.
 var errNoPump = errors.New("no pump")
 
-// launch starts a pump and tells it everything. k.mu is held.
+// launch starts a pump and sends it the whole wish. k.mu is held.
 func (k *Keeper) launch() error {
 	r, err := start(k.opts.Launch)
 	if err != nil {
@@ -30,8 +30,8 @@ func (k *Keeper) launch() error {
 	}
 	if err == nil && len(k.wish.table) > 0 {
 		if err = tellMemory(r, k.wish.table); isRefusal(err) {
-			// The next pump would refuse it too: it is for the front end
-			// to begin anew.
+			// The next pump would refuse it too. The front end must
+			// connect again.
 			k.event("front end disconnected: its memory: %v", err)
 			k.giveUp()
 			return nil
@@ -43,7 +43,8 @@ func (k *Keeper) launch() error {
 		}
 		err = k.start(i, ring)
 		if ring = k.wish.rings[i]; isRefusal(err) {
-			// Its memory does not hold it: the others go on.
+			// The memory table does not hold this ring. The other
+			// rings go on.
 			k.event("ring %d: %v", i, err)
 			ring.lost, err = true, nil
 		} else {
@@ -70,9 +71,9 @@ func (k *Keeper) bury() error {
 	return nil
 }
 
-// start has the pump take over a ring and run it, as two orders. The first alone says where the
-// ring goes on, and nothing moves before its answer has come: so it is certain at each moment
-// whether the next pump must go on from the front end's base or from the card's memory. k.mu is
+// start has the pump take over a ring and run it, as two orders. Only the first gives the ring's
+// position, and no packet moves before its answer arrives. So the keeper knows at each moment
+// whether the next pump must continue from the front end's base or from the card's memory. k.mu is
 // held.
 func (k *Keeper) start(i int, ring wishedRing) error {
 	err := tellStart(k.pump, i, ring.Ring, ring.taken)
@@ -94,7 +95,7 @@ func (k *Keeper) confined(lacks string) {
 	k.lacks = lacks
 }
 
-// giveUp ends the conversation and clears the wish. k.mu is held.
+// giveUp closes the front end's connection and clears the wish. k.mu is held.
 func (k *Keeper) giveUp() {
 	k.wish = wish{rings: map[int]wishedRing{}}
 	if k.conn != nil {
@@ -128,8 +129,8 @@ func (k *Keeper) watch(r *running) {
 	k.event("pump %d ended (%s), replaced by %d in %s", r.process.PID(), why, k.pump.process.PID(), time.Since(gone).Round(time.Millisecond))
 }
 
-// revive starts pumps until one stays or the keeper is closed, and says whether
-// there is one. k.mu is held, and let go of while it waits.
+// revive starts pumps until one stays or the keeper is closed. It reports whether a pump runs. k.mu
+// is held, and released while revive waits.
 func (k *Keeper) revive(what string) bool {
 	for {
 		err := k.relaunch()
@@ -145,7 +146,7 @@ func (k *Keeper) revive(what string) bool {
 
 // relaunch starts the next pump at once, but not more than ten times in ten
 // seconds: a card that makes every pump fault must not keep the host busy.
-// k.mu is held, and let go of while it waits.
+// k.mu is held, and released while relaunch waits.
 func (k *Keeper) relaunch() error {
 	const most, within = 10, 10 * time.Second
 	if k.pump != nil {
@@ -190,7 +191,7 @@ func (k *Keeper) reviveLater() {
 	}()
 }
 
-// tell gives an order to the pump, if there is one. k.mu is held.
+// tell sends an order to the pump, if there is one. k.mu is held.
 func (k *Keeper) tell(o order, files ...*os.File) (answer, error) {
 	if k.pump == nil {
 		return answer{}, nil
@@ -200,8 +201,8 @@ func (k *Keeper) tell(o order, files ...*os.File) (answer, error) {
 }
 
 // settle returns the outcome of an order. A refusal is an answer. A pump that is gone or does not
-// answer is killed. Once it is dead the order counts as done: watch starts its successor, which gets
-// the whole wish. k.mu is held.
+// answer is killed. Once it is dead the order counts as done: watch starts its successor, which
+// gets the whole wish. k.mu is held.
 func (k *Keeper) settle(err error) error {
 	if err == nil || isRefusal(err) {
 		return err

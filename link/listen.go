@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// listenPatience limits two waits: for a live back end to accept a connection, and for another process
-// to finish making a socket in the same folder.
+// listenPatience limits two waits: for a live back end to accept a connection, and for another
+// process to finish making a socket in the same folder.
 const listenPatience = time.Second
 
-// listen makes the socket at path. It replaces a socket on which no process answers: a killed back end
-// leaves its socket behind.
+// listen makes the socket at path. It replaces a socket on which no process answers, since a killed
+// back end leaves its socket behind.
 func listen(path string) (*net.UnixListener, error) {
-	// Of two who start at once, neither must take the other's socket, which is
-	// there a moment before it is answered, for a dead one.
+	// A socket exists a moment before its owner listens on it. The lock keeps
+	// two processes that start at once from taking each other's for a dead one.
 	defer lockFolder(filepath.Dir(path))()
 	at := &net.UnixAddr{Name: path, Net: "unix"}
 	l, err := net.ListenUnix("unix", at)
@@ -45,7 +45,7 @@ func dead(path string) error {
 		return err
 	}
 	if st.Mode().Type() != os.ModeSocket {
-		return errors.New("the file exists and is not a socket; it is left alone")
+		return errors.New("the file exists and is not a socket; not removed")
 	}
 	c, err := net.DialTimeout("unix", path, listenPatience)
 	switch {
@@ -58,9 +58,9 @@ func dead(path string) error {
 	return fmt.Errorf("possibly in use: %w", err)
 }
 
-// lockFolder excludes other processes that make sockets in a folder, until unlock is called. It gives
-// up on the lock if the folder cannot be read, or another program holds it for longer than
-// listenPatience.
+// lockFolder excludes other processes that make sockets in a folder, until unlock is called. It
+// goes on without the lock if the folder cannot be read, or if another program holds the lock for
+// longer than listenPatience.
 func lockFolder(path string) (unlock func()) {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {

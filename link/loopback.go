@@ -2,16 +2,15 @@ package link
 
 import "encoding/binary"
 
-// forHost says whether an Ethernet frame is for the loopback of the host that
-// passt runs on. Passt opens a connection to whatever address a frame has, and
-// not every version refuses these; the card's own kernel does not send them out
-// of a port, but one that was taken over would. What passt connects to its own
-// host is
+// forHost reports whether an Ethernet frame is for the loopback of the host that passt runs on.
+// Passt opens a connection to any address that a frame has, and not every version refuses these.
+// The card's kernel does not send them out of a port, but a compromised one would. Passt connects
+// these to its own host:
 //
-//	IPv4   127.0.0.0/8, and 0.0.0.0/8, which connect(2) takes for it
+//	IPv4   127.0.0.0/8, and 0.0.0.0/8, which connect(2) treats as loopback
 //	IPv6   ::1, ::, and IPv4 addresses in IPv6 ones (::ffff:127.0.0.1): all of ::/64
 //
-// A frame too short to have a destination is left to passt.
+// A frame too short to have a destination passes to passt.
 func forHost(f []byte) bool {
 	const head, ip4, ip6 = 14, 0x0800, 0x86dd
 	if len(f) < head {

@@ -7,9 +7,9 @@ import (
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
-// The keeper speaks to its pump over a SOCK_SEQPACKET pair: an order a packet,
-// with descriptors beside it, and an answer to each. Between orders the pump
-// may send news. The two are one program, so JSON does; the rings never see it.
+// The keeper controls its pump over a SOCK_SEQPACKET pair. Each packet is one order with its
+// descriptors, and each order gets one answer. Between orders the pump may send news. Both ends are
+// the same program, so JSON is enough. The data path does not use this socket.
 
 // op is what an order asks for.
 type op string
@@ -19,7 +19,7 @@ const (
 	opMemory op = "memory" // files: one per region
 	opOffer  op = "offer"  // negotiated features
 	opStart  op = "start"  // files: kick, then call and err where Has says so. Nothing moves before opRun
-	opRun    op = "run"    // a ring that was started moves packets from now on
+	opRun    op = "run"    // a ring that was started begins to move packets
 	opStop   op = "stop"
 	opEnable op = "enable"
 )
@@ -38,7 +38,7 @@ type order struct {
 	On       bool               `json:"on,omitempty"`
 }
 
-// setup is what a pump is told once.
+// setup is what a pump gets once, with opInit.
 type setup struct {
 	Name   string `json:"name"`
 	Pairs  int    `json:"pairs"`
@@ -47,13 +47,13 @@ type setup struct {
 	Spin   int64  `json:"spin"` // ns
 }
 
-// answer is the pump's word on an order, or with Seq 0 news of its own.
+// answer is the pump's answer to an order, or news if Seq is 0.
 type answer struct {
 	Seq   uint64 `json:"seq"`
 	Base  uint16 `json:"base,omitempty"`
 	Error string `json:"error,omitempty"`
 	News  string `json:"news,omitempty"`
-	Lacks string `json:"lacks,omitempty"` // to init: what confinement could not have
+	Lacks string `json:"lacks,omitempty"` // to init: what this host could not confine
 	Pairs int    `json:"pairs,omitempty"` // that the driver wants to use, as news
 }
 
@@ -63,7 +63,7 @@ const (
 	maxOrderFiles = 64 + 2
 )
 
-// receivePacket returns io.EOF when the other side is gone.
+// receivePacket receives one packet. It returns io.EOF if the peer has closed the socket.
 func receivePacket(fd int, v any) ([]int, error) {
 	return fds.Receive(fds.Socket(fd), v, maxOrder, maxOrderFiles)
 }

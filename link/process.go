@@ -16,7 +16,7 @@ import (
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
-// Process is a pump that runs.
+// Process is a running pump.
 type Process interface {
 	PID() int
 	Kill() // at once, by force
@@ -24,18 +24,19 @@ type Process interface {
 	Wait() string
 }
 
-// PumpVerb is the hidden verb of the program that becomes a pump: its orders
-// come on descriptor 3.
+// PumpVerb is the hidden verb that makes the program a pump. Its orders
+// arrive on descriptor 3.
 const PumpVerb = "pump-worker"
 
-// Limits of what a pump takes in the worst case.
+// Time limits for a pump.
 const (
-	// answerWithin is for an order. Mapping a card's memory is the longest, and takes milliseconds.
+	// answerWithin bounds the answer to an order. The longest order maps a card's memory and
+	// takes milliseconds.
 	answerWithin = 5 * time.Second
-	// endWithin is for a pump to end by itself once the keeper has hung up.
+	// endWithin bounds the exit of a pump after the keeper has hung up.
 	endWithin = 2 * time.Second
-	// dieWithin is for a killed pump to be dead. The kernel unmaps the card's memory first:
-	// milliseconds.
+	// dieWithin bounds the death of a killed pump. The kernel first unmaps the card's memory,
+	// which takes milliseconds.
 	dieWithin = 5 * time.Second
 )
 
@@ -45,7 +46,7 @@ type running struct {
 	seq     uint64
 	answers chan answer
 	news    chan string   // closed when the pump has hung up
-	pairs   atomic.Int64  // news: queue pairs that the driver wants to use, as told last; 0 if never
+	pairs   atomic.Int64  // queue pairs that the driver wants to use, from the last news; 0 if none
 	gone    chan struct{} // closed when the process is dead
 
 	mu     sync.Mutex // guards the descriptor's end
@@ -69,7 +70,7 @@ func (r *running) closeOrders() {
 	r.orders = -1
 }
 
-// refusal is a pump's negative answer, and why.
+// refusal is the reason of a pump's negative answer.
 type refusal string
 
 func (r refusal) Error() string { return string(r) }
@@ -95,7 +96,7 @@ func start(launch func(*os.File) (Process, error)) (*running, error) {
 	return r, nil
 }
 
-// listen takes answers and news in until the pump hangs up.
+// listen receives answers and news until the pump hangs up.
 func (r *running) listen(orders int) {
 	defer close(r.news)
 	defer close(r.answers)
@@ -115,24 +116,24 @@ func (r *running) listen(orders int) {
 		}
 		select {
 		case r.news <- a.News:
-		default: // a card can make no more news than is read
+		default: // full: a card cannot make the keeper buffer more news
 		}
 	}
 }
 
-// hand leaves an answer for tell. An answer that was not fetched makes way: it
-// belongs to an order that was given up, or to none, and a pump that makes up
-// answers must not keep its end from being noticed.
+// hand stores an answer for tell. It replaces an answer that was not fetched, which belongs to an
+// abandoned order or to none. A pump that makes up answers must not block listen, which detects the
+// pump's end.
 func (r *running) hand(a answer) {
 	select {
 	case r.answers <- a:
 		return
 	case <-r.answers:
 	}
-	r.answers <- a // only here it is filled, so there is room
+	r.answers <- a // only hand fills the channel, so there is room
 }
 
-// tell gives one order and waits for its answer.
+// tell sends one order and waits for its answer.
 func (r *running) tell(o order, files ...*os.File) (answer, error) {
 	r.seq++
 	o.Seq = r.seq
@@ -148,7 +149,7 @@ func (r *running) tell(o order, files ...*os.File) (answer, error) {
 			case !ok:
 				return answer{}, fmt.Errorf("%w: it ended during order %s", errNoPump, o.Op)
 			case a.Seq != o.Seq:
-				continue // of an order that was given up
+				continue // the answer to an abandoned order
 			case a.Error != "":
 				return a, refusal(a.Error)
 			}
@@ -188,7 +189,7 @@ func isRefusal(err error) bool {
 	return ok
 }
 
-// end hangs up, so that the pump ends, and makes sure that it did.
+// end hangs up, which ends the pump. It kills the pump after endWithin.
 func (r *running) end() {
 	r.hangUp()
 	select {
@@ -200,8 +201,8 @@ func (r *running) end() {
 }
 
 // kill ends the pump by force and waits for its death. Until then it may work on the rings, the
-// card's memory and the host's end, so none of them may be handed on. The error says that the pump
-// is not dead within the limit.
+// card's memory and the host's end, so none of them may be handed on. kill returns an error if the
+// pump is not dead within the limit.
 func (r *running) kill(within time.Duration) error {
 	r.process.Kill()
 	timer := time.NewTimer(within)
@@ -212,7 +213,7 @@ func (r *running) kill(within time.Duration) error {
 		return fmt.Errorf("pump %d is not dead %s after it was killed", r.process.PID(), within)
 	}
 	r.hangUp()
-	for range r.answers { // until all that it said has been heard
+	for range r.answers { // until listen has read everything
 	}
 	return nil
 }
@@ -224,21 +225,21 @@ func LaunchProcess(orders *os.File) (Process, error) {
 	cmd.ExtraFiles = []*os.File{orders}
 	cmd.Stderr = os.Stderr
 	// A program linked with the C library (a -race build; toe itself is not)
-	// counts the CPUs in /sys for every new thread's memory arena, which is an
-	// open and would be a confined pump's end; with one arena it does not.
+	// counts the CPUs in /sys for every new thread's memory arena. That open
+	// would kill a confined pump. With one arena it does not happen.
 	cmd.Env = []string{"GOTRACEBACK=single", "MALLOC_ARENA_MAX=1"}
-	// A terminal's Ctrl-C is the keeper's to act on.
+	// Setsid: the keeper, not the pump, handles a terminal's Ctrl-C.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGKILL}
 	p := &process{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error)
 	go func() {
 		// The death signal is tied to the thread that forks, so this
-		// thread stays for as long as the pump.
+		// thread lives as long as the pump.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
-		// What was passed to this process, or left open by the process that started
-		// it, is nothing for a pump. What is passed on purpose is passed all
-		// the same.
+		// A pump must not inherit descriptors that were passed to this process
+		// or left open by its parent. Those in ExtraFiles are passed
+		// nevertheless.
 		err := fds.CloseOnExecFrom(3)
 		if err == nil {
 			err = cmd.Start()

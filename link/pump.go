@@ -18,8 +18,8 @@ import (
 	"github.com/toe-project/toe/link/vring"
 )
 
-// pump is the process that copies packets. It holds the host's end of a device and the card's memory,
-// and nothing else. It keeps no state that the next pump could not read from the rings.
+// pump is the process that copies packets. It holds the host's end of a device and the card's
+// memory, and nothing else. It keeps no state that the next pump could not read from the rings.
 type pump struct {
 	orders   int // the keeper's socket
 	board    *board
@@ -29,15 +29,15 @@ type pump struct {
 	regions  []vring.Region
 	features uint64
 	confine  Confine // called once everything is open
-	lacks    string  // what it could not have
+	lacks    string  // what this host could not confine
 }
 
-// Confine drops the privileges of the pump's process. lacks names, for a person, what this host could
-// not confine; it is empty if nothing.
+// Confine drops the privileges of the pump's process. lacks names, for a person, what this host
+// could not confine; it is empty if nothing.
 type Confine func() (lacks string, err error)
 
-// Pump serves the orders that come in on a SOCK_SEQPACKET socket until the
-// keeper hangs up. confine, if not nil, is called when the descriptors of the
+// Pump serves the orders that arrive on a SOCK_SEQPACKET socket until the
+// keeper hangs up. It calls confine, if not nil, when the descriptors of the
 // device have arrived, before the first packet.
 func Pump(orders int, confine Confine) error {
 	debug.SetGCPercent(200)
@@ -66,7 +66,7 @@ func Pump(orders int, confine Confine) error {
 	}
 }
 
-// close ends the queues' goroutines and gives all memory back.
+// close ends the queues' goroutines and unmaps all memory.
 func (p *pump) close() {
 	for _, q := range p.queues {
 		if p.running {
@@ -122,11 +122,11 @@ func (p *pump) obey(o *order, fds []int) (uint16, error) {
 	return 0, fmt.Errorf("unknown order %q", o.Op)
 }
 
-// rings is the number of rings: two a queue pair, and one for control.
+// rings is the number of rings: two per queue pair, and one for control.
 func (p *pump) rings() int { return 2*len(p.queues) + 1 }
 
-// virtqueue finds a ring by its number: 2n is towards the card, 2n+1 from it, and the
-// last one, which the first queue has, for control.
+// virtqueue finds a ring by its number: 2n is towards the card, 2n+1 from it. The last one, which
+// belongs to the first queue pair, is for control.
 func (p *pump) virtqueue(i int) (*queuePair, *virtqueue) {
 	if i == 2*len(p.queues) {
 		return p.queues[0], &p.queues[0].control.virtqueue
@@ -166,7 +166,7 @@ func (p *pump) init(s *setup, fds []int) error {
 			if q.stream, err = newStream(fd); err != nil {
 				return err
 			}
-			events |= unix.EPOLLOUT // what it did not take must be tried again
+			events |= unix.EPOLLOUT // to retry the rest of a frame when the socket is writable
 		}
 		if err := q.watch(fd, events); err != nil {
 			return err
@@ -194,11 +194,11 @@ func (p *pump) report(ring int, err error) {
 	fds.Socket(p.orders).Send(answer{News: news})
 }
 
-// tellPairs tells the keeper how many queue pairs the driver wants to use.
+// tellPairs reports to the keeper how many queue pairs the driver wants to use.
 func (p *pump) tellPairs(n int) { fds.Socket(p.orders).Send(answer{Pairs: n}) }
 
-// memory maps the new table, lets every queue go over to it between two turns,
-// and only then unmaps the old one: no copy is under way in what goes away.
+// memory maps the new table and switches every queue to it between two turns. Only then it unmaps
+// the old table, so no copy is in progress in unmapped memory.
 func (p *pump) memory(table []vhostuser.Region, fds []int) error {
 	if len(fds) != len(table) {
 		return fmt.Errorf("%d regions with %d descriptors", len(table), len(fds))
@@ -230,8 +230,8 @@ func (p *pump) memory(table []vhostuser.Region, fds []int) error {
 	return nil
 }
 
-// move puts every running ring where it is in the new memory. If one is not
-// there, all stay where they were.
+// move moves every running ring to the new memory. If the new memory does not hold one of them, no
+// ring moves.
 func (p *pump) move(mem *vring.Memory) error {
 	moved := make([]*vring.Ring, p.rings())
 	for _, apply := range []bool{false, true} {
@@ -258,7 +258,7 @@ func (p *pump) move(mem *vring.Memory) error {
 	return nil
 }
 
-// offer tells the queues what the driver took.
+// offer applies the negotiated features to the queues.
 func (p *pump) offer() error {
 	f := p.features
 	gso := frame.GSO{
@@ -332,7 +332,7 @@ func (p *pump) startNow(q *queuePair, e *virtqueue, o *order, fds []int) error {
 		if fd < 0 {
 			continue
 		}
-		// A front end that does not read must not hold us up.
+		// A front end that does not read must not block the pump.
 		if err := unix.SetNonblock(fd, true); err != nil {
 			q.drop(e)
 			return fmt.Errorf("descriptor %d: O_NONBLOCK: %w", fd, err)
@@ -345,7 +345,7 @@ func (p *pump) startNow(q *queuePair, e *virtqueue, o *order, fds []int) error {
 	return nil
 }
 
-// run lets a ring that was started move packets. To a ring that moves them already it does nothing.
+// run lets a started ring move packets. It has no effect on a ring that moves them already.
 func (p *pump) run(i int) (err error) {
 	q, e := p.virtqueue(i)
 	q.do(func() {
@@ -366,14 +366,14 @@ func (q *queuePair) begin(e *virtqueue) {
 	if e == &q.rx {
 		q.win.reset()
 	}
-	q.control.used = 0 // another driver, or the same from its beginning
+	q.control.used = 0 // another driver, or the same one restarted
 	// The previous pump may have died between showing used buffers and
 	// calling. A driver whose ring is full of them would never wake.
 	e.ring.Called()
 	e.signal()
 }
 
-// drop takes a ring away from its queue, on the queue's goroutine.
+// drop removes a ring from its queue, on the queue's goroutine.
 func (q *queuePair) drop(e *virtqueue) {
 	e.ring, e.placed = nil, nil
 	q.unwatch(e.kick)
@@ -385,7 +385,7 @@ func (q *queuePair) drop(e *virtqueue) {
 	}
 }
 
-// stop stops a ring and says where the next device goes on.
+// stop stops a ring and returns the index at which the next device continues.
 func (p *pump) stop(i int) (base uint16) {
 	q, e := p.virtqueue(i)
 	q.do(func() {
@@ -402,7 +402,7 @@ func (p *pump) stop(i int) (base uint16) {
 	return base
 }
 
-// take makes a descriptor the caller's.
+// take moves ownership of a descriptor to the caller.
 func take(fd *int) int {
 	n := *fd
 	*fd = -1

@@ -15,57 +15,55 @@ import (
 	"github.com/toe-project/toe/link/vring"
 )
 
-// What one turn in one direction may do before the other has its turn. Drops
-// count as work (CVE-2019-3900).
+// turnPackets and turnBytes limit one turn in one direction. Drops count as work (CVE-2019-3900).
 const (
 	turnPackets = 256
 	turnBytes   = 2 << 20
 )
 
-// A driver is called, and sees what is done, at least this often within a
-// turn: it works on the first packets while we copy the next.
+// callBytes is the most that a pump copies within a turn before it shows the driver the completed
+// packets and calls it. The driver works on them while the pump copies the next ones.
 const callBytes = 128 << 10
 
-// badChains in a row, with no packet moved between them, stop a ring: its driver
-// will not get better.
+// badChains is the number of bad chains in a row, without a packet in between, that stops a ring.
+// Its driver will not recover.
 const badChains = 1024
 
-// maxIov is IOV_MAX: the segments that one readv or writev takes.
+// maxIov is IOV_MAX, the most segments that one readv or writev takes.
 const maxIov = 1024
 
 // virtqueue is one ring of a queue pair with its descriptors, as the pump runs it.
 type virtqueue struct {
 	ring    *vring.Ring
-	placed  *vring.Ring // started and not yet run: nothing looks at it
+	placed  *vring.Ring // started and not yet run: not polled
 	kick    int         // descriptors, -1 for none
 	call    int
 	err     int
 	enabled bool
 	broken  bool
 	bad     int           // bad chains in a row
-	socket  bool          // call is a socket: its other side is called by signals
-	pause   time.Duration // before a call is made again (pauseFor)
+	socket  bool          // call is a socket: its peer is called by signals
+	pause   time.Duration // before a call is repeated (pauseFor)
 	owed    owed
 	ctr     *counters
 }
 
 func (e *virtqueue) running() bool { return e.ring != nil && !e.broken }
 
-// queuePair pumps one queue pair: one goroutine on one thread that sleeps in one
-// epoll_wait for the TUN, the kicks and its orders. All of it edge-triggered,
-// so that a kick needs no read and a TUN whose packets have no buffer to go
-// to does not keep us awake.
+// queuePair pumps one queue pair: one goroutine on one thread that sleeps in one epoll_wait for the
+// TUN, the kicks and its orders. All descriptors are edge-triggered. A kick needs no read, and a
+// readable TUN does not keep the pump awake while there is no receive buffer.
 type queuePair struct {
 	index  int
 	fd     int // TUN, TAP or stream socket
 	seam   bool
 	merge  bool // mergeable receive buffers were negotiated
 	gso    frame.GSO
-	spin   time.Duration // how long to look around before sleeping
-	rx, tx virtqueue     // as the card sees them: rx is towards the card
+	spin   time.Duration // how long to poll before sleeping
+	rx, tx virtqueue     // from the card's side: rx is towards the card
 	stream *stream       // passt's socket instead of a TUN or TAP, or nil
 
-	control control // used by the first queue alone
+	control control // used only by the first queue
 
 	epoll  int
 	wake   int // eventfd: there are orders
@@ -86,7 +84,7 @@ func newQueuePair(index, fd int, b *board, report func(int, error)) (*queuePair,
 		e.kick, e.call, e.err = -1, -1, -1
 	}
 	q.rx.ctr, q.tx.ctr, q.control.ctr = &b.all[2*index], &b.all[2*index+1], new(counters)
-	q.iov = make([]unix.Iovec, 1, maxIov) // the first is our own
+	q.iov = make([]unix.Iovec, 1, maxIov) // the first is the pump's header
 	q.win.init()
 	var err error
 	if q.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
@@ -98,7 +96,7 @@ func newQueuePair(index, fd int, b *board, report func(int, error)) (*queuePair,
 	return q, q.watch(q.wake, unix.EPOLLIN)
 }
 
-// virtqueues are all rings of the queue.
+// virtqueues returns all rings of the queue pair.
 func (q *queuePair) virtqueues() [3]*virtqueue {
 	return [3]*virtqueue{&q.rx, &q.tx, &q.control.virtqueue}
 }
@@ -119,7 +117,7 @@ func (q *queuePair) unwatch(fd int) {
 }
 
 // do runs f on the queue's goroutine between two turns, and waits for it.
-// After do has returned with a ring taken away, nothing touches that ring.
+// If f removes a ring, nothing touches that ring after do has returned.
 func (q *queuePair) do(f func()) {
 	done := make(chan struct{})
 	q.orders <- func() { f(); close(done) }
@@ -140,11 +138,11 @@ func (q *queuePair) obey() {
 	}
 }
 
-// run pumps until it is told to quit.
+// run pumps until quit is set.
 func (q *queuePair) run() {
 	runtime.LockOSThread()
-	// A front end that cuts its memory file short turns a ring access into
-	// a fault; as a panic it ends this process in good order.
+	// If the front end truncates its memory file, a ring access faults. As a
+	// panic the fault ends this process in good order.
 	debug.SetPanicOnFault(true)
 	var awake time.Time
 	for !q.quit {
@@ -175,18 +173,18 @@ func (q *queuePair) run() {
 	}
 }
 
-// settle asks the card for kicks and looks once more, since one may have been
-// spared between the last look and the wish. It says whether there is work.
+// settle enables kicks from the card and polls once more, since the driver may have omitted a kick
+// between the last poll and the request. It reports whether there is work.
 func (q *queuePair) settle() bool {
 	more := false
-	// Of a socket that takes nothing the kernel tells when it does again;
-	// until then more frames are nothing to wake for.
+	// If the stream socket is full, the kernel signals when it is writable
+	// again. Until then more frames need no wake-up.
 	if q.tx.running() && !(q.stream != nil && q.stream.stuck()) {
 		more = q.tx.ring.WantKicks()
 	}
-	// Buffers are waited for only while there are none: otherwise each one
-	// that the driver puts back would wake us. Nor are they where the ring is
-	// switched off, since then nothing looks at them.
+	// The pump waits for buffers only while there are none. Otherwise each
+	// buffer that the driver puts back would wake it. It does not wait for
+	// buffers of a disabled ring either, since nothing uses them.
 	if q.rx.running() && q.rx.enabled && q.win.starved {
 		more = q.rx.ring.WantKicks() || more
 	}
@@ -196,14 +194,13 @@ func (q *queuePair) settle() bool {
 	return more
 }
 
-// napTime is how long a pump sleeps in ms before it lets go of its place in
-// Go's scheduler. Letting go has the runtime's monitor thread run every 20 µs
-// and costs a second wake-up on the way back: too much between two packets of
-// a busy link, and right for an idle one. No garbage collection waits longer
-// than this for a pump that naps.
+// napTime is how long a pump sleeps in ms before it releases its P in Go's scheduler. The release
+// makes the runtime's monitor thread run every 20 µs and costs a second wake-up on return. That is
+// too much between two packets of a busy link, and fine for an idle one. A garbage collection waits
+// at most this long for a napping pump.
 const napTime = 1
 
-// wait is epoll_wait, first as a nap, then for as long as it takes.
+// wait calls epoll_wait, first for a nap, then until an event or the next recall.
 func (q *queuePair) wait(events []unix.EpollEvent) int {
 	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(q.epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), napTime, 0, 0)
 	if e == 0 && n > 0 {
@@ -244,7 +241,7 @@ func (q *queuePair) sleep() {
 	}
 }
 
-// publish shows the driver what is done and calls it if it wants that.
+// publish shows the driver the completed heads and calls it if it wants a call.
 func (e *virtqueue) publish() {
 	e.ring.Show()
 	if e.ring.MustCall() {
@@ -255,11 +252,11 @@ func (e *virtqueue) publish() {
 // signal calls the driver. EAGAIN of a call descriptor means that it is
 // signalled already.
 //
-// O_NONBLOCK belongs to the open file, which the front end shares and may change at any time. A socket
-// is told for each call not to wait, and a pipe was opened anew by vhostuser. An eventfd can be neither
-// (no RWF_NOWAIT as of Linux 6.18): a front end that fills its counter and clears the flag makes this
-// queue pair wait, without a CPU, until the keeper's next order to it goes unanswered. The keeper then
-// kills the pump, which ends the wait, and the next pump sets the flag again.
+// O_NONBLOCK belongs to the open file, which the front end shares and may change at any time. For a
+// socket each call passes MSG_DONTWAIT, and vhostuser has reopened a pipe. An eventfd allows
+// neither (no RWF_NOWAIT as of Linux 6.18). A front end that fills its counter and clears the flag
+// makes this queue pair block, without a CPU, until the keeper's next order to it goes unanswered.
+// The keeper then kills the pump, which ends the wait, and the next pump sets the flag again.
 func (e *virtqueue) signal() {
 	if e.call >= 0 {
 		one := uint64(1)
@@ -273,9 +270,9 @@ func (e *virtqueue) signal() {
 	}
 }
 
-// chainError deals with a head that cannot be used: a bad chain goes back
-// with length 0, a broken ring (or one too many bad chains) is stopped and
-// told of; the other rings go on. It says whether the ring still runs.
+// chainError handles a head that cannot be used. A bad chain goes back with length 0. A broken
+// ring, or one with too many bad chains in a row, is stopped and reported. The other rings go on.
+// chainError reports whether the ring still runs.
 func (q *queuePair) chainError(e *virtqueue, ring int, head uint16, err error) bool {
 	if errors.Is(err, vring.ErrChain) {
 		e.ring.Complete(head, 0)
@@ -309,8 +306,7 @@ func (c *counters) drop(err error) {
 	}
 }
 
-// replaceFD closes the old descriptor, if any, and puts the new one in its
-// place.
+// replaceFD closes the old descriptor, if any, and stores the new one.
 func replaceFD(old *int, fd int) {
 	if *old >= 0 {
 		unix.Close(*old)

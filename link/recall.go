@@ -32,8 +32,8 @@ func kindOf(call int) uint32 {
 	return st.Mode & unix.S_IFMT
 }
 
-// pauseFor is the pause before the first repetition. A driver that is called by signals passes a pipe
-// or a socket, because an eventfd raises none.
+// pauseFor is the pause before the first repetition. A driver that is called by signals passes a
+// pipe or a socket, because an eventfd raises none.
 func pauseFor(kind uint32) time.Duration {
 	if kind != 0 {
 		return signalPause

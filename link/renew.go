@@ -5,10 +5,9 @@ import (
 	"os"
 )
 
-// Renew gives a stream device another socket in place of one whose other side
-// is gone. The pump that has the old one is ended; the next gets the new one, and
-// the card sees no more of it than of any pump's end. The files are the keeper's,
-// also when it returns an error.
+// Renew replaces the socket of a stream device whose peer is gone. The pump that has the old socket
+// is killed, and the next pump gets the new one. To the card this is the same as any death of a
+// pump. Renew takes ownership of the files, also when it returns an error.
 func (k *Keeper) Renew(files []*os.File) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()

@@ -5,9 +5,9 @@ import (
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
-// steer has the host's kernel hand packets to those pairs alone whose ring towards
-// the card runs and is on, so that none waits where nobody looks. Where there is
-// no such pair they wait for the first one. k.mu is held.
+// steer has the host's kernel hand packets only to pairs whose ring towards the card runs and is
+// enabled, so that no packet waits in a queue that is not served. If there is no such pair, packets
+// wait in the first one. k.mu is held.
 func (k *Keeper) steer() {
 	if len(k.dev.Files) < 2 || k.closed {
 		return
@@ -30,9 +30,9 @@ func (k *Keeper) steer() {
 	}
 }
 
-// serves says whether the card takes packets on a queue pair. k.mu is held. Where
-// the driver has our control ring, every ring is on from its start, and the driver
-// uses one pair until it says otherwise (virtio 1.2 section 5.1.6.5.6).
+// serves reports whether the card takes packets on a queue pair. k.mu is held. If the driver has
+// our control ring, every ring is enabled from its start, and the driver uses one pair until a
+// command changes that (virtio 1.2 section 5.1.6.5.6).
 func (k *Keeper) serves(pair int) bool {
 	r, ok := k.wish.rings[2*pair]
 	if k.wish.features&vhostuser.NetCtrlVQ != 0 && pair >= max(k.wish.pairs, 1) {
@@ -41,7 +41,7 @@ func (k *Keeper) serves(pair int) bool {
 	return ok && r.Enabled
 }
 
-// usePairs has packets go to as many queue pairs as the driver told the pump that it uses.
+// usePairs steers packets to as many queue pairs as the driver uses, by the pump's last news.
 func (k *Keeper) usePairs(r *running) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -50,9 +50,8 @@ func (k *Keeper) usePairs(r *running) {
 	}
 }
 
-// hear takes over the number of pairs that the pump has reported: the driver does not repeat it to the
-// next pump.
-// k.mu is held.
+// hear records the number of pairs that the pump has reported. The driver does not repeat it to the
+// next pump. k.mu is held.
 func (k *Keeper) hear(r *running) {
 	if n := int(r.pairs.Load()); n > 0 && n <= len(k.dev.Files) {
 		k.wish.pairs = n

@@ -13,9 +13,9 @@ import (
 var errShortBuffer = errors.Join(vring.ErrChain, errors.New("receive buffer shorter than the header"))
 
 // toHost moves packets from the card to the host until there are none or the
-// turn is over. It says whether it did anything. A ring of a queue pair that
-// is switched off is consumed and its packets discarded, as the vhost-user
-// specification asks.
+// turn is over. It reports whether it did anything. The ring of a disabled queue
+// pair is consumed and its packets discarded, as the vhost-user specification
+// requires.
 func (q *queuePair) toHost() bool {
 	if !q.tx.running() {
 		return false
@@ -63,9 +63,9 @@ func (q *queuePair) toHost() bool {
 	return tries > 0
 }
 
-// send judges a frame of size bytes in iov[1:] and writes it to the host
+// send checks a frame of size bytes in iov[1:] and writes it to the host
 // straight from the card's memory. iov[0] is for the pump's own header. It
-// returns the bytes of the packet, 0 for one that was dropped.
+// returns the bytes of the packet, 0 if it was dropped.
 func (q *queuePair) send(iov []unix.Iovec, size int) int {
 	skip := q.skip()
 	if size <= skip {
@@ -101,9 +101,9 @@ func (q *queuePair) send(iov []unix.Iovec, size int) int {
 	return 0
 }
 
-// cut copies the head of a frame out of iov[1:], once, into head, and cuts it
-// off the segments, which hold more bytes than that. It returns the index of
-// the first entry that still has bytes, at least 1, and the first of them.
+// cut copies the head of a frame out of iov[1:], once, into head, and removes it from the segments,
+// which hold more bytes than the head. It returns the index of the first entry that still has
+// bytes, at least 1, and the first of these bytes.
 func cut(iov []unix.Iovec, head []byte) (at int, first byte) {
 	at = 1
 	for {
