@@ -53,7 +53,7 @@ func (e *events) run() {
 	}
 }
 
-// end waits until all has been told.
+// end waits until all events are delivered.
 func (e *events) end() {
 	e.mu.Lock()
 	e.ended = true

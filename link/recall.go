@@ -7,23 +7,23 @@ import (
 )
 
 // A card can sleep through a call. User-Mode Linux (7.3, os_idle_sleep in
-// arch/um/os-Linux/time.c) blocks SIGALRM between its last look for work and its
-// sleep, but not SIGIO: a call whose signal comes there is marked as pending, and
-// the card sleeps on until any other signal comes, for up to 20 s. In 3 s of TCP
-// that a card forwarded it went to sleep 5842 times, 35 of them with a signal just
-// before, and woke to find the calls of two to four rings unread.
+// arch/um/os-Linux/time.c) blocks SIGALRM between its last check for work and its
+// sleep, but not SIGIO. A signal that arrives in between is marked as pending, and
+// the card sleeps until any other signal arrives, for up to 20 s. In 3 s of forwarded
+// TCP a card went to sleep 5842 times, 35 of them with a signal just before, and woke
+// to find the calls of two to four rings unread.
 //
-// So a call that the driver does not act on is made once more, and again after
-// twice as long each time, until mostPause: a driver that has no more use for
-// calls looks the same, and must not be called without end.
+// So the pump repeats a call that the driver does not act on, after a pause that
+// doubles each time up to mostPause. A driver that does not need calls looks the same,
+// so the repetition must end.
 const (
 	signalPause  = time.Millisecond      // before the first repetition, where calls are signals
-	eventfdPause = 32 * time.Millisecond // where they are eventfds: no driver is known to lose one
+	eventfdPause = 32 * time.Millisecond // where calls are eventfds: no driver is known to lose one
 	mostPause    = 512 * time.Millisecond
-	lookAgain    = 64 // rounds of a busy pump between two looks
+	lookAgain    = 64 // rounds of a busy pump between two checks
 )
 
-// kindOf is the type of file of a call descriptor: S_IFSOCK, S_IFIFO, or 0 for an eventfd.
+// kindOf returns the file type of a call descriptor: S_IFSOCK, S_IFIFO, or 0 for an eventfd.
 func kindOf(call int) uint32 {
 	var st unix.Stat_t
 	if err := unix.Fstat(call, &st); err != nil {
@@ -32,8 +32,8 @@ func kindOf(call int) uint32 {
 	return st.Mode & unix.S_IFMT
 }
 
-// pauseFor is the pause before the first repetition. A driver that is called by signals passes a
-// pipe or a socket, because an eventfd raises none.
+// pauseFor returns the pause before the first repetition. A driver that is called by signals passes
+// a pipe or a socket, because an eventfd raises none.
 func pauseFor(kind uint32) time.Duration {
 	if kind != 0 {
 		return signalPause
@@ -41,16 +41,16 @@ func pauseFor(kind uint32) time.Duration {
 	return eventfdPause
 }
 
-// owed is what the driver owes a ring: a sign that it has been called.
+// owed is the state of a call that the driver has not yet acted on.
 type owed struct {
 	answer bool
-	pause  time.Duration // before the next repetition; 0 before the first look
-	due    time.Time     // of it
+	pause  time.Duration // before the next repetition; 0 before the first check
+	due    time.Time     // of the next repetition
 }
 
-// recall repeats the calls that were not acted on, and returns the time in ms
-// after which to look again, -1 if there is none. The last call was made that
-// long ago at least.
+// recall repeats the calls that were not acted on. It returns the time in ms
+// after which to check again, -1 if no call is pending. ago is the least time
+// since the last call.
 func (q *queuePair) recall(ago time.Duration) (ms int) {
 	ms = -1
 	for _, e := range q.virtqueues() {

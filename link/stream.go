@@ -11,70 +11,70 @@ import (
 	"github.com/toe-project/toe/link/frame"
 )
 
-// stream is a port whose other side is a stream socket, as passt and QEMU's
-// stream netdev speak it: each Ethernet frame behind its length.
+// stream is a port over a stream socket, in the format of passt and QEMU's
+// stream netdev: each Ethernet frame behind its length.
 //
 //	0            4
 //	+------------+-------------- - -
 //	| length, BE | Ethernet frame
 //	+------------+-------------- - -
 //
-// It needs no privilege and costs two copies more than a TAP towards the card,
-// and one from it. There are no offloads on it.
+// A stream needs no privilege. It costs two copies more than a TAP towards the card,
+// and one more from it. It has no offloads.
 //
 // A pump may be killed between any two of its instructions, and the next one
-// gets the same socket: if it began in the middle of a frame, both sides would
-// take payload for lengths ever after. So the socket stands at the start of a
-// frame whenever no system call is under way, in both directions, and all that
-// the next pump must know is in the socket and in the rings:
+// gets the same socket. If the next one started in the middle of a frame, both sides
+// would read payload as lengths from then on. So the socket is at the start of a
+// frame in both directions whenever no system call is in progress. The socket and the
+// rings hold all the state that the next pump needs:
 //
-//   - Frames are peeked at. They are read for good, a whole number of them in one
-//     call, when the card has them and has been shown that. A pump that is killed
-//     before that leaves them to the next one: the card gets them twice, which IP
-//     allows and a lost byte of a stream does not.
+//   - Frames are peeked first. They are consumed, a whole number of them in one
+//     call, once the card has them and has been shown them. A pump that is killed
+//     before that leaves them to the next one. The card then gets them twice, which IP
+//     allows. A lost byte of the stream would break it.
 //   - A frame is written whole or not at all. The kernel takes up to oneBuffer
 //     bytes as one buffer, for which there is room or not. A longer frame takes
-//     several, so it waits until the kernel says that the socket is writable,
-//     which means that at most a quarter of its room is used (unix_writable in
-//     net/unix/af_unix.c): the rest holds any frame. SIGKILL does not cut such a call
-//     short, because none of them waits; nor can the card, whose memory it does not
-//     read.
+//     several buffers, so it waits until the kernel reports the socket as writable.
+//     Then at most a quarter of its room is used (unix_writable in
+//     net/unix/af_unix.c), and the rest holds any frame. SIGKILL does not interrupt
+//     such a call, because none of them blocks. The card cannot interrupt it either,
+//     because the call does not read the card's memory.
 //
-// What is only peeked at takes room in the socket, and a writer whose socket is full
-// goes on when three quarters of it are free. So the other side's send buffer must
-// be four times a frame and a kernel buffer (SendBuffer). Where it is not, the
-// beginning of a large frame has to be read before its end is there, and a kill at
+// Peeked frames take room in the socket, and a writer whose socket is full
+// continues when three quarters of it are free. So the peer's send buffer must
+// be four times a frame and a kernel buffer (SendBuffer). If it is smaller, the
+// start of a large frame must be consumed before its end has arrived, and a kill at
 // that moment does put the stream out of step.
 //
-// (Starting passt anew with another pair of sockets would be simpler, and cut
+// (Restarting passt with another pair of sockets would be simpler, but it would break
 // every TCP connection through the port.)
 type stream struct {
-	in    []byte // what was read: in[:taken] for good, in[taken:to] is still in the socket as well
+	in    []byte // what was read: in[:taken] is consumed, in[taken:to] is still in the socket as well
 	taken int
 	from  int // in[:from] has been delivered
 	to    int
-	most  int    // how much of a frame may be left in the socket, in bytes
-	out   []byte // what the socket did not take of the last frame, as a rule all of it
-	begun bool   // or the rest of it, where the kernel ran out of memory halfway
+	most  int    // bytes of a frame that may stay in the socket
+	out   []byte // the part of the last frame that the socket did not take, normally all of it
+	begun bool   // out is only the rest of the frame: the kernel ran out of memory halfway
 	dead  bool
 }
 
 const (
 	streamHead = 4
 	maxFrame   = frame.MaxPacket + frame.EtherLen + 4
-	// oneBuffer is less than what the kernel puts into one buffer of a unix
+	// oneBuffer is less than the kernel puts into one buffer of a unix
 	// stream: 47 KiB with pages of 4 KiB, UNIX_SKB_FRAGS_SZ and a head.
 	oneBuffer = 32 << 10
-	// kernelBuffer is more than one such buffer is counted for.
+	// kernelBuffer is more than the kernel accounts for one such buffer.
 	kernelBuffer = 64 << 10
 )
 
-// SendBuffer is what each end of a stream should have as SO_SNDBUF, in bytes.
+// SendBuffer is the SO_SNDBUF that each end of a stream should have, in bytes.
 // The kernel doubles it.
 const SendBuffer = 512 << 10
 
 func newStream(fd int) (*stream, error) {
-	// Both ends are made alike, and only ours can be asked.
+	// Both ends have the same size, and only the size of this one can be read.
 	room, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF)
 	if err != nil {
 		return nil, fmt.Errorf("the stream's socket: SO_SNDBUF: %w", err)
@@ -137,8 +137,8 @@ func (s *stream) next(q *queuePair) ([]byte, bool) {
 	}
 }
 
-// peek looks at more of what the socket holds than it has seen, and says
-// whether there was any.
+// peek peeks at the bytes of the socket that it has not seen yet, and reports
+// whether there were any.
 func (s *stream) peek(q *queuePair) bool {
 	if s.from > 0 {
 		q.rx.publish()
@@ -157,7 +157,7 @@ func (s *stream) peek(q *queuePair) bool {
 	case s.taken+n > s.to:
 		s.to = s.taken + n
 		return true
-	case s.poll(q, unix.POLLRDHUP): // what is peeked at hides the end behind it
+	case s.poll(q, unix.POLLRDHUP): // peeked bytes hide the end of file behind them
 		s.end(q, streamEnded(0))
 	case n > s.most:
 		s.take(q, n)
@@ -165,7 +165,7 @@ func (s *stream) peek(q *queuePair) bool {
 	return false
 }
 
-// consume lets go of what has been delivered, and reads it for good.
+// consume reads the delivered frames out of the socket.
 func (s *stream) consume(q *queuePair) {
 	if s.from > s.taken {
 		s.take(q, s.from-s.taken)
@@ -176,8 +176,8 @@ func (s *stream) consume(q *queuePair) {
 	}
 }
 
-// take reads n bytes for good, once more to where they were peeked at, so that
-// no page is missing that would make the call end halfway.
+// take consumes n bytes. It reads them into the memory that they were peeked into, so that no
+// missing page ends the call halfway.
 func (s *stream) take(q *queuePair, n int) {
 	for n > 0 {
 		got, e := s.receive(q, s.in[s.taken:s.taken+n], 0)
@@ -201,7 +201,7 @@ func (s *stream) receive(q *queuePair, b []byte, flags uintptr) (int, unix.Errno
 	return int(n), e
 }
 
-// poll asks the socket for one of its events and does not wait for it.
+// poll reports whether the socket has an event, without waiting for it.
 func (s *stream) poll(q *queuePair, event int16) bool {
 	p := unix.PollFd{Fd: int32(q.fd), Events: event}
 	var now unix.Timespec
@@ -209,10 +209,10 @@ func (s *stream) poll(q *queuePair, event int16) bool {
 	return e == 0 && n == 1 && p.Revents&event != 0
 }
 
-// streamEnded is an end of file where there is no error.
+// streamEnded returns the error of an ended stream: e, or an end of file if e is 0.
 func streamEnded(e unix.Errno) error {
 	if e == 0 {
-		return errors.New("the stream ended: the other side has closed it")
+		return errors.New("the stream ended: the peer has closed it")
 	}
 	return fmt.Errorf("the stream ended: %w", e)
 }
@@ -224,8 +224,8 @@ func (s *stream) end(q *queuePair, err error) {
 	}
 }
 
-// send writes a frame of n bytes from iov[1:]. It is copied first: so the card
-// can neither change what was judged nor make the call fail halfway.
+// send writes a frame of n bytes from iov[1:]. It copies the frame first, so the card
+// can neither change the checked bytes nor make the call fail halfway.
 func (s *stream) send(q *queuePair, iov []unix.Iovec, n int) int {
 	if *q.hdr != [frame.HeaderLen]byte{} {
 		count(&q.tx.ctr.header, 1) // an offload that was never offered
@@ -248,10 +248,10 @@ func (s *stream) send(q *queuePair, iov []unix.Iovec, n int) int {
 	return n
 }
 
-// stuck says whether the socket has not taken all of the last frame.
+// stuck reports whether the socket has not taken all of the last frame.
 func (s *stream) stuck() bool { return len(s.out) > 0 && !s.dead }
 
-// blocked tries to write what is left and says whether there still is any.
+// blocked tries to write the rest of the last frame, and reports whether a rest remains.
 func (s *stream) blocked(q *queuePair) bool {
 	if len(s.out) == 0 || s.dead {
 		return false

@@ -10,9 +10,8 @@ import (
 	"github.com/toe-project/toe/link/vring"
 )
 
-// need is the room in bytes that the largest packet takes on the bus: an IP packet
-// of 65535 bytes behind its seam, or on a port an Ethernet frame around one, which
-// may have a VLAN tag.
+// need returns the bytes that the largest packet takes on the bus: an IP packet of 65535 bytes
+// behind its seam, or on a port an Ethernet frame with such a packet and perhaps a VLAN tag.
 func (q *queuePair) need() int {
 	const vlan = 4
 	if q.seam {
@@ -21,8 +20,8 @@ func (q *queuePair) need() int {
 	return frame.SeamLen + frame.MaxPacket + vlan
 }
 
-// skip is the length of what stands before the bytes that readv and writev
-// move: the whole seam on a link, the virtio header alone on a port.
+// skip returns the length of the head that readv and writev do not move: the whole seam on a link,
+// only the virtio header on a port.
 func (q *queuePair) skip() int {
 	if q.seam {
 		return frame.SeamLen
@@ -30,9 +29,9 @@ func (q *queuePair) skip() int {
 	return frame.HeaderLen
 }
 
-// fill takes receive buffers until the largest packet has room, and says
-// whether it has. A ring that cannot hold as much when it is empty is used as
-// far as it goes: what does not fit is dropped and counted.
+// fill takes receive buffers until the largest packet has room, and reports
+// whether it has. If the ring can never hold that much, fill uses what there
+// is. Packets that do not fit are dropped and counted.
 func (q *queuePair) fill() bool {
 	w, r, need, full := &q.win, q.rx.ring, q.need(), false
 	for w.bytes < need && w.hi-w.lo < maxIov-1 && (q.merge || w.count() == 0) {
@@ -52,7 +51,7 @@ func (q *queuePair) fill() bool {
 		}
 		if err != nil {
 			if full = w.count() > 0 && errors.Is(err, vring.ErrSegments); full {
-				r.Untake() // it has its turn when there is room
+				r.Untake() // taken again when there is room
 				break
 			}
 			q.giveBack()
@@ -64,18 +63,18 @@ func (q *queuePair) fill() bool {
 		w.add(chain{head, uint16(r.Entries()), size}, out)
 	}
 	if k := len(w.chains); k > w.clo {
-		// There is no more to wait for where the ring has no room for
-		// another chain like the last, or one call takes no more segments.
+		// Waiting is useless if the ring has no room for another chain like
+		// the last, or if one call takes no more segments.
 		full = full || w.entries+int(w.chains[k-1].entries) > r.Size() || w.hi-w.lo >= maxIov-1
 	}
 	w.starved = w.bytes < need && !full && (q.merge || w.count() == 0)
 	return !w.starved
 }
 
-// giveBack returns what was taken and not filled, with length 0, which a driver
-// passes over: heads go back in the order they were taken, so a bad one that
-// comes behind good ones would else keep the buffers behind it from a packet
-// that needs more than stands before it.
+// giveBack returns the chains that were taken and not filled, with length 0, which a driver passes
+// over. Heads go back in the order they were taken. Without giveBack a bad chain behind good ones
+// would block the buffers behind it, and a packet that needs more than the good ones could not
+// pass.
 func (q *queuePair) giveBack() {
 	for q.win.count() > 0 {
 		q.rx.ring.Complete(q.win.pop().head, 0)
@@ -83,7 +82,7 @@ func (q *queuePair) giveBack() {
 }
 
 // toCard moves packets from the host to the card until there are none, or no
-// room for them, or the turn is over. It says whether it did anything.
+// room for them, or the turn is over. It reports whether it did anything.
 func (q *queuePair) toCard() bool {
 	if !q.rx.running() || !q.rx.enabled {
 		return false
@@ -121,9 +120,9 @@ func (q *queuePair) toCard() bool {
 	return tries > 0
 }
 
-// readPacket reads one packet from the host straight into the card's buffers:
-// that copy is the DMA. It returns the bytes of the packet and on the bus,
-// 0 for one that was dropped, and false where there was none.
+// readPacket reads one packet from the host straight into the card's buffers.
+// That copy is the DMA. It returns the bytes of the packet and on the bus,
+// 0 if the packet was dropped, and false if there was none.
 func (q *queuePair) readPacket() (n, used int, ok bool) {
 	w, skip := &q.win, q.skip()
 	at, entry := w.open(skip)
@@ -132,15 +131,15 @@ func (q *queuePair) readPacket() (n, used int, ok bool) {
 	got, _, e := unix.RawSyscall(unix.SYS_READV, uintptr(q.fd), uintptr(unsafe.Pointer(&w.iov[at-1])), uintptr(w.hi-at+1))
 	first := byte(0)
 	if e == 0 && got > frame.HeaderLen {
-		first = *w.iov[at].Base // read once; says only which constant to write
+		first = *w.iov[at].Base // read once; only selects the constant to write
 	}
 	w.iov[at-1] = own
 	w.iov[at] = entry
 	switch {
 	case e == unix.EFAULT:
-		// The packet is gone from the host's queue, and there may be more,
-		// of which an edge-triggered descriptor tells no second time. Which
-		// buffer it was is unknown: all go back, and others are tried.
+		// The packet is gone from the host's queue. There may be more, and
+		// an edge-triggered descriptor does not signal them again. It is
+		// unknown which buffer faulted, so all go back and others are tried.
 		count(&q.rx.ctr.fault, 1)
 		q.giveBack()
 		return 0, 0, true
@@ -154,7 +153,7 @@ func (q *queuePair) readPacket() (n, used int, ok bool) {
 	}
 	used = n + skip
 	if used >= w.bytes && w.bytes < q.need() {
-		// It filled all there was and may have been longer.
+		// The packet filled all buffers and may have been longer.
 		count(&q.rx.ctr.tooSmall, 1)
 		return 0, 0, true
 	}
@@ -164,8 +163,8 @@ func (q *queuePair) readPacket() (n, used int, ok bool) {
 	return n, used, true
 }
 
-// deliver completes the chains that a packet of n bytes filled, after it wrote
-// the head before it.
+// deliver writes the head of a packet of n bytes and then completes the chains that the packet
+// filled.
 func (q *queuePair) deliver(n, used int, first byte) bool {
 	w := &q.win
 	buffers := 0

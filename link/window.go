@@ -8,23 +8,23 @@ import (
 	"github.com/toe-project/toe/link/vring"
 )
 
-// The window holds the card's receive buffers that the pump has taken from
-// the ring and not yet filled, as one array of segments, so that a readv(2)
-// can be given as much room as the largest packet needs:
+// window holds the card's receive buffers that the pump has taken from
+// the ring and not yet filled, as one array of segments. So one readv(2)
+// gets as much room as the largest packet needs:
 //
 //	iov   | spent … | head | segments of chain a | of chain b | … | free
 //	                 ^lo-1  ^lo                                ^hi
 //
 // The entry before lo is always free for the pump's own virtio header. A
-// packet uses up the first chains and lo moves on.
+// packet uses up the first chains and lo advances.
 type window struct {
 	iov     []unix.Iovec
 	lo, hi  int
 	chains  []chain // FIFO, first at clo
 	clo     int
-	entries int  // of the ring, that all chains take
+	entries int  // of the ring, in all chains
 	bytes   int  // in all chains
-	starved bool // the last look found less room than the largest packet needs
+	starved bool // the last fill found less room than the largest packet needs
 }
 
 // chain is one taken head.
@@ -40,13 +40,13 @@ func (w *window) init() {
 	w.reset()
 }
 
-// reset forgets what was taken: the ring counts it as not taken.
+// reset forgets the taken chains. The ring counts them as not taken.
 func (w *window) reset() {
 	w.lo, w.hi, w.clo, w.entries, w.bytes, w.starved = 1, 1, 0, 0, 0, false
 	w.chains = w.chains[:0]
 }
 
-// compact moves what is left to the front when the arrays run out.
+// compact moves the remaining entries to the front when the arrays run out.
 func (w *window) compact() {
 	if w.hi+maxIov > len(w.iov) {
 		n := copy(w.iov[1:], w.iov[w.lo:w.hi])
@@ -58,7 +58,7 @@ func (w *window) compact() {
 	}
 }
 
-// pop uses the first chain up.
+// pop removes the first chain.
 func (w *window) pop() chain {
 	c := w.chains[w.clo]
 	w.clo++
@@ -84,8 +84,8 @@ func (w *window) skip(n int) {
 	}
 }
 
-// add takes a chain in, whose segments stand from hi on. Linux posts the pages of
-// one allocation one after the other: where they meet, they are one segment.
+// add adds a chain, whose segments start at hi. Linux posts the pages of one allocation in order.
+// Adjacent pages become one segment.
 func (w *window) add(c chain, segments []unix.Iovec) {
 	w.chains = append(w.chains, c)
 	w.entries += int(c.entries)
@@ -100,9 +100,9 @@ func (w *window) add(c chain, segments []unix.Iovec) {
 
 func (w *window) count() int { return len(w.chains) - w.clo }
 
-// open cuts the first skip bytes off the segments, the first chain having more,
-// and returns the index of the first entry that still has any. Only that entry
-// is changed, and returned as it was.
+// open removes the first skip bytes from the segments. The first chain has more bytes than that.
+// open returns the index of the first entry that still has bytes, and the old value of that entry,
+// which is the only one that it changes.
 func (w *window) open(skip int) (at int, entry unix.Iovec) {
 	at = w.lo
 	for skip >= int(w.iov[at].Len) {
@@ -114,7 +114,7 @@ func (w *window) open(skip int) (at int, entry unix.Iovec) {
 	return at, entry
 }
 
-// cutFront takes the first n bytes off a segment, which has at least as many.
+// cutFront removes the first n bytes of a segment, which has at least n.
 func cutFront(v *unix.Iovec, n int) {
 	v.Base = (*byte)(unsafe.Add(unsafe.Pointer(v.Base), n))
 	v.SetLen(int(v.Len) - n)

@@ -15,7 +15,7 @@ import (
 // orders is the descriptor of the socket on which the keeper sends its orders.
 const orders = 3
 
-// Main does not return in a process that a keeper started as its pump. In all
+// Main runs the pump and does not return in a process that a keeper started as its pump. In all
 // others it does nothing. Each program that makes a link.Keeper calls it first.
 func Main() {
 	if len(os.Args) != 2 || os.Args[1] != link.PumpVerb {
@@ -39,7 +39,7 @@ func pump() error {
 	})
 }
 
-// peer is the process that made the socket pair of which fd is one end. Unlike
+// peer returns the pid of the process that made the socket pair of which fd is one end. Unlike
 // the parent's pid it stays the same when that process dies.
 func peer(fd int) (pid int, err error) {
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
