@@ -14,21 +14,20 @@ import (
 	"github.com/toe-project/toe/internal/privilege"
 )
 
-// Kinds are the machines that there are, best first: the order of auto.
+// Kinds lists the machines, best first: the order of auto.
 type Kinds struct {
 	Machines []Machine
-	// Depends names the files that decide whether a kind works, such as the
-	// program and the device. While they stay as they are and the host is not
-	// restarted, a kind is not probed again.
+	// Depends names the files that decide whether a kind works, such as the program and the device.
+	// A kind is not probed again while they are unchanged and the host has not restarted.
 	Depends func(Kind) []string
-	Cache   string // folder for what was found out
+	Cache   string // folder for the results of probes
 }
 
 // probeLimit bounds each probe.
 const probeLimit = 20 * time.Second
 
-// Choose returns the machine for machine.kind of card.yaml, and why. A kind that
-// card.yaml names is taken without a probe: its start says what is wrong.
+// Choose returns the machine for machine.kind of card.yaml, and the reason. A kind that card.yaml
+// names is not probed: its start reports what is wrong.
 func (k Kinds) Choose(ctx context.Context, kind string) (Machine, string, error) {
 	if kind != "auto" {
 		for _, m := range k.Machines {
@@ -53,7 +52,7 @@ func (k Kinds) Choose(ctx context.Context, kind string) (Machine, string, error)
 	return nil, "", fmt.Errorf("no machine works here: %s; see `toe doctor`", strings.Join(why, "; "))
 }
 
-// finding is what a probe found out.
+// finding is the result of a probe.
 type finding struct {
 	Works bool   `json:"works"`
 	How   string `json:"how"`
@@ -90,7 +89,7 @@ func (k Kinds) probe(ctx context.Context, m Machine) (finding, error) {
 	return f, nil
 }
 
-// key changes when a probe may find something else.
+// key changes when a probe may have another result.
 func (k Kinds) key(kind Kind) string {
 	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	parts := []string{strings.TrimSpace(string(boot)), fmt.Sprint(os.Geteuid())}

@@ -13,7 +13,7 @@ import (
 	"github.com/toe-project/toe/machine/fake"
 )
 
-// A probe that found something is not made again; one that ran out of time is.
+// A probe with a result is not repeated. A probe that timed out is.
 func TestProbesAreRemembered(t *testing.T) {
 	m := &countedMachine{}
 	k := machine.Kinds{Machines: []machine.Machine{m}, Cache: t.TempDir(), Depends: func(machine.Kind) []string { return nil }}
@@ -34,8 +34,8 @@ func TestProbesAreRemembered(t *testing.T) {
 	}
 }
 
-// What this process may not do says nothing of the host: it is said once, with
-// what provides it, and not remembered.
+// A missing privilege of this process says nothing about the host. It is reported once, with what
+// provides it, and is not cached.
 func TestMissingPrivilegeIsNotRemembered(t *testing.T) {
 	m, second := &countedMachine{}, &countedMachine{}
 	k := machine.Kinds{

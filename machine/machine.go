@@ -7,19 +7,18 @@
 // The contract:
 //
 //   - Start returns as soon as the card's CPU runs, not when the card is
-//     ready. Readiness is the supervisor's to judge, through the control API.
-//   - The machine process and whatever it starts die with the process that
-//     called Start, also when that one is killed with SIGKILL.
+//     ready. The supervisor judges readiness through the control API.
+//   - The machine process and its children die with the process that called
+//     Start, even if that process is killed with SIGKILL.
 //   - A network device is of one of the kinds that Nets names. The machine is a
 //     client of the socket of every vhost-user device; the sockets are already
 //     listening when Start is called.
 //   - A card that reboots ends its instance with Exit.Cause Rebooted, and a
-//     card that powers off with PoweredOff: starting it again is the
-//     supervisor's decision, so that the next start sees a new Spec.
+//     card that powers off with PoweredOff. The supervisor decides whether to
+//     start it again, so that the next start sees a new Spec.
 //   - The console is a byte stream. The instance owns its end from Start on;
 //     the caller keeps the other end and may read it after the exit.
-//   - Start leaves nothing behind when it fails, and Stop leaves nothing
-//     behind ever.
+//   - A failed Start leaves nothing behind. Stop never leaves anything behind.
 package machine
 
 import (
@@ -52,7 +51,7 @@ type Net struct {
 	Socket string           // of a vhost-user device: the path that its back end listens on
 }
 
-// NetKind is how a network device reaches what is behind it.
+// NetKind is the back end of a network device.
 type NetKind string
 
 const (
@@ -62,11 +61,11 @@ const (
 
 func (n Net) kind() NetKind { return cmp.Or(n.Kind, VhostUser) }
 
-// IsVhostUser says whether the device has a vhost-user back end.
+// IsVhostUser reports whether the device has a vhost-user back end.
 func (n Net) IsVhostUser() bool { return n.kind() == VhostUser }
 
-// CheckNets finds the devices that m has not, and those whose socket is not there, which would show
-// as a dead card only.
+// CheckNets rejects devices that m does not support and devices without a socket. Without the check
+// both would show only as a dead card.
 func CheckNets(m Machine, nets []Net) error {
 	for _, n := range nets {
 		if !slices.Contains(m.Nets(), n.kind()) {
@@ -84,35 +83,35 @@ func CheckNets(m Machine, nets []Net) error {
 	return nil
 }
 
-// Spec is all that a machine needs to know to run a card.
+// Spec describes a card to a machine.
 type Spec struct {
 	Name    string // the card's name, for messages and process titles
-	Dir     string // a directory of this instance's own on tmpfs, existing, mode 0700
+	Dir     string // this instance's directory on tmpfs; it exists, mode 0700
 	Kernel  string // uncompressed vmlinux (QEMU) or the linux binary (UML)
 	Initrd  string // initramfs: firmware and the card's own configuration, concatenated
 	Cmdline string // extra kernel arguments, after the machine's own
 	CPUs    int
 	Memory  int64 // bytes
 	Nets    []Net
-	Console *os.File // the machine's end of a stream socket; closed by Start in any case
+	Console *os.File // the machine's end of a stream socket; Start always closes it
 }
 
-// Cause says why an instance ended.
+// Cause is the reason why an instance ended.
 type Cause string
 
 const (
 	Stopped    Cause = "stopped"     // Stop was called
-	PoweredOff Cause = "powered-off" // the card turned itself off
+	PoweredOff Cause = "powered-off" // the card powered itself off
 	Rebooted   Cause = "rebooted"    // the card asked for a reboot
-	Panicked   Cause = "panicked"    // the card's kernel gave up
+	Panicked   Cause = "panicked"    // the card's kernel panicked
 	Killed     Cause = "killed"      // a signal from outside ended the process
-	Crashed    Cause = "crashed"     // the process ended with an error of its own
+	Crashed    Cause = "crashed"     // the process failed by itself
 )
 
 // Exit is the end of an instance.
 type Exit struct {
 	Cause  Cause
-	Detail string // one line for a person: signal, exit status, last words on stderr
+	Detail string // one line for display: signal, exit status, last line on stderr
 }
 
 func (e Exit) String() string {
@@ -122,7 +121,7 @@ func (e Exit) String() string {
 	return fmt.Sprintf("%s (%s)", e.Cause, e.Detail)
 }
 
-// Instance is a card that was started.
+// Instance is a started card.
 type Instance interface {
 	// PID is the process to account the card's CPU time to.
 	PID() int
@@ -130,22 +129,20 @@ type Instance interface {
 	Done() <-chan struct{}
 	// Exit is why it ended; valid after Done is closed.
 	Exit() Exit
-	// Stop powers the card off at once (the agent's orderly shutdown has
-	// been tried by then), and returns when nothing of it is left or ctx
-	// has ended, after which it has been killed.
+	// Stop powers the card off at once (the agent's orderly shutdown has been tried by then). It
+	// returns when nothing of the card is left or ctx has ended; the card has been killed then.
 	Stop(ctx context.Context) error
 }
 
 // Machine is one kind of hardware.
 type Machine interface {
 	Kind() Kind
-	// Nets are the kinds of network devices that Start takes.
+	// Nets returns the kinds of network devices that Start supports.
 	Nets() []NetKind
-	// Probe says whether this kind really works on this host now, in a few
-	// words for a person either way. It starts what it has to start (a few
-	// instructions in a guest, the kernel to its banner) under a time limit,
-	// and leaves nothing running.
+	// Probe tests whether this kind works on this host now, and returns a short text for display
+	// either way. It starts what the test needs (a few instructions in a guest, the kernel to its
+	// banner) under a time limit, and leaves nothing running.
 	Probe(ctx context.Context) (how string, err error)
-	// Start powers a card up. Errors name the file, device or option at fault.
+	// Start powers a card up. Errors name the faulty file, device or option.
 	Start(ctx context.Context, spec Spec) (Instance, error)
 }

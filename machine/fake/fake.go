@@ -1,6 +1,5 @@
-// Package fake is a machine with no CPU: it records what it was asked to
-// start and ends as a script says. It is what everything above the hardware
-// seam is tested with.
+// Package fake is a machine without a CPU, for tests of everything above the hardware seam. It
+// records the starts, and its instances end as a script says.
 package fake
 
 import (
@@ -15,22 +14,22 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// Step is what one start does.
+// Step scripts one start.
 type Step struct {
 	Err     error                             // Start fails with it
-	After   time.Duration                     // ends by itself after this long, if Exit.Cause is set
-	Exit    machine.Exit                      // how; the zero Exit runs until Stop or End
+	After   time.Duration                     // time to the exit, if Exit.Cause is set
+	Exit    machine.Exit                      // the zero Exit runs until Stop or End
 	Console string                            // written to the console at the start
-	Run     func(machine.Spec, io.ReadWriter) // talks on the console in place of a card; ends when reads fail
+	Run     func(machine.Spec, io.ReadWriter) // the card on the console; ends when reads fail
 	Started func(machine.Spec, *Instance)     // called before Start returns
 }
 
-// Machine plays its steps in order and the last one again and again. The
-// zero value starts cards that run until they are stopped.
+// Machine plays its steps in order and repeats the last one. The zero value starts cards that run
+// until they are stopped.
 type Machine struct {
 	Steps    []Step
-	ProbeErr error        // what Probe returns
-	Name     machine.Kind // Kind's answer; empty means machine.Fake
+	ProbeErr error        // result of Probe
+	Name     machine.Kind // result of Kind; empty means machine.Fake
 
 	mu        sync.Mutex
 	specs     []machine.Spec // guarded by mu
@@ -39,7 +38,7 @@ type Machine struct {
 
 var _ machine.Machine = (*Machine)(nil)
 
-// Kind is Name, or machine.Fake.
+// Kind returns Name, or machine.Fake.
 func (m *Machine) Kind() machine.Kind {
 	if m.Name != "" {
 		return m.Name
@@ -47,12 +46,12 @@ func (m *Machine) Kind() machine.Kind {
 	return machine.Fake
 }
 
-// Nets are all kinds.
+// Nets returns all kinds.
 func (m *Machine) Nets() []machine.NetKind {
 	return []machine.NetKind{machine.VhostUser, machine.UserNet}
 }
 
-// Probe answers with ProbeErr.
+// Probe returns ProbeErr.
 func (m *Machine) Probe(ctx context.Context) (string, error) {
 	if m.ProbeErr != nil {
 		return "", m.ProbeErr
@@ -60,14 +59,14 @@ func (m *Machine) Probe(ctx context.Context) (string, error) {
 	return "the fake always works", ctx.Err()
 }
 
-// Specs are those of every Start so far, failed ones too; Console is nil.
+// Specs returns the specs of all starts so far, including failed ones. Console is nil.
 func (m *Machine) Specs() []machine.Spec {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return append([]machine.Spec(nil), m.specs...)
 }
 
-// Instances are those that were started so far.
+// Instances returns the instances started so far.
 func (m *Machine) Instances() []*Instance {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -108,7 +107,7 @@ func (m *Machine) next(spec machine.Spec) Step {
 	return m.Steps[min(n, len(m.Steps)-1)]
 }
 
-// Instance is a card that only pretends.
+// Instance is a scripted card.
 type Instance struct {
 	console *os.File
 	once    sync.Once
@@ -120,7 +119,7 @@ var _ machine.Instance = (*Instance)(nil)
 
 func (i *Instance) play(step Step, spec machine.Spec) {
 	if i.console != nil && step.Console != "" {
-		// What was printed before an end can be read after it.
+		// Output from before the end can be read after it.
 		_, _ = io.WriteString(i.console, step.Console)
 	}
 	if i.console != nil && step.Run != nil {
@@ -131,7 +130,7 @@ func (i *Instance) play(step Step, spec machine.Spec) {
 	}
 }
 
-// End makes the instance end with that exit, unless it has ended already.
+// End ends the instance with that exit, unless it has ended already.
 func (i *Instance) End(exit machine.Exit) {
 	i.once.Do(func() {
 		i.exit = exit
@@ -142,7 +141,7 @@ func (i *Instance) End(exit machine.Exit) {
 	})
 }
 
-// PID is the calling process: there is no other.
+// PID returns that of the calling process: there is no other.
 func (i *Instance) PID() int { return os.Getpid() }
 
 // Done is closed by End and Stop.

@@ -7,7 +7,7 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// Where things are inside the cell, and which descriptors it gets.
+// Paths inside the cell, and the descriptors that it gets.
 const (
 	cellKernel = "/card/kernel"
 	cellInitrd = "/card/initrd"
@@ -19,15 +19,14 @@ const (
 
 func cellSocket(i int) string { return fmt.Sprintf("/card/net%d", i) }
 
-// baseArguments are for every guest, that of the probe included.
+// baseArguments returns the arguments for every guest, the probe's included.
 //
-// The machine is "pc" with what a card never uses switched off. Measured on 2 virtual
-// CPUs with QEMU 7.2's translator and Debian's 6.12 cloud kernel as
-// vmlinux, from start to the first user process (best of two under some other load): q35 5.0 s,
-// q35 with its devices off 5.1 s, pc 4.0 s, pc with hpet, usb and i8042 off 3.9 s; on an idle
-// machine 2.4 s for pc against 3.2 s for q35. microvm took 2.4 s too, but
-// it has no PCI bus unless it has ACPI as well, and then the console stayed silent;
-// acpi=off makes pc hang at power-off.
+// The machine is "pc" without the devices that a card never uses. Measured on 2 virtual CPUs with
+// QEMU 7.2's translator and Debian's 6.12 cloud kernel as vmlinux, from start to the first user
+// process (best of two under some other load): q35 5.0 s, q35 with its devices off 5.1 s, pc 4.0 s,
+// pc with hpet, usb and i8042 off 3.9 s; on an idle machine 2.4 s for pc against 3.2 s for q35.
+// microvm took 2.4 s too, but it has no PCI bus without ACPI, and with ACPI the console stayed
+// silent. acpi=off makes pc hang at power-off.
 func baseArguments(kind machine.Kind, memory int64) []string {
 	accel, cpu := "tcg,thread=multi", "max"
 	if kind == machine.KVM {
@@ -38,14 +37,14 @@ func baseArguments(kind machine.Kind, memory int64) []string {
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-accel", accel, "-cpu", cpu,
 		"-machine", "pc,hpet=off,usb=off,i8042=off,vmport=off,memory-backend=ram",
-		// Shared, because the vhost-user back ends map it.
+		// The memory is shared, because the vhost-user back ends map it.
 		"-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%d,share=on", memory),
 		"-m", fmt.Sprintf("%dM", memory>>20),
 	}
 }
 
-// arguments are those of a card. No value in them comes from outside toe
-// but Spec.Cmdline and the name, which cannot end an option.
+// arguments returns the arguments for a card. The only values from outside toe are Spec.Cmdline and
+// the name, which cannot end an option.
 func (m *Machine) arguments(known features, spec machine.Spec) []string {
 	args := append([]string{"qemu-card-" + spec.Name}, baseArguments(m.cfg.Kind, spec.Memory)...)
 	args = append(args,
@@ -55,7 +54,7 @@ func (m *Machine) arguments(known features, spec machine.Spec) []string {
 		"-append", kernelCommand(spec),
 		"-chardev", fmt.Sprintf("socket,id=qmp,fd=%d", qmpFD),
 		"-mon", "chardev=qmp,mode=control",
-		// The copy is how the end of the console tells a panic from a reboot.
+		// cause reads the copy to tell a panic from a reboot.
 		"-add-fd", fmt.Sprintf("fd=%d,set=1,opaque=console", copyFD),
 		"-chardev", fmt.Sprintf("socket,id=console,fd=%d,logfile=/dev/fdset/1,logappend=on", consoleFD),
 		"-serial", "chardev:console",
@@ -71,7 +70,7 @@ func (m *Machine) arguments(known features, spec machine.Spec) []string {
 	return args
 }
 
-// kernelCommand: panic=-1 makes a panic end the machine at once.
+// kernelCommand returns the kernel's command line. panic=-1 makes a panic end the machine at once.
 func kernelCommand(spec machine.Spec) string {
 	return strings.TrimSpace("console=ttyS0 quiet panic=-1 " + spec.Cmdline)
 }

@@ -9,8 +9,8 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// system are the parts of the host that a dynamically linked QEMU stands on.
-// /etc is not among them but for what the loader and the resolver read.
+// system lists the directories of the host that a dynamically linked QEMU needs. Of /etc the cell
+// has only the files that the loader and the resolver read.
 var system = []string{"/usr", "/lib", "/lib64", "/lib32", "/bin"}
 
 // baseCell holds a QEMU and its libraries.
@@ -24,7 +24,7 @@ func (m *Machine) baseCell(binary string) (sandbox.Cell, error) {
 		Env:       []string{"PATH=/usr/bin:/bin", "HOME=/", "LANG=C.UTF-8"},
 		Links:     map[string]string{},
 		OpenFiles: 4096,
-		Processes: 1024, // all of them threads: of the CPUs, of the disk and a few
+		Processes: 1024, // all of them threads: for the CPUs, for the disk and a few others
 		Binds: []sandbox.Bind{
 			{Source: "/dev/null", Target: "/dev/null", Device: true, Write: true},
 			{Source: "/dev/urandom", Target: "/dev/urandom", Device: true, Write: true},
@@ -32,7 +32,7 @@ func (m *Machine) baseCell(binary string) (sandbox.Cell, error) {
 		},
 	}
 	for _, dir := range system {
-		// On a merged system all but /usr are links into it.
+		// On a merged-/usr system the others are links into /usr.
 		if to, err := os.Readlink(dir); err == nil {
 			c.Links[dir] = to
 		} else if _, err := os.Stat(dir); err == nil {
@@ -49,7 +49,7 @@ func (m *Machine) baseCell(binary string) (sandbox.Cell, error) {
 	return c, nil
 }
 
-// cardCell adds a card's own files.
+// cardCell returns baseCell with a card's own files.
 func (m *Machine) cardCell(known features, spec machine.Spec) (sandbox.Cell, error) {
 	c, err := m.baseCell(known.path)
 	if err != nil {
@@ -68,7 +68,7 @@ func (m *Machine) cardCell(known features, spec machine.Spec) (sandbox.Cell, err
 		c.HostNetwork = true
 	}
 	if c.HostNetwork {
-		// QEMU's user-mode network sends the card's questions where the host's go.
+		// QEMU's user-mode network sends the card's DNS queries to the host's servers.
 		c.Binds = append(c.Binds, sandbox.Bind{Source: "/etc/resolv.conf", Target: "/etc/resolv.conf", Optional: true})
 	}
 	return c, nil

@@ -20,11 +20,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readyLimit is how long QEMU may take to its first answer. It takes 0.1 s;
-// a vhost-user back end that does not answer blocks it.
+// readyLimit is the maximum time to QEMU's first answer. It takes 0.1 s; a vhost-user back end that
+// does not answer blocks it.
 const readyLimit = 15 * time.Second
 
-// quitLimit is how long QEMU gets to end by itself when it is asked to.
+// quitLimit is the maximum time from the quit command to QEMU's exit.
 const quitLimit = 2 * time.Second
 
 // instance is a running QEMU.
@@ -39,7 +39,7 @@ type instance struct {
 	drained sync.WaitGroup
 }
 
-// plumbing are the descriptors between QEMU and this process.
+// plumbing holds the descriptors between QEMU and this process.
 type plumbing struct {
 	monitor       net.Conn
 	words, copied *os.File   // read ends
@@ -126,7 +126,7 @@ func (m *Machine) launch(ctx context.Context, known features, spec machine.Spec)
 	return i, nil
 }
 
-// drain keeps the last of what r brings, until all who could write ended.
+// drain keeps the last output from r until all its writers have ended.
 func (i *instance) drain(to io.Writer, r *os.File) {
 	i.drained.Go(func() {
 		_, _ = io.Copy(to, r)
@@ -134,7 +134,7 @@ func (i *instance) drain(to io.Writer, r *os.File) {
 	})
 }
 
-// handshake ends early when QEMU does, by its end of the socket.
+// handshake fails early if QEMU exits, because that closes the socket.
 func (i *instance) handshake(ctx context.Context, monitor net.Conn) error {
 	stop := context.AfterFunc(ctx, func() { monitor.Close() })
 	defer stop()
@@ -150,15 +150,15 @@ func (i *instance) watch() {
 	defer close(i.done)
 	<-i.proc.Done()
 	i.drained.Wait()
-	<-i.qmp.Done() // everything it said has been read
+	<-i.qmp.Done() // all its messages have been read
 	i.qmp.Close()
 	i.exit = i.cause(i.proc.State().Sys().(syscall.WaitStatus))
 }
 
 // cause combines QMP's last event, the wait status and the end of the console. A panic resets the
-// machine as a reboot does, and QMP has no other word for it: pvpanic would report one, but its driver
-// is a module in Debian's kernels, which a card that panics early has not loaded. So the console
-// decides between these two. All that depends on it is the pause before the next start.
+// machine as a reboot does, and QMP reports both alike. pvpanic would report a panic, but its
+// driver is a module in Debian's kernels, which a card that panics early has not loaded. So the
+// console decides between the two. Only the pause before the next start depends on it.
 func (i *instance) cause(ws syscall.WaitStatus) machine.Exit {
 	reason := i.qmp.Reason()
 	switch {
@@ -178,7 +178,7 @@ func (i *instance) cause(ws syscall.WaitStatus) machine.Exit {
 	return machine.Exit{Cause: machine.Crashed, Detail: fmt.Sprintf("exit status %d: %s", ws.ExitStatus(), i.words.LastLine())}
 }
 
-// signalled tells a crash of QEMU from a signal that another process sent.
+// signalled distinguishes a crash of QEMU from a signal that another process sent.
 func signalled(ws syscall.WaitStatus, last string) machine.Exit {
 	switch ws.Signal() {
 	case syscall.SIGSEGV, syscall.SIGABRT, syscall.SIGBUS, syscall.SIGILL, syscall.SIGFPE, syscall.SIGSYS:
@@ -202,11 +202,10 @@ func (i *instance) PID() int              { return i.proc.PID() }
 func (i *instance) Done() <-chan struct{} { return i.done }
 func (i *instance) Exit() machine.Exit    { return i.exit }
 
-// Stop asks QEMU to quit, which flushes the disk, and kills it when it does
-// not.
+// Stop asks QEMU to quit, which flushes the disk. It kills QEMU after quitLimit.
 func (i *instance) Stop(ctx context.Context) error {
 	select {
-	case <-i.done: // ended by itself: keep its own cause
+	case <-i.done: // it has ended by itself: its cause stays
 		return nil
 	default:
 	}

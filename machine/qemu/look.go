@@ -13,20 +13,20 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// features are what toe needs to know of this host's QEMU.
+// features describes this host's QEMU.
 type features struct {
 	path         string
 	major, minor int
 	msix         bool // a vhost-user device may have MSI-X
 }
 
-// atLeast compares the version.
+// atLeast reports whether the version is major.minor or later.
 func (f features) atLeast(major, minor int) bool {
 	return f.major > major || f.major == major && f.minor >= minor
 }
 
-// reconnect is the chardev option to dial again. The one in milliseconds came
-// with QEMU 9.2, which warns about the older one in seconds.
+// reconnect returns the chardev option for reconnecting. QEMU 9.2 brought the one in milliseconds
+// and warns about the older one in seconds.
 func (f features) reconnect() string {
 	if f.atLeast(9, 2) {
 		return "reconnect-ms=100"
@@ -34,7 +34,7 @@ func (f features) reconnect() string {
 	return "reconnect=1"
 }
 
-// seen remembers what was found out about a binary while it is the same file.
+// seen caches the features of a binary while the file is unchanged.
 var seen struct {
 	sync.Mutex
 	versions map[string]features // by path, modification time and size; guarded by Mutex
@@ -43,7 +43,7 @@ var seen struct {
 
 var versionLine = regexp.MustCompile(`version (\d+)\.(\d+)`)
 
-// look finds out what a card with these devices needs to know.
+// look returns the features that matter for a card; vhost says that it has a vhost-user device.
 func (m *Machine) look(ctx context.Context, path string, vhost bool) (features, error) {
 	st, err := os.Stat(path)
 	if err != nil {
@@ -64,15 +64,15 @@ func (m *Machine) look(ctx context.Context, path string, vhost bool) (features, 
 	}
 	switch {
 	case m.cfg.Kind == machine.KVM:
-		f.msix = true // the fault is about having no interrupts of KVM's
+		f.msix = true // the fault occurs only without KVM's interrupts
 	case vhost:
 		f.msix = m.tryMSIX(ctx, key, f)
 	}
 	return f, nil
 }
 
-// tryMSIX is called with seen locked, so that twenty cards that start at once
-// make one trial.
+// tryMSIX runs the MSI-X trial once for each binary. The caller holds seen's lock, so that twenty
+// cards that start at once make one trial.
 func (m *Machine) tryMSIX(ctx context.Context, key string, f features) bool {
 	if works, ok := seen.msix[key]; ok {
 		return works

@@ -20,23 +20,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// QEMU 7.2 without KVM dies of a NULL vector_irqfd (in
-// msix_set_vector_notifiers) when a vhost-user device with MSI-X starts.
-// toe finds out whether this host's QEMU does by doing just that to one: its
-// CPU halts at once (the BIOS is 64 KiB of hlt), its qtest protocol (QEMU:
-// docs/devel/testing/qtest.rst) sets the device up register by register, and the
-// vhost-user back end is one that answers the two questions it must.
+// QEMU 7.2 without KVM dies of a NULL vector_irqfd (in msix_set_vector_notifiers) when a vhost-user
+// device with MSI-X starts. A trial shows whether this host's QEMU does. It starts a QEMU whose CPU
+// halts at once (the BIOS is 64 KiB of hlt), sets the device up register by register through the
+// qtest protocol (QEMU: docs/devel/testing/qtest.rst), and connects a vhost-user back end that
+// answers the two mandatory requests.
 
-// msixLimit is for the whole trial, which takes 0.1 s.
+// msixLimit bounds the whole trial, which takes 0.1 s.
 const msixLimit = 5 * time.Second
 
-// msixWorks starts a vhost-user device with MSI-X in a QEMU of its own. On an
-// error nothing is known, and the device gets no MSI-X, which always works.
+// msixWorks starts a vhost-user device with MSI-X in a separate QEMU. On an error the result is
+// unknown, and the device gets no MSI-X, which always works.
 func (m *Machine) msixWorks(ctx context.Context, known features) (bool, error) {
 	return m.tryDevice(ctx, known, true)
 }
 
-// tryDevice starts the device with MSI-X, or to compare without.
+// tryDevice starts the device with MSI-X, or without it for comparison.
 func (m *Machine) tryDevice(ctx context.Context, known features, msix bool) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, msixLimit)
 	defer cancel()
@@ -53,7 +52,7 @@ func (m *Machine) tryDevice(ctx context.Context, known features, msix bool) (boo
 	if err := os.WriteFile(bios, bytes.Repeat([]byte{0xf4}, 64<<10), 0o644); err != nil {
 		return false, err
 	}
-	// A path, because QEMU passes no descriptors over a socket without one.
+	// The socket has a path, because QEMU passes no descriptors over a socket without one.
 	backEnd, err := net.Listen("unix", socket)
 	if err != nil {
 		return false, err
@@ -92,7 +91,7 @@ func (m *Machine) tryDevice(ctx context.Context, known features, msix bool) (boo
 	until, _ := ctx.Deadline()
 	_ = test.SetDeadline(until)
 	tried := startDevice(test, msix)
-	// A QEMU that has crashed ends by itself, any other has to be told.
+	// A crashed QEMU exits by itself; a running one is killed.
 	if errors.Is(tried, io.EOF) || errors.Is(tried, syscall.ECONNRESET) || errors.Is(tried, syscall.EPIPE) {
 		select {
 		case <-proc.Done():
@@ -106,7 +105,7 @@ func (m *Machine) tryDevice(ctx context.Context, known features, msix bool) (boo
 	return verdict(tried, proc.State().Sys().(syscall.WaitStatus), lastWords(stderr))
 }
 
-// lastWords reads what a process that has ended left in its stderr's pipe.
+// lastWords returns the last line in the stderr pipe of a process that has ended.
 func lastWords(r *os.File) string {
 	var words tail.Buffer
 	buf := make([]byte, tail.Size)
@@ -125,7 +124,7 @@ func verdict(tried error, ws syscall.WaitStatus, words string) (bool, error) {
 	return false, fmt.Errorf("trying MSI-X: %w (QEMU's wait status is %#x, its last words %q)", tried, int(ws), words)
 }
 
-// connPair is a connected pair: this process's end and QEMU's.
+// connPair returns a connected pair: this process's end and QEMU's.
 func connPair(name string) (net.Conn, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -141,19 +140,19 @@ func connPair(name string) (net.Conn, *os.File, error) {
 	return c, theirs, err
 }
 
-// serveVhost serves one front end until it ends.
+// serveVhost serves one front end until it disconnects.
 func serveVhost(l net.Listener) {
 	c, err := l.Accept()
 	if err != nil {
-		return // closed: QEMU did not come that far
+		return // closed: QEMU did not connect
 	}
 	defer c.Close()
-	_ = answerVhost(c) // its end is that of the front end
+	_ = answerVhost(c) // ends when the front end disconnects
 }
 
-// answerVhost is the least of a back end (QEMU: docs/interop/vhost-user.rst):
-// it offers no feature at all, so that only two messages ask for an answer.
-// Descriptors that come along are closed by the kernel, as they are not read.
+// answerVhost is a minimal back end (QEMU: docs/interop/vhost-user.rst). It offers no features, so
+// only two messages require a reply. The kernel closes passed descriptors, because they are not
+// received.
 func answerVhost(c net.Conn) error {
 	const getFeatures, getVringBase, isReply = 1, 11, 1<<2 | 1
 	var head [12]byte
@@ -172,7 +171,7 @@ func answerVhost(c net.Conn) error {
 		switch binary.LittleEndian.Uint32(head[:]) {
 		case getFeatures:
 			body = make([]byte, 8)
-		case getVringBase: // the index and 0: what came in
+		case getVringBase: // reply with the payload: the index and 0
 		default:
 			continue
 		}
@@ -184,13 +183,13 @@ func answerVhost(c net.Conn) error {
 	}
 }
 
-// startDevice is what a driver does until DRIVER_OK, through the legacy
-// registers (virtio 1.2, 4.1.4.10), with MSI-X on and unmasked if asked to.
+// startDevice initializes the device up to DRIVER_OK as a driver does, through the legacy registers
+// (virtio 1.2, 4.1.4.10). If msix is set, MSI-X is enabled and unmasked.
 func startDevice(c net.Conn, msix bool) error {
 	const (
 		config = 1<<31 | 4<<11 // PCI address of device 4
 		ioBase = 0xc000
-		table  = uint32(0xe0000000) // where the MSI-X table goes
+		table  = uint32(0xe0000000) // address of the MSI-X table
 	)
 	q := &qtest{out: c, in: bufio.NewReader(io.LimitReader(c, 64<<10))}
 	pci := func(reg, value uint32) {
@@ -225,14 +224,14 @@ func startDevice(c net.Conn, msix bool) error {
 	return q.err
 }
 
-// qtest is one conversation; after the first error nothing more is sent.
+// qtest is one qtest session. After the first error nothing more is sent.
 type qtest struct {
 	out io.Writer
 	in  *bufio.Reader
 	err error
 }
 
-// do sends a command and returns the answer's value, if it has one.
+// do sends a command and returns the value of the reply, if it has one.
 func (q *qtest) do(format string, args ...any) string {
 	if q.err != nil {
 		return ""
@@ -258,7 +257,7 @@ func (q *qtest) do(format string, args ...any) string {
 	}
 }
 
-// capability finds one in the device's list (PCI 3.0, 6.7).
+// capability finds a capability in the device's list (PCI 3.0, 6.7).
 func (q *qtest) capability(config uint32, id uint32) (uint32, error) {
 	read := func(reg uint32) (v uint32) {
 		q.do("outl 0xcf8 0x%x", config|reg&^3)

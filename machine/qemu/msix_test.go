@@ -15,7 +15,7 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// TestMSIX is what is known of one version; of others it only asks for a verdict.
+// TestMSIX checks the known verdict for one version. For other versions it requires only a verdict.
 func TestMSIX(t *testing.T) {
 	needQEMU(t)
 	path, err := exec.LookPath(DefaultBinary)
@@ -35,7 +35,7 @@ func TestMSIX(t *testing.T) {
 	if f.major == 7 && f.minor == 2 && works {
 		t.Error("QEMU 7.2 is known to crash")
 	}
-	// The same without MSI-X must work, or the trial found something else.
+	// The device must start without MSI-X, or the trial found another fault.
 	if works, err := New(Config{Kind: machine.TCG}).tryDevice(context.Background(), f, false); !works {
 		t.Errorf("the device does not start without MSI-X either: %v", err)
 	}

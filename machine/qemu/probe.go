@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probeLimit is how long the guest of a few instructions may take, QEMU's
-// start and the BIOS included: 0.3 s where it works. The translator gets
-// more, since only a very busy machine makes it late.
+// probeLimit is the time limit of the guest of a few instructions, QEMU's start and the BIOS
+// included. A working one takes 0.3 s. The translator gets more, because only a very busy machine
+// makes it late.
 func probeLimit(k machine.Kind) time.Duration {
 	if k == machine.KVM {
 		return 2500 * time.Millisecond
@@ -25,14 +25,13 @@ func probeLimit(k machine.Kind) time.Duration {
 	return 10 * time.Second
 }
 
-// probeStatus is what QEMU ends with when the guest has written 0x2a to its
-// debug-exit port: value*2+1.
+// probeStatus is QEMU's exit status after the guest has written 0x2a to its debug-exit port:
+// value*2+1.
 const probeStatus = 0x2a<<1 | 1
 
-// Probe starts the real QEMU, in the cell a card gets, with a guest of a few
-// instructions that ends it with a status of its own. A smaller probe
-// (a virtual CPU by hand, in real mode) is not enough: /dev/kvm may open, make a CPU
-// and run that, and still never get a stock guest through its BIOS.
+// Probe starts the real QEMU, in the same cell as a card, with a guest of a few instructions that
+// ends it with probeStatus. A smaller probe (a virtual CPU by hand, in real mode) is not enough:
+// /dev/kvm may open, create a CPU and run that, and still never get a stock guest through its BIOS.
 func (m *Machine) Probe(ctx context.Context) (string, error) {
 	path, err := m.binary()
 	if err != nil {
@@ -54,7 +53,7 @@ func (m *Machine) Probe(ctx context.Context) (string, error) {
 	return fmt.Sprintf("QEMU %d.%d (%s) ran a guest in %.2f s", known.major, known.minor, m.cfg.Kind, time.Since(begin).Seconds()), nil
 }
 
-// openKVM finds the plain reasons first.
+// openKVM reports the simple reasons for a missing KVM before a guest is started.
 func openKVM() error {
 	f, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if errors.Is(err, os.ErrNotExist) {
@@ -128,9 +127,9 @@ func (m *Machine) awaitProbe(ctx context.Context, proc *sandbox.Process, stderr 
 	return nil
 }
 
-// probeGuest is an ELF32 file with a Xen note that names its 32-bit entry
-// point, which is how QEMU boots an uncompressed kernel (PVH; Xen:
-// docs/misc/pvh.pandoc, XEN_ELFNOTE_PHYS32_ENTRY). One segment, loaded at 1 MiB.
+// probeGuest returns an ELF32 file with a Xen note that names its 32-bit entry point. QEMU boots an
+// uncompressed kernel that way (PVH; Xen: docs/misc/pvh.pandoc, XEN_ELFNOTE_PHYS32_ENTRY). Its one
+// segment is loaded at 1 MiB.
 func probeGuest() []byte {
 	const (
 		load    = 0x100000
@@ -149,10 +148,13 @@ func probeGuest() []byte {
 	var b bytes.Buffer
 	b.Write([]byte{0x7f, 'E', 'L', 'F', 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0})
 	for _, v := range []any{
-		uint16(2), uint16(3), uint32(1), entry, uint32(52), uint32(0), uint32(0), // ET_EXEC, EM_386, version, entry, phoff, shoff, flags
+		// ET_EXEC, EM_386, version, entry, phoff, shoff, flags
+		uint16(2), uint16(3), uint32(1), entry, uint32(52), uint32(0), uint32(0),
 		uint16(52), uint16(32), uint16(2), uint16(0), uint16(0), uint16(0),
-		uint32(1), uint32(0), uint32(load), uint32(load), size, size, uint32(7), uint32(0x1000), // PT_LOAD
-		uint32(4), uint32(headers), uint32(load + headers), uint32(load + headers), uint32(note), uint32(note), uint32(4), uint32(4), // PT_NOTE
+		// PT_LOAD
+		uint32(1), uint32(0), uint32(load), uint32(load), size, size, uint32(7), uint32(0x1000),
+		// PT_NOTE
+		uint32(4), uint32(headers), uint32(load + headers), uint32(load + headers), uint32(note), uint32(note), uint32(4), uint32(4),
 		uint32(4), uint32(4), uint32(18), [4]byte{'X', 'e', 'n'}, entry, // the note
 	} {
 		_ = binary.Write(&b, binary.LittleEndian, v) // a bytes.Buffer takes all

@@ -1,11 +1,10 @@
-// Package qemu runs a card in QEMU: with hardware virtualization (kvm), or
-// with its own translator (tcg), which works everywhere and is slow.
+// Package qemu runs a card in QEMU: with hardware virtualization (kvm), or with QEMU's translator
+// (tcg), which works everywhere and is slow.
 //
-// QEMU runs in a cell (internal/sandbox): a user of its own where the caller
-// is root, a file system of nothing but the system's programs and the card's own
-// files, no other process in sight, no network unless a port uses QEMU's user-mode
-// one. Its system calls are filtered by its own -sandbox, which knows
-// what it needs.
+// QEMU runs in a cell (internal/sandbox): a separate user if the caller is root, a file system with
+// only the system's programs and the card's files, no other process visible, and no network unless
+// a port uses QEMU's user-mode network. Its system calls are filtered by QEMU's own -sandbox, which
+// knows what QEMU needs.
 package qemu
 
 import (
@@ -23,7 +22,7 @@ import (
 // DefaultBinary is looked up in PATH.
 const DefaultBinary = "qemu-system-x86_64"
 
-// Config says which QEMU runs cards, and as whom.
+// Config selects the QEMU that runs cards and its user.
 type Config struct {
 	Kind   machine.Kind // machine.KVM or machine.TCG
 	Binary string       // a path, or a name to look up; empty means DefaultBinary
@@ -34,7 +33,7 @@ type Config struct {
 // Machine is QEMU on this host.
 type Machine struct{ cfg Config }
 
-// New makes the machine; nothing is looked at until Probe or Start.
+// New makes the machine. It reads nothing of the host; Probe and Start do.
 func New(cfg Config) *Machine {
 	if cfg.Binary == "" {
 		cfg.Binary = DefaultBinary
@@ -42,10 +41,10 @@ func New(cfg Config) *Machine {
 	return &Machine{cfg: cfg}
 }
 
-// Kind is the one of the configuration.
+// Kind returns the kind in the configuration.
 func (m *Machine) Kind() machine.Kind { return m.cfg.Kind }
 
-// Nets are vhost-user and QEMU's own user-mode network (slirp).
+// Nets returns vhost-user and QEMU's user-mode network (slirp).
 func (m *Machine) Nets() []machine.NetKind {
 	return []machine.NetKind{machine.VhostUser, machine.UserNet}
 }
@@ -61,17 +60,15 @@ func (m *Machine) binary() (string, error) {
 	return path, nil
 }
 
-// Start powers a card up. It returns when QEMU has made all devices and
-// connected to every vhost-user socket.
+// Start powers a card up. It returns when QEMU has made all devices and connected to every
+// vhost-user socket.
 //
-// What the caller must see to: the process's main calls sandbox.Main before
-// anything else. Spec.Kernel is an uncompressed vmlinux and readable by
-// everybody (its directories need not be). Spec.Initrd and the
-// sockets of Spec.Nets are given to the card's user with chown when the
-// caller is root and their mode keeps that user out. A vhost-user socket must stay
-// the same file for the card's life: QEMU dials it again when its
-// connection breaks, but sees the file and not its directory.
-// Spec.Dir is not used.
+// The caller must meet these conditions. The process's main calls sandbox.Main before anything
+// else. Spec.Kernel is an uncompressed vmlinux with world read permission (its directories need
+// none). If the caller is root, Start gives Spec.Initrd and the sockets of Spec.Nets to the card's
+// user with chown where their mode keeps that user out. A vhost-user socket must stay the same file
+// for the card's life: QEMU reconnects when its connection breaks, but the cell has the file and
+// not its directory. Spec.Dir is not used.
 func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instance, error) {
 	if spec.Console == nil {
 		return nil, fmt.Errorf("card %s: Spec.Console is nil, want the machine's end of a stream socket", spec.Name)
@@ -94,7 +91,7 @@ func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instanc
 	return m.launch(ctx, known, spec)
 }
 
-// check finds what would only show as a riddle on QEMU's stderr.
+// check rejects specs for which QEMU's stderr would not name the fault.
 func (m *Machine) check(spec machine.Spec) error {
 	if spec.Memory < 32<<20 || spec.Memory%(1<<20) != 0 {
 		return fmt.Errorf("%d bytes of memory, want a multiple of 1 MiB and at least 32 MiB", spec.Memory)

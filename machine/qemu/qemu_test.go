@@ -26,7 +26,7 @@ func needQEMU(t testing.TB) {
 	}
 }
 
-// spec is a card without network on a vmlinux of the host's choosing.
+// spec is a card without network on the vmlinux that TOE_QEMU_KERNEL names.
 func spec(t testing.TB, do string) machine.Spec {
 	t.Helper()
 	needQEMU(t)
@@ -102,7 +102,7 @@ func TestConsoleStopAndKill(t *testing.T) {
 	card.Ends(t, machine.Killed, 5*time.Second)
 }
 
-// TestUserNetwork: QEMU makes its own NAT inside the cell.
+// TestUserNetwork checks that QEMU makes its own NAT inside the cell.
 func TestUserNetwork(t *testing.T) {
 	s := spec(t, "")
 	s.Nets = []machine.Net{{Name: "wan", MAC: []byte{2, 0, 0, 0, 0, 1}, MTU: 1500, Queues: 1, Kind: machine.UserNet}}

@@ -9,32 +9,32 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// Where things are inside the cell.
+// Paths inside the cell.
 const (
 	cellInitrd = "/initrd"
 	cellNoDisk = "/nodisk"
 	cellMemory = "/mem"
 )
 
-// memorySlack is what the memory's tmpfs may hold beyond the RAM: the kernel
-// rounds, and keeps its own few files beside it.
+// memorySlack is the size of the memory's tmpfs beyond the RAM, in bytes: the kernel rounds the
+// size up and keeps a few files of its own there.
 const memorySlack = 16 << 20
 
-// kernelPath is where the kernel is. Its name is that of the process in ps, at most 15 bytes of it.
+// kernelPath returns the path of the kernel. ps shows its name, at most 15 bytes of it.
 func kernelPath(card string) string { return "/toe: " + card }
 
-// argument0 names the card for ps. At a reboot the kernel executes the program of this name that
-// it finds in /bin: itself elsewhere, rebootProgram here.
+// argument0 names the card for ps. At a reboot the kernel executes the program of this name in
+// /bin: elsewhere that is the kernel itself, in the cell it is rebootProgram.
 func argument0(card string) string { return "toe-card-" + card }
 
 func cellSocket(i int) string { return fmt.Sprintf("/net%d", i) }
 
-// cell is all that the kernel gets to see of the host.
+// cell returns everything of the host that the kernel can see.
 func (m *Machine) cell(spec machine.Spec) sandbox.Cell {
 	c := sandbox.Cell{
 		Path: kernelPath(spec.Name),
 		Argv: arguments(spec),
-		// TMPDIR is where the RAM file goes, HOME where its control files do.
+		// The kernel puts the RAM file into TMPDIR and its control files into HOME.
 		Env:            []string{"TMPDIR=" + cellMemory, "HOME=" + cellMemory},
 		UID:            m.cfg.UID,
 		GID:            m.cfg.GID,
@@ -44,18 +44,18 @@ func (m *Machine) cell(spec machine.Spec) sandbox.Cell {
 		Programs:       map[string][]byte{"/bin/" + argument0(spec.Name): rebootProgram()},
 		Filter:         sandbox.UMLFilter,
 		FixedAddresses: true,
-		// With more CPUs its processes do run at once.
+		// With more CPUs the kernel's processes run at the same time.
 		OneCPU: spec.CPUs <= 1,
-		// One descriptor a process on the card at times, and some for devices.
+		// At times one descriptor for each process on the card, and some for devices.
 		OpenFiles: 4096,
-		// The card's kernel has a process of the host for each of its own and
-		// allows itself one for every 128 KiB of its memory (its threads-max).
+		// The card's kernel has a host process for each of its own. It limits them to one for every
+		// 128 KiB of its memory (its threads-max).
 		Processes: uint64(spec.Memory>>17) + 256,
-		// It was seen with 10 MiB of its own; its processes have none, since
-		// all the card's memory is in the file.
+		// The kernel was seen with 10 MiB of data. Its processes have none, because all the card's
+		// memory is in the file.
 		Data: 256 << 20,
 	}
-	// The kernel reads the features of the CPU here; a copy will do.
+	// The kernel reads the CPU's features from this file. A copy is enough.
 	if info, err := os.ReadFile("/proc/cpuinfo"); err == nil {
 		c.Files["/proc/cpuinfo"] = firstCPU(info)
 	}
@@ -69,26 +69,26 @@ func (m *Machine) cell(spec machine.Spec) sandbox.Cell {
 	return c
 }
 
-// firstCPU keeps the first of equal blocks: on a large host the file would
-// not fit into the helper's argument.
+// firstCPU returns the first of the equal blocks: on a large host the file would not fit into the
+// helper's argument.
 func firstCPU(info []byte) []byte {
 	first, _, _ := strings.Cut(string(info), "\n\n")
 	return []byte(first + "\n\n")
 }
 
-// arguments are the kernel's.
+// arguments returns the kernel's arguments.
 func arguments(spec machine.Spec) []string {
 	args := []string{
 		argument0(spec.Name),
 		fmt.Sprintf("mem=%dK", spec.Memory>>10),
-		// The filter of its own for the card's programs. Its other way,
+		// The kernel controls the card's programs with its own seccomp filter. The alternative,
 		// ptrace, is slower and is not allowed in the cell.
 		"seccomp=on",
-		// No terminals but the console, and that on what it was given.
+		// The console on stdin and stdout is the only terminal.
 		"con=null", "con0=fd:0,fd:1", "ssl=null",
 		"quiet", "panic=0",
-		// Spares the calibration of the delay loop, 90 ms of every start.
-		// On a user process it is a guess in any case.
+		// This skips the calibration of the delay loop, 90 ms of every start. In a user process the
+		// calibration is a guess in any case.
 		"lpj=20000000",
 	}
 	if spec.CPUs > 1 {
@@ -97,8 +97,7 @@ func arguments(spec machine.Spec) []string {
 	if spec.Initrd != "" {
 		args = append(args, "initrd="+cellInitrd)
 	}
-	// The driver looks for a disk, and complains on the console when there is
-	// none: one sector, read-only.
+	// The driver complains on the console without a disk. It gets one sector, read-only.
 	args = append(args, "ubd0r="+cellNoDisk)
 	for i := range spec.Nets {
 		// 1 is VIRTIO_ID_NET (virtio 1.2, section 5).

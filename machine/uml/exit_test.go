@@ -8,7 +8,7 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// TestExitOf: the wait status alone says how a card ended, whatever it wrote.
+// TestExitOf checks that only the wait status decides how a card ended, not its output.
 func TestExitOf(t *testing.T) {
 	exited := func(status int) syscall.WaitStatus { return syscall.WaitStatus(status << 8) }
 	for _, c := range []struct {

@@ -13,8 +13,8 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// instance is a running card. Its process is the init of a PID namespace, so
-// the processes that the kernel keeps for the card's programs end with it.
+// instance is a running card. Its process is the init of a PID namespace, so the processes that the
+// kernel keeps for the card's programs end with it.
 type instance struct {
 	proc    *sandbox.Process
 	words   *tail.Buffer // the last of stderr
@@ -39,7 +39,7 @@ func (m *Machine) launch(ctx context.Context, spec machine.Spec) (*instance, err
 	return i, nil
 }
 
-// watch ends when the process and everything that had its stderr has ended.
+// watch returns when the process and every other holder of its stderr have ended.
 func (i *instance) watch(stderr *os.File) {
 	defer close(i.done)
 	_, _ = io.Copy(i.words, stderr)
@@ -48,12 +48,12 @@ func (i *instance) watch(stderr *os.File) {
 	i.exit = exitOf(i.proc.State().Sys().(syscall.WaitStatus), i.stopped.Load(), i.words)
 }
 
-// panicStatus is uml_abort's in arch/um/os-Linux/util.c.
+// panicStatus is the exit status of uml_abort in arch/um/os-Linux/util.c.
 const panicStatus = 127
 
-// exitOf tells from its wait status how the process ended. The kernel's main returns 0 after a
-// power-off. At a reboot it executes a program that exits with rebootStatus. After a panic it aborts,
-// which the cell turns into an exit (sandbox/uml_policy.go).
+// exitOf derives the cause of the end from the wait status. The kernel's main returns 0 after a
+// power-off. At a reboot it executes a program that exits with rebootStatus. After a panic it
+// aborts, which the cell turns into an exit (sandbox/uml_policy.go).
 func exitOf(ws syscall.WaitStatus, stopped bool, words *tail.Buffer) machine.Exit {
 	last := words.LastLine()
 	switch {
@@ -83,11 +83,11 @@ func (i *instance) PID() int              { return i.proc.PID() }
 func (i *instance) Done() <-chan struct{} { return i.done }
 func (i *instance) Exit() machine.Exit    { return i.exit }
 
-// Stop is SIGKILL: the agent's orderly shutdown has been tried before, and
-// the kernel has nothing of its own to save.
+// Stop sends SIGKILL: the agent's orderly shutdown has been tried before, and the kernel has
+// nothing to save.
 func (i *instance) Stop(ctx context.Context) error {
 	select {
-	case <-i.done: // ended by itself: keep its own cause
+	case <-i.done: // it has ended by itself: its cause stays
 		return nil
 	default:
 	}

@@ -33,8 +33,8 @@ func TestHoldLastPage(t *testing.T) {
 	}
 }
 
-// TestLastPageIsHeld boots with an initramfs that ends at the very end of the
-// card's memory if it is left as it is, and looks there.
+// TestLastPageIsHeld boots with an initramfs that without padding ends exactly at the end of the
+// card's memory, and checks the last page.
 func TestLastPageIsHeld(t *testing.T) {
 	s := spec(t, "echo")
 	st, err := os.Stat(s.Initrd)

@@ -15,8 +15,8 @@ import (
 	"github.com/toe-project/toe/machine/internal/trial"
 )
 
-// cards are the processes whose argument 0 is that of a card by this name,
-// and the processes that the kernel keeps for the card's programs.
+// cards returns the processes whose argument 0 is that of a card of this name, and the processes
+// that the kernel keeps for the card's programs.
 func cards(name string) []string {
 	var found []string
 	dirs, _ := filepath.Glob("/proc/[0-9]*")
@@ -72,7 +72,7 @@ func TestStopLeavesNothing(t *testing.T) {
 
 const parentEnv = "TOE_UML_TEST_PARENT"
 
-// TestParent is no test: it is the process that TestDiesWithParent kills.
+// TestParent is not a test. It is the process that TestDiesWithParent kills.
 func TestParent(t *testing.T) {
 	name := os.Getenv(parentEnv)
 	if name == "" {
@@ -115,7 +115,7 @@ func TestDiesWithParent(t *testing.T) {
 	gone(t, name)
 }
 
-// TestTwenty: twenty cards at once start, idle at no cost and stop.
+// TestTwenty starts twenty cards at once, checks that they burn no CPU when idle, and stops them.
 func TestTwenty(t *testing.T) {
 	if testing.Short() {
 		t.Skip("twenty kernels are too much for -short")
@@ -137,13 +137,13 @@ func TestTwenty(t *testing.T) {
 	time.Sleep(3 * time.Second)
 	used := cpu(t, all) - before
 	t.Logf("20 idle cards used %v of CPU in 3 s", used)
-	if used > 1200*time.Millisecond { // two percent of a CPU each; one that spins uses three seconds
+	if used > 1200*time.Millisecond { // two percent of a CPU each; a spinning card uses 3 s
 		t.Errorf("20 idle cards used %v of CPU in 3 s, want next to none", used)
 	}
 }
 
-// cpu is the CPU time of the cards' kernels (proc_pid_stat(5), utime and
-// stime, in ticks of 10 ms).
+// cpu returns the CPU time of the cards' kernels (proc_pid_stat(5), utime and stime, in ticks of
+// 10 ms).
 func cpu(t *testing.T, all []*trial.Card) time.Duration {
 	t.Helper()
 	var sum time.Duration

@@ -14,13 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// probeLimit is ample: a trimmed kernel takes 0.2 s to its first process.
+// probeLimit bounds a probe. A trimmed kernel takes 0.2 s to its first process.
 const probeLimit = 5 * time.Second
 
-// Probe boots the kernel, in the cell a card gets, to a user process of a few
-// instructions. That finds a kernel that is not built, a host without user
-// namespaces, and kernels that panic when they first restore the registers of a
-// program (versions before 6.16 or so on a CPU with AMX).
+// Probe boots the kernel, in the same cell as a card, to a user process of a few instructions. This
+// finds a kernel that is not built, a host without user namespaces, and kernels that panic when
+// they first restore the registers of a program (versions before 6.16 or so on a CPU with AMX).
 func (m *Machine) Probe(ctx context.Context) (string, error) {
 	if m.cfg.Kernel == "" {
 		return "", errors.New("User-Mode Linux: no kernel is built (make native)")
@@ -82,7 +81,7 @@ func judge(ctx context.Context, inst machine.Instance, console *os.File) error {
 	case <-ctx.Done():
 		timedOut = true
 	}
-	// Its own context: ctx may be what has just ended.
+	// A new context, because ctx may have ended.
 	end, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	if err := inst.Stop(end); err != nil {
@@ -98,7 +97,7 @@ func judge(ctx context.Context, inst machine.Instance, console *os.File) error {
 	return fmt.Errorf("ended before its first program: %v; its last line was %q", inst.Exit(), said.LastLine())
 }
 
-// socketpair is a stream socket whose first end Go polls.
+// socketpair returns a pair of stream sockets. Go polls the first.
 func socketpair() (*os.File, *os.File, error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -7,11 +7,11 @@ import (
 	"github.com/toe-project/toe/internal/newc"
 )
 
-// probeWords is what the probe's program says.
+// probeWords is the output of the probe's program.
 const probeWords = "toe-probe: a program ran"
 
-// probeInitrd is an initramfs of two entries: /dev/console, so that the program has an output,
-// and the program as /init.
+// probeInitrd returns an initramfs of two entries: /dev/console for the program's output, and the
+// program as /init.
 func probeInitrd() []byte {
 	var b bytes.Buffer
 	_ = newc.Write(&b, []newc.File{ // a bytes.Buffer takes all
@@ -22,7 +22,7 @@ func probeInitrd() []byte {
 	return b.Bytes()
 }
 
-// probeProgram is write(1, words), reboot(power off), and then pause again and again.
+// probeProgram is write(1, words), reboot(power off), and then pause in a loop.
 func probeProgram() []byte {
 	words := []byte(probeWords + "\n")
 	code := []byte{
@@ -40,7 +40,7 @@ func probeProgram() []byte {
 		0x0f, 0x05, // syscall
 		0xeb, 0xf7, // back to pause
 	}
-	// The words follow the code; rip in the lea is at its end, offset 17.
+	// The words follow the code. The lea is relative to its end, offset 17.
 	binary.LittleEndian.PutUint32(code[13:], uint32(len(code)-17))
 	return program(append(code, words...))
 }

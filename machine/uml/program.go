@@ -5,7 +5,7 @@ import (
 	"encoding/binary"
 )
 
-// program is an ELF64 file for amd64 with one segment, body, which is executed from its beginning.
+// program returns an ELF64 file for amd64 with one segment, body, which is executed from its start.
 func program(body []byte) []byte {
 	const base, headers = 0x400000, 64 + 56
 	size := uint64(headers + len(body))
@@ -15,7 +15,8 @@ func program(body []byte) []byte {
 		uint16(2), uint16(62), uint32(1), // ET_EXEC, EM_X86_64
 		uint64(base + headers), uint64(64), uint64(0), uint32(0), // entry, phoff, shoff, flags
 		uint16(64), uint16(56), uint16(1), uint16(0), uint16(0), uint16(0),
-		uint32(1), uint32(5), uint64(0), uint64(base), uint64(base), size, size, uint64(0x1000), // PT_LOAD, R+X
+		// PT_LOAD, R+X
+		uint32(1), uint32(5), uint64(0), uint64(base), uint64(base), size, size, uint64(0x1000),
 	} {
 		_ = binary.Write(&b, binary.LittleEndian, v) // a bytes.Buffer takes all
 	}

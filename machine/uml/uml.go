@@ -1,16 +1,14 @@
-// Package uml runs a card as User-Mode Linux: the Linux kernel compiled as an
-// ordinary program. It runs at native speed and needs neither KVM nor
-// privilege, but a compromised card kernel is code running as a user of the
-// host. So it runs in a cell (internal/sandbox): a user of its own where the
-// caller is root, no file system but its kernel, its initramfs and its
-// vhost-user sockets, no network, no other process in sight, and a seccomp
-// filter. Its RAM is a file on a tmpfs that goes away with it.
+// Package uml runs a card as User-Mode Linux: the Linux kernel compiled as an ordinary program. It
+// runs at native speed and needs neither KVM nor privilege, but a compromised card kernel is code
+// that runs as a user of the host. So it runs in a cell (internal/sandbox): a separate user if the
+// caller is root, no files but its kernel, its initramfs and its vhost-user sockets, no network, no
+// other process visible, and a seccomp filter. Its RAM is a file on a tmpfs that ends with it.
 //
-// Figures: 2 virtual CPUs, Linux 6.18, User-Mode Linux 7.2 trimmed
-// (allnoconfig), a static Go program as /init, no network device. From the
-// call of Start the cell is ready and the kernel executed after 6 ms, and that
-// program has printed its first line after 0.10 to 0.13 s (TestStartTime). Twenty cards at
-// once were up after 0.7 to 0.8 s, and idle used 30 ms of CPU in 3 s in all (TestTwenty).
+// Measured on 2 virtual CPUs with Linux 6.18, User-Mode Linux 7.2 trimmed (allnoconfig), a static
+// Go program as /init and no network device. From the call of Start the cell is ready and the
+// kernel executed after 6 ms, and that program has printed its first line after 0.10 to 0.13 s
+// (TestStartTime). Twenty cards at once were up after 0.7 to 0.8 s, and all of them together used
+// 30 ms of CPU in 3 s when idle (TestTwenty).
 package uml
 
 import (
@@ -22,7 +20,7 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// Config says where the kernel is and which user it runs as.
+// Config names the kernel and its user.
 type Config struct {
 	// Kernel is the linux binary that Probe tries. Start uses Spec.Kernel.
 	Kernel string
@@ -33,23 +31,22 @@ type Config struct {
 // Machine is User-Mode Linux on this host.
 type Machine struct{ cfg Config }
 
-// New makes the machine; nothing is looked at until Probe or Start.
+// New makes the machine. It reads nothing of the host; Probe and Start do.
 func New(cfg Config) *Machine { return &Machine{cfg: cfg} }
 
-// Kind is machine.UML.
+// Kind returns machine.UML.
 func (m *Machine) Kind() machine.Kind { return machine.UML }
 
-// Nets is vhost-user only: User-Mode Linux has no user-mode network of its own.
+// Nets returns only vhost-user: User-Mode Linux has no user-mode network.
 func (m *Machine) Nets() []machine.NetKind { return []machine.NetKind{machine.VhostUser} }
 
 // Start powers a card up.
 //
-// What the caller must see to: the process's main calls sandbox.Main before
-// anything else; Spec.Kernel is readable by everybody (its directories need
-// not be). Spec.Initrd and the sockets of Spec.Nets are given to
-// the card's user with chown when the caller is root and their mode keeps that user
-// out, so none may be shared with something that minds.
-// Spec.Dir is not used: all that the card writes is in its cell's memory.
+// The caller must meet these conditions. The process's main calls sandbox.Main before anything
+// else. Spec.Kernel has world read permission (its directories need none). If the caller is root,
+// Start gives Spec.Initrd and the sockets of Spec.Nets to the card's user with chown where their
+// mode keeps that user out, so a file whose owner matters must not be passed. Spec.Dir is not used:
+// everything the card writes stays in its cell's memory.
 func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instance, error) {
 	if spec.Console == nil {
 		return nil, fmt.Errorf("card %s: Spec.Console is nil, want the machine's end of a stream socket", spec.Name)
@@ -64,7 +61,7 @@ func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instanc
 	return m.launch(ctx, spec)
 }
 
-// check finds what would only show as a dead card later.
+// check rejects specs that would otherwise show only as a dead card.
 func (m *Machine) check(spec machine.Spec) error {
 	if spec.Memory < 32<<20 {
 		return fmt.Errorf("card %s: %d bytes of memory, want at least 32 MiB", spec.Name, spec.Memory)

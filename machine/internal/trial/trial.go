@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Initrd builds the trial's process 1 and an initramfs around it.
+// Initrd builds the trial's process 1 and an initramfs with it.
 func Initrd(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -46,7 +46,7 @@ func Initrd(t testing.TB) string {
 	return path
 }
 
-// Card is a machine under trial and what its console has said.
+// Card is a machine under trial and its console output.
 type Card struct {
 	machine.Instance
 	Console *os.File
@@ -90,7 +90,7 @@ func Start(t testing.TB, m machine.Machine, spec machine.Spec) *Card {
 	return c
 }
 
-// Write takes what the console says.
+// Write records console output.
 func (c *Card) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -101,7 +101,7 @@ func (c *Card) Write(p []byte) (int, error) {
 	return c.said.Write(p)
 }
 
-// Said is everything on the console so far.
+// Said returns all console output so far.
 func (c *Card) Said() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -116,7 +116,7 @@ func (c *Card) Await(t testing.TB, text string, limit time.Duration) {
 		select {
 		case <-c.more:
 		case <-c.Done():
-			time.Sleep(10 * time.Millisecond) // what is still in the socket
+			time.Sleep(10 * time.Millisecond) // for output that is still in the socket
 			if !strings.Contains(c.Said(), text) {
 				t.Fatalf("ended with %v before it said %q:\n%s", c.Exit(), text, c.Said())
 			}

@@ -1,7 +1,6 @@
-// Package qmp is a small client of QEMU's machine protocol (QEMU:
-// docs/interop/qmp-spec.rst): the handshake, commands without results, and
-// the events that tell why a machine ended. It trusts nothing it reads: lines
-// are bounded, what it does not know is skipped.
+// Package qmp is a small client of QEMU's machine protocol (QEMU: docs/interop/qmp-spec.rst): the
+// handshake, commands without results, and the events that tell why a machine ended. All input is
+// untrusted: lines are bounded, and unknown messages are skipped.
 package qmp
 
 import (
@@ -15,7 +14,7 @@ import (
 	"time"
 )
 
-// MaxLine is the longest line taken, in bytes. QEMU's greeting has 200.
+// MaxLine is the longest accepted line in bytes. QEMU's greeting has 200.
 const MaxLine = 64 << 10
 
 // Reasons of the SHUTDOWN event that toe tells apart (QEMU: qapi/run-state.json,
@@ -28,7 +27,7 @@ const (
 	HostSignal    = "host-signal"
 )
 
-// Client is one conversation. Its methods may be called from any goroutine.
+// Client is one QMP connection. Its methods may be called from any goroutine.
 type Client struct {
 	conn net.Conn
 	in   *bufio.Scanner
@@ -39,7 +38,7 @@ type Client struct {
 	done   chan struct{}
 }
 
-// message is any line from QEMU; one of the fields is set.
+// message is a line from QEMU. One of its fields is set.
 type message struct {
 	Greeting *json.RawMessage `json:"QMP"`
 	Return   *json.RawMessage `json:"return"`
@@ -53,9 +52,9 @@ type message struct {
 	} `json:"data"`
 }
 
-// Handshake reads the greeting and leaves negotiation mode. It returns once
-// QEMU has answered, which it does when its devices are made and the CPUs are
-// about to run. The client owns conn from here on, closing it on an error.
+// Handshake reads the greeting and leaves negotiation mode. It returns once QEMU has answered,
+// which happens after it has made its devices and before the CPUs run. The client owns conn from
+// the call on, and closes it on error.
 func Handshake(conn net.Conn, deadline time.Time) (*Client, error) {
 	c := &Client{conn: conn, in: bufio.NewScanner(conn), done: make(chan struct{})}
 	c.in.Buffer(make([]byte, 0, 1024), MaxLine)
@@ -81,7 +80,7 @@ func (c *Client) negotiate(deadline time.Time) error {
 	if err := c.send("qmp_capabilities"); err != nil {
 		return err
 	}
-	for range 100 { // events may come first, but not for ever
+	for range 100 { // some events may precede the answer
 		m, err := c.next()
 		switch {
 		case err != nil:
@@ -97,7 +96,7 @@ func (c *Client) negotiate(deadline time.Time) error {
 	return errors.New("QMP: no answer to qmp_capabilities among 100 lines")
 }
 
-// next reads one line. A line that is no JSON object ends the conversation.
+// next reads one line. A line that is not a JSON object is an error and ends the connection.
 func (c *Client) next() (message, error) {
 	var m message
 	if !c.in.Scan() {
@@ -142,8 +141,8 @@ func (c *Client) note(m message) {
 	}
 }
 
-// Reason is that of the last SHUTDOWN event, "" if there was none; GuestPanic
-// if the guest has said that it panicked.
+// Reason returns the reason of the last SHUTDOWN event, or "" if there was none. After a
+// GUEST_PANICKED event it returns GuestPanic.
 func (c *Client) Reason() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -153,16 +152,16 @@ func (c *Client) Reason() string {
 	return c.reason
 }
 
-// Done is closed when QEMU has ended the conversation.
+// Done is closed when the connection has ended.
 func (c *Client) Done() <-chan struct{} { return c.done }
 
-// Quit asks QEMU to end at once, and does not wait for that.
+// Quit asks QEMU to exit at once and does not wait for it.
 func (c *Client) Quit() error {
 	_ = c.conn.SetWriteDeadline(time.Now().Add(time.Second))
 	return c.send("quit")
 }
 
-// Close ends the conversation and waits for its goroutine.
+// Close closes the connection and waits for its goroutine.
 func (c *Client) Close() {
 	c.conn.Close()
 	<-c.done

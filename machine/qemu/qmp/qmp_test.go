@@ -12,7 +12,7 @@ import (
 
 const greeting = `{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": ["oob"]}}` + "\n"
 
-// play is a QEMU that says first, then after the first command says then.
+// play is a QEMU that sends first, and after the first command sends then.
 func play(t *testing.T, first, then string) (*Client, error) {
 	t.Helper()
 	ours, theirs := net.Pipe()
@@ -67,7 +67,7 @@ func TestHostile(t *testing.T) {
 		{"no greeting", `{"return": {}}` + "\n", "", "no greeting"},
 		{"endless line", strings.Repeat("x", 2*MaxLine), "", "greeting"},
 		{"refused", greeting, `{"error": {"class": "GenericError", "desc": "no"}}` + "\n", "GenericError: no"},
-		{"events for ever", greeting, strings.Repeat(`{"event":"RESUME"}`+"\n", 200), "100 lines"},
+		{"events without end", greeting, strings.Repeat(`{"event":"RESUME"}`+"\n", 200), "100 lines"},
 		{"ends", greeting, "", "qmp_capabilities"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -104,7 +104,7 @@ func TestQuit(t *testing.T) {
 	}
 }
 
-// FuzzConversation feeds a client everything: it must neither panic nor hang.
+// FuzzConversation feeds arbitrary input to a client, which must neither panic nor hang.
 func FuzzConversation(f *testing.F) {
 	f.Add([]byte(greeting + `{"return": {}}` + "\n" + `{"event": "SHUTDOWN", "data": {"reason": "guest-reset"}}` + "\n"))
 	f.Add([]byte(greeting + `{"error": null}` + "\n"))

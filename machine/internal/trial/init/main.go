@@ -1,5 +1,5 @@
-// Command init is process 1 of a trial card: it does what the kernel command
-// line says and shows on the console that it did.
+// Command init is process 1 of a trial card. It does what the kernel command line says and reports
+// it on the console.
 package main
 
 import (
