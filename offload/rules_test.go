@@ -24,7 +24,7 @@ func (r *trial) chains(t *testing.T, fill func(ruler)) {
 	})
 }
 
-// forge sends a datagram with a source that is not the sender's.
+// forge sends a datagram with a forged source address.
 func (p *place) forge(from, to string) {
 	p.t.Helper()
 	p.in(func() error {
@@ -93,9 +93,8 @@ func TestForgedSourcesOfALink(t *testing.T) {
 	}
 }
 
-// full replaces the rules of a trial by the real ones. First segments are
-// dropped: the kernel of a machine that tests run on need not have
-// nfnetlink_queue.
+// full replaces the rules of a trial with the real ones. SYNs are dropped: the kernel of a test
+// machine may lack nfnetlink_queue.
 func (r *trial) full(t *testing.T, conf Config) {
 	t.Helper()
 	conf.Links, conf.Ports = []string{"pci0"}, []string{"wan"}
@@ -103,8 +102,8 @@ func (r *trial) full(t *testing.T, conf Config) {
 	r.chains(t, func(u ruler) { u.all(conf, nft.Drop) })
 }
 
-// TestOwnWayOfADatagram: what asks to be left alone is, also when the card has
-// a socket for its remote because of another program.
+// TestOwnWayOfADatagram: datagrams that must bypass the card's sockets do so, also when the card has
+// a socket for their remote because of another program.
 func TestOwnWayOfADatagram(t *testing.T) {
 	conf := Config{Offload: feature.Offload{Bypass: feature.Bypass{DSCP: []feature.DSCP{8}}}}
 	r := newTrial(t, conf)

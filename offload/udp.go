@@ -12,8 +12,7 @@ import (
 	"github.com/toe-project/toe/offload/loop"
 )
 
-// turnBatches is how many batches a socket may move before the others get
-// their turn.
+// turnBatches is the maximum number of batches that a socket moves in a turn.
 const turnBatches = 4
 
 // sessionsPerSocket bounds sessions, which are small structs: many endpoints may
@@ -46,27 +45,26 @@ const (
 // socket of one endpoint of the host on the wire, a downstream is the socket of one
 // remote towards the host, and a session joins one of each (RFC 4787).
 //
-// Datagrams of one session and one size travel in trains that the kernel puts
-// together (UDP_GRO) and takes apart again (UDP_SEGMENT): as many packets go
-// through one system call and one pass of the network stack.
+// Datagrams of one session and one size travel in trains, which the kernel assembles (UDP_GRO) and
+// splits (UDP_SEGMENT). A train takes one system call and one pass of the network stack.
 type udp struct {
 	loop        *loop.Loop
 	conf        Config
 	logf        func(string, ...any)
 	in          *inbox
 	out         *outbox
-	d           datagram // the one under way
+	d           datagram // the current one
 	listeners   []int
 	sessions    *sessions
 	mappings    map[peer]*mapping // by endpoint of the host
 	wirePorts   map[wirePort]*mapping
 	downstreams map[peer]*downstream // by remote
-	unwatched   []*downstream        // made, and not yet watched
+	unwatched   []*downstream        // new, not in the loop yet: see watchNew
 	services    map[Publish]*service
 	icmp        *icmp
 	sockets     int
-	links       []int // interfaces that lead to the host
-	ports       []int // and to the wire
+	links       []int // indexes of interfaces to the host
+	ports       []int // indexes of interfaces to the wire
 	mdns        *mdns
 	limit       int
 	closed      bool
@@ -115,8 +113,8 @@ func (u *udp) open(conf Config, listen []netip.AddrPort) (err error) {
 	return u.configure(conf)
 }
 
-// configure takes a configuration over: what is published, and how endpoints
-// to come look on the wire. Those that are there stay as they are.
+// configure applies a configuration: published services, and the wire address of new mappings.
+// Existing mappings do not change.
 func (u *udp) configure(conf Config) error {
 	if err := u.configureServices(conf); err != nil {
 		return err
@@ -169,8 +167,8 @@ func (u *udp) tick() {
 	u.expire()
 }
 
-// expire ends sessions that have been idle for too long. Many may have begun at
-// the same time: they end over several turns.
+// expire ends sessions that have been idle for too long. Many may expire at the same time, so they
+// are ended over several turns.
 func (u *udp) expire() {
 	for range 256 {
 		t := u.sessions.expired(u.loop.Now())
@@ -184,7 +182,7 @@ func (u *udp) expire() {
 
 // makeRoom makes room for a session, its mapping and its downstream. A client of a
 // published service can evict clients only, and clients never have more than a
-// quarter of the table: the wire cannot end what the host has begun.
+// quarter of the table: the wire cannot end sessions of the host.
 func (u *udp) makeRoom(inbound bool) bool {
 	for u.sockets+2 > u.limit || len(u.sessions.all) >= u.limit*sessionsPerSocket || inbound && 4*u.sessions.inbound >= u.limit {
 		t := u.sessions.idlest(inboundUnreplied)
@@ -203,16 +201,16 @@ func (u *udp) makeRoom(inbound bool) bool {
 	return true
 }
 
-// receiver is a socket that datagrams arrive at: a mapping or a downstream.
+// receiver is a socket that receives datagrams: a mapping or a downstream.
 type receiver interface {
 	descriptor() int
 	gone() bool
 	readErrors() int
 	forward(n int) // forwards n datagrams of the inbox
-	turn() func()  // receive, made once
+	turn() func()  // receive as a func value, allocated once
 }
 
-// receive forwards what waits at a socket, a few batches at a time.
+// receive forwards pending datagrams of a socket, at most turnBatches batches in a turn.
 func (u *udp) receive(r receiver) {
 	for range turnBatches {
 		if r.gone() {
@@ -220,7 +218,7 @@ func (u *udp) receive(r receiver) {
 		}
 		n, err := u.in.receive(r.descriptor())
 		if err != 0 {
-			// An ICMP error that came meanwhile; it is taken by reporting it.
+			// The pending ICMP error of the socket. recvmmsg(2) has cleared it by returning it.
 			r.readErrors()
 			continue
 		}
@@ -232,7 +230,7 @@ func (u *udp) receive(r receiver) {
 	u.loop.Soon(r.turn())
 }
 
-// udpListener gets the first datagrams of sessions.
+// udpListener receives the first datagrams of sessions.
 type udpListener struct {
 	u  *udp
 	fd int
@@ -258,7 +256,7 @@ func (l udpListener) Ready(uint32) {
 	u.loop.Soon(func() { l.Ready(0) })
 }
 
-// fromHost forwards a datagram whose session may be new.
+// fromHost forwards a datagram of the host, and makes its session if needed.
 func (u *udp) fromHost(d *datagram) {
 	t := u.sessionOf(d)
 	if t == nil {
@@ -270,8 +268,8 @@ func (u *udp) fromHost(d *datagram) {
 	u.flush(t.up)
 }
 
-// sessionOf returns the session of a datagram of the host, which may be new, or
-// counts why there is none.
+// sessionOf returns the session of a datagram of the host. It makes one if needed, or counts a drop
+// and returns nil.
 func (u *udp) sessionOf(d *datagram) *session {
 	key := sessionKey{host: d.from, remote: d.to}
 	if t := u.sessions.all[key]; t != nil {

@@ -10,19 +10,19 @@ import (
 )
 
 const (
-	// batchSize is how many receives one system call stands for. Each may
-	// bring a train of datagrams, so more gains nothing.
+	// batchSize is the number of receives in a system call. Each may return a train of datagrams, so
+	// a larger batch gains nothing.
 	batchSize = 32
-	// bufferSize is the most that one receive brings, in bytes: a train that
-	// the kernel put together is a packet of at most 65535.
+	// bufferSize is the maximum of one receive, in bytes: a train assembled by the kernel is a
+	// packet of at most 65535.
 	bufferSize = 1 << 16
-	// controlSize holds every control message that our sockets ask for: the
-	// train's segment size, the traffic class, the local address, losses.
+	// controlSize has room for every control message that our sockets enable: the train's segment
+	// size, the traffic class, the local address, losses.
 	controlSize = 192
 )
 
-// inbox is where datagrams are received. All its memory is there from the
-// beginning; pages that were never used cost nothing.
+// inbox is the receive buffer. All its memory is allocated at the start; pages that were never used
+// cost nothing.
 type inbox struct {
 	headers  [batchSize]raw.Mmsghdr
 	vectors  [batchSize]unix.Iovec
@@ -44,8 +44,8 @@ func newInbox() *inbox {
 	return b
 }
 
-// receive takes what is there, up to batchSize; fewer than that means that
-// there was no more. EAGAIN is none and no error.
+// receive receives up to batchSize datagrams or trains. Fewer mean that the socket is empty. EAGAIN
+// is returned as 0 and no error.
 func (b *inbox) receive(fd int) (int, unix.Errno) {
 	for i := range b.headers {
 		b.headers[i].Msg.Namelen = uint32(len(b.names[i]))
@@ -58,7 +58,7 @@ func (b *inbox) receive(fd int) (int, unix.Errno) {
 	return n, err
 }
 
-// datagram is one that was received, or a train of them.
+// datagram is a received datagram, or a train of them.
 type datagram struct {
 	data []byte
 	from peer
@@ -66,11 +66,11 @@ type datagram struct {
 	// bytes; 0: data is one datagram.
 	segment int
 	class   uint8 // traffic class, the TOS byte
-	// to is where it was sent to. Of the sockets of services it is the
-	// address alone, and port is the interface that it came in by.
+	// to is the destination. On sockets of services it has the address only, and index is the
+	// interface that the datagram was received on.
 	to    peer
 	index int
-	lost  uint32 // what this socket lost for want of room, since it was made
+	lost  uint32 // datagrams dropped for lack of room since SO_RXQ_OVFL was set on the socket
 }
 
 // count is the number of datagrams.
@@ -81,7 +81,7 @@ func (d *datagram) count() uint64 {
 	return uint64((len(d.data) + d.segment - 1) / d.segment)
 }
 
-// get decodes the receive i of the last call. data is valid until the next.
+// get decodes receive i of the last call. data is valid until the next call of receive.
 func (b *inbox) get(i int, d *datagram) {
 	h := &b.headers[i]
 	at := i * bufferSize
@@ -93,7 +93,7 @@ func (b *inbox) get(i int, d *datagram) {
 	d.decode(control)
 }
 
-// decode reads control messages. What it does not know it passes over.
+// decode reads control messages and skips unknown ones.
 func (d *datagram) decode(control []byte) {
 	for len(control) >= unix.SizeofCmsghdr {
 		h, data, rest, err := unix.ParseOneSocketControlMessage(control)

@@ -2,10 +2,10 @@ package offload
 
 import "golang.org/x/sys/unix"
 
-// mapping is the socket of one endpoint of the host on the wire, whatever remote
-// it sends to (endpoint-independent mapping, RFC 4787, section 4.1). Filtering is
-// address- and port-dependent (section 5): datagrams of a remote that the endpoint
-// has not sent to are dropped, except at the mappings of services.
+// mapping is the socket of one endpoint of the host on the wire, for all its remotes
+// (endpoint-independent mapping, RFC 4787, section 4.1). Filtering is address- and port-dependent
+// (section 5): datagrams of a remote that the endpoint has not sent to are dropped, except on
+// mappings of services.
 type mapping struct {
 	u        *udp
 	fd       int
@@ -15,20 +15,19 @@ type mapping struct {
 	ours     bool     // the host is shown the card's address
 	sessions int      // sessions over it
 	last     *session // session of the newest datagram: they come in runs
-	lost     uint32   // what the socket had lost at the last report
+	lost     uint32   // last known count of datagrams dropped by the socket
 	closed   bool
 	next     func()
 }
 
-// wirePort is a port of the card that a mapping has.
+// wirePort is a port of the card used by a mapping.
 type wirePort struct {
 	family int
 	port   uint16
 }
 
-// mappingOf finds or makes the mapping of an endpoint of the host: with the
-// host's port number where that is free (RFC 4787, sections 4.2.1 and 4.2.2),
-// and in preserve mode with its address too.
+// mappingOf finds or makes the mapping of an endpoint of the host. It has the host's port number if
+// that is free (RFC 4787, sections 4.2.1 and 4.2.2), and in preserve mode the host's address too.
 func (u *udp) mappingOf(host peer) (*mapping, error) {
 	if o := u.mappings[host]; o != nil {
 		return o, nil
@@ -58,7 +57,7 @@ func (u *udp) mappingOf(host peer) (*mapping, error) {
 	return o, err
 }
 
-// take notes that a mapping has a port of the card; 0 is none.
+// take records the port of the card used by a mapping; 0 means none.
 func (o *mapping) take(at wirePort) {
 	if at.port != 0 {
 		o.at = at
@@ -66,7 +65,7 @@ func (o *mapping) take(at wirePort) {
 	}
 }
 
-// watchMapping passes an error on, or makes a mapping of a socket.
+// watchMapping makes a mapping of a socket and adds it to the loop. It returns err if not nil.
 func (u *udp) watchMapping(fd int, err error, host peer, s *service) (*mapping, error) {
 	if err != nil {
 		return nil, err
@@ -81,8 +80,8 @@ func (u *udp) watchMapping(fd int, err error, host peer, s *service) (*mapping, 
 	return o, nil
 }
 
-// release closes a mapping that no session needs. What still comes for
-// it is answered by the card's kernel, with port unreachable.
+// release closes a mapping without sessions. The card's kernel answers later datagrams to its port
+// with port unreachable.
 func (u *udp) release(o *mapping) {
 	if o.sessions > 0 || o.service != nil || o.closed {
 		return
@@ -105,14 +104,15 @@ func (o *mapping) Ready(events uint32) {
 	o.receive()
 }
 
-// receive takes what the wire sends to the host.
+// receive reads datagrams of the wire for the host.
 func (o *mapping) receive() { o.u.receive(o) }
 
 func (o *mapping) descriptor() int { return o.fd }
 func (o *mapping) gone() bool      { return o.closed }
 func (o *mapping) turn() func()    { return o.next }
 
-// forward sends n datagrams of the inbox to the host, those of one remote together.
+// forward sends n datagrams of the inbox to the host. Consecutive datagrams of one remote are sent
+// together.
 func (o *mapping) forward(n int) {
 	u := o.u
 	var now *downstream
@@ -125,7 +125,7 @@ func (o *mapping) forward(n int) {
 		}
 		t := o.last
 		if t == nil || t.key.remote != d.from || t.local != d.to {
-			u.flushDownstream(now) // what was collected, before anything that ends flows
+			u.flushDownstream(now) // find may end sessions: send what was collected first
 			now = nil
 			if t = o.find(d); t == nil {
 				u.drop(dropStranger, d.count())
@@ -153,7 +153,7 @@ func (u *udp) flushDownstream(f *downstream) {
 	}
 }
 
-// find returns the flow that a datagram of the wire belongs to, or nil.
+// find returns the session of a datagram of the wire, or nil.
 func (o *mapping) find(d *datagram) *session {
 	if o.service != nil {
 		return o.service.find(o, d)

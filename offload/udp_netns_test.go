@@ -232,8 +232,8 @@ func (r *trial) start(t *testing.T, conf Config) {
 	})
 }
 
-// udpRules are those of rules.go that UDP needs: a kernel of a machine that
-// tests run on need not have what TCP needs beside (nfnetlink_queue).
+// udpRules are the rules of rules.go for UDP: the kernel of a test machine may lack what TCP needs
+// (nfnetlink_queue).
 func udpRules(conf Config) string {
 	answers := ""
 	if conf.Preserve {

@@ -65,8 +65,8 @@ func (b *outbox) add(d *datagram, to, local *peer, six bool) {
 	b.control(i, d.class, d.segment, six, local)
 }
 
-// control writes the control messages of a datagram. The segment's comes
-// last: split takes it off.
+// control writes the control messages of a datagram. UDP_SEGMENT is the last one, so that split can
+// remove it.
 func (b *outbox) control(i int, class uint8, segment int, six bool, local *peer) {
 	c := controls{buf: unsafe.Slice((*byte)(unsafe.Pointer(&b.controls[i])), controlSize)}
 	if class != 0 && six {
@@ -105,7 +105,7 @@ func (c *controls) add(level, kind int32, size int) []byte {
 	return data
 }
 
-// source says which address to send from; the interface is the route's.
+// source adds the source address. The route selects the interface.
 func (c *controls) source(local *peer) {
 	if local.is4() {
 		copy(c.add(unix.SOL_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)[4:8], local[12:16]) // ipi_spec_dst
@@ -114,7 +114,7 @@ func (c *controls) source(local *peer) {
 	}
 }
 
-// out says which interface to send by; the address is the interface's.
+// out adds the outgoing interface. The source is an address of the interface.
 func (c *controls) out(index int, four bool) {
 	if four {
 		data := c.add(unix.SOL_IP, unix.IP_PKTINFO, unix.SizeofInet4Pktinfo)

@@ -7,8 +7,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// shortLived is a sink whose socket closes with the first refusal, and whose
-// number is another socket's then.
+// shortLived is a sink whose socket is closed by the first refusal. Its descriptor number is then
+// reused by another socket.
 type shortLived struct {
 	t              *testing.T
 	fd, another    int
@@ -30,8 +30,8 @@ func (s *shortLived) refused(r refusal) bool {
 	return false
 }
 
-// TestOutboxEndsWithItsSocket: what is behind a refusal that has closed the
-// socket is not sent, by whatever has its number now, and is counted.
+// TestOutboxEndsWithItsSocket: datagrams after a refusal that has closed the socket are counted, and
+// not sent through the socket that reuses its descriptor number.
 func TestOutboxEndsWithItsSocket(t *testing.T) {
 	open := func() (fd int, at peer) {
 		t.Helper()

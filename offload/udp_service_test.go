@@ -41,7 +41,7 @@ func TestUDPPublished(t *testing.T) {
 				t.Errorf("the host sees %s, want the client %s", from, want)
 			}
 			_, _ = host.WriteToUDPAddrPort(buf[:n], from)
-			// A connected socket hears the address only that it spoke to.
+			// A connected socket receives from its peer's address only.
 			if n, err = client.Read(buf); err != nil || !bytes.Equal(buf[:n], pattern(size)) {
 				t.Fatalf("answer of %d bytes, %v, want %d", n, err, size)
 			}
@@ -120,7 +120,7 @@ func TestUDPPublishedNobodyThere(t *testing.T) {
 	}
 }
 
-// TestUDPPublishedCannotPushAway: clients have a share of the table.
+// TestUDPPublishedCannotPushAway: clients can use a share of the table only.
 func TestUDPPublishedCannotPushAway(t *testing.T) {
 	r := newTrial(t, published(false))
 	r.world.echo(7)

@@ -6,17 +6,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// socketBuffer is room for a few of the largest datagrams and for a burst of
-// small ones, in bytes each way. The kernel's default holds one or two of
-// 65507. All of UDP together is bounded by net.ipv4.udp_mem.
+// socketBuffer is enough for a few of the largest datagrams or a burst of small ones, in bytes per
+// direction. The kernel's default holds one or two of 65507. net.ipv4.udp_mem bounds all of UDP
+// together.
 const socketBuffer = 1 << 20
 
-// busySize makes a flow a busy one: more bytes at a time than this.
+// busySize is the size of a datagram or train, in bytes, that makes a session busy.
 const busySize = 4096
 
-// udpSocket makes a socket with what all sockets for datagrams have: trains
-// (UDP_GRO) and the traffic class. The kernel makes fragments where a datagram
-// needs them, by the path's MTU as far as it knows it, and never sets DF.
+// udpSocket makes a socket with the options of all UDP sockets: trains (UDP_GRO) and the traffic
+// class. The kernel fragments datagrams by the path MTU that it knows, and never sets DF.
 //
 // Each option is a system call, which is slow on a card without hardware virtualization. Options
 // that few flows need are set by widen.
@@ -82,7 +81,7 @@ func listenerSocket(at peer) (int, error) {
 // both sockets are sharable; the mappings' table keeps mappings from sharing a port.
 var sharable = option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}
 
-// downstreamSocket is a remote as the host sees it.
+// downstreamSocket makes the socket of a remote towards the host, with the remote's address.
 //
 // It is not bound to a link: the card's routes choose the link, as for a forwarded packet. Links
 // keep strict reverse path filtering, so another link cannot forge this host's address.
@@ -92,22 +91,22 @@ func downstreamSocket(remote peer) (int, error) {
 	return boundTo(fd, err, &remote)
 }
 
-// cardSocket sends to the host from the card's own address.
+// cardSocket makes a socket that sends to the host from the card's own address.
 func cardSocket(host peer) (int, error) {
 	family := host.family()
 	fd, err := udpSocket(family, tellErrors(family), towardsHost)
 	return connectedTo(fd, err, &host)
 }
 
-// preservedSocket is the host's endpoint on the wire with its own address.
+// preservedSocket makes the socket of the host's endpoint on the wire with the host's address.
 func preservedSocket(host peer) (int, error) {
 	family := host.family()
 	fd, err := udpSocket(family, tellErrors(family), transparent(family), sharable)
 	return boundTo(fd, err, &host)
 }
 
-// wireSocket is the host's endpoint on the wire, at a port of the card, or
-// with 0 at one that is free.
+// wireSocket makes the socket of the host's endpoint on the wire at a port of the card; 0 means any
+// free port.
 func wireSocket(family int, port uint16) (int, error) {
 	options := []option{tellErrors(family)}
 	if port != 0 {
@@ -121,7 +120,7 @@ func wireSocket(family int, port uint16) (int, error) {
 	return fd, err
 }
 
-// serviceSocket receives from the wire on a published port.
+// serviceSocket makes the socket of a published port on the wire.
 func serviceSocket(family int, port uint16) (int, error) {
 	at := anyAddress(family, port)
 	fd, err := udpSocket(family, tellErrors(family), tellLocal(family), sharable)

@@ -36,11 +36,11 @@ var timeouts = [states]time.Duration{30 * time.Second, 10 * time.Second, 2 * tim
 // at most this often, however many datagrams it carries.
 const moveEvery = time.Second
 
-// sessions finds sessions, and knows which has been idle longest.
+// sessions is the table of sessions, with a list by idle time for each state.
 type sessions struct {
 	all     map[sessionKey]*session
 	idle    [states]sessionList
-	inbound int // those that the wire began
+	inbound int // sessions opened from the wire
 }
 
 func newSessions() *sessions {
@@ -69,7 +69,7 @@ func (t *sessions) remove(f *session) {
 	}
 }
 
-// touch notes that a session has carried something.
+// touch records traffic of a session: it updates its state and its age.
 func (t *sessions) touch(f *session, fromHost bool, now time.Time) {
 	l := f.state
 	switch {
@@ -88,7 +88,7 @@ func (t *sessions) touch(f *session, fromHost bool, now time.Time) {
 	t.idle[l].push(f)
 }
 
-// expired is a session that has been idle for too long, or nil.
+// expired returns a session that has been idle for too long, or nil.
 func (t *sessions) expired(now time.Time) *session {
 	for l := range t.idle {
 		if f := t.idle[l].first(); f != nil && now.Sub(f.moved) >= timeouts[l]+moveEvery {
@@ -98,7 +98,7 @@ func (t *sessions) expired(now time.Time) *session {
 	return nil
 }
 
-// idlest is the session in one of these states that would expire first.
+// idlest returns the session in one of these states that would expire first, or nil.
 func (t *sessions) idlest(among ...state) *session {
 	var found *session
 	var at time.Time
@@ -114,8 +114,7 @@ func (t *sessions) idlest(among ...state) *session {
 	return found
 }
 
-// sessionList is a ring with the list itself as its one fixed member, ordered by
-// the time of the last move.
+// sessionList is a ring through head, ordered by the time of the last move.
 type sessionList struct{ head session }
 
 func (l *sessionList) init() { l.head.next, l.head.prev = &l.head, &l.head }
@@ -137,10 +136,9 @@ func (f *session) unlink() {
 	f.next, f.prev = nil, nil
 }
 
-// socketsFor is how many sockets the card's memory allows: a sixteenth of it,
-// at 4 KiB for a socket with its file, its place in epoll and our struct.
-// Each mapping has one, and each remote. In 256 MiB that is 4096: as
-// many resolvers that ask one server, or one program with as many peers.
+// socketsFor returns the maximum number of sockets: a sixteenth of the card's memory, at 4 KiB for a
+// socket with its file, its epoll entry and our struct. Each mapping has one, and each remote. In
+// 256 MiB that is 4096: as many resolvers that query one server, or one program with as many peers.
 func socketsFor(memory uint64, descriptors uint64) int {
 	n := min(memory/16/4096, descriptors/4)
 	return int(max(256, min(n, 1<<16)))

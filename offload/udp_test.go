@@ -89,7 +89,7 @@ func hearAll(t *testing.T, c *net.UDPConn) {
 	})
 }
 
-// TestUDPErrorsReachTheSocket: what connect(2)ed sockets learn.
+// TestUDPErrorsReachTheSocket: connected sockets get the errors of the wire.
 func TestUDPErrorsReachTheSocket(t *testing.T) {
 	r := newTrial(t, Config{})
 	r.card.set("ipv4/neigh/wan/mcast_solicit", "1")
@@ -127,7 +127,7 @@ func TestUDPErrorsReachTheSocket(t *testing.T) {
 	t.Log(r.stats())
 }
 
-// TestUDPNotAskedFor: an endpoint hears whom it has spoken to.
+// TestUDPNotAskedFor: an endpoint receives only from remotes that it has sent to.
 func TestUDPNotAskedFor(t *testing.T) {
 	r := newTrial(t, Config{})
 	r.world.echo(7)
@@ -289,7 +289,7 @@ func TestUDPOneEndpointManyRemotes(t *testing.T) {
 	}
 }
 
-// TestUDPPreserve: the wire sees the host.
+// TestUDPPreserve: the wire sees the host's address and port.
 func TestUDPPreserve(t *testing.T) {
 	r := newTrial(t, Config{Preserve: true})
 	r.world.ip("route add 10.9.0.0/30 via " + cardAddr4)
@@ -346,8 +346,8 @@ func TestUDPSamePortOnBothSides(t *testing.T) {
 	}
 }
 
-// TestUDPPortsAreNotShared: two endpoints of the host with one number have
-// two ports on the wire.
+// TestUDPPortsAreNotShared: two endpoints of the host with the same port number have two ports on
+// the wire.
 func TestUDPPortsAreNotShared(t *testing.T) {
 	r := newTrial(t, Config{})
 	r.host.ip("addr add 10.9.1.1/32 dev toe0")
