@@ -8,10 +8,9 @@
 //	| virtio header | constant Ethernet head | IPv4 or IPv6 packet
 //	+---------------+------------------------+-------------- - -
 //
-// The Ethernet head says only "IPv4" or "IPv6". The sender writes it, the receiver ignores all but the
-// type, and nothing switches on it.
-// On the host the same packet stands behind a virtio header alone, so every
-// offset in that header moves by the 14 bytes.
+// The Ethernet head says only "IPv4" or "IPv6". The sender writes it, the receiver ignores all but
+// the type, and nothing switches on it. On the host only a virtio header precedes the packet, so
+// every offset in that header moves by the 14 bytes.
 package frame
 
 import (
@@ -23,7 +22,7 @@ import (
 const (
 	HeaderLen = 12                   // struct virtio_net_hdr_v1, virtio 1.2 section 5.1.6
 	EtherLen  = 14                   // destination, source, type
-	SeamLen   = HeaderLen + EtherLen // what stands before the IP packet on the bus
+	SeamLen   = HeaderLen + EtherLen // bytes before the IP packet on the bus
 	MaxPacket = 65535                // the largest IPv4 packet; the MTU of every link
 	minIPv4   = 20
 	minIPv6   = 40
@@ -31,7 +30,7 @@ const (
 
 // Header flags and GSO types, virtio 1.2 section 5.1.6.
 const (
-	NeedsCSum = 1 // the checksum is left to the node that sends on the wire
+	NeedsCSum = 1 // the node that sends on the wire fills in the checksum
 	DataValid = 2 // the sender vouches for the checksum
 	RSCInfo   = 4
 
@@ -59,7 +58,7 @@ const (
 	etherIPv6 = 0x86dd
 )
 
-// Why a frame is refused. Each is a cause of its own in the counters.
+// Errors for a refused frame. Each has its own counter.
 var (
 	ErrShort  = errors.New("frame shorter than its headers")
 	ErrLong   = errors.New("packet longer than 65535 bytes")
@@ -107,22 +106,22 @@ func ToCard(s *Seam, hdr *[HeaderLen]byte, first byte, size int, buffers uint16)
 	return nil
 }
 
-// ToCardEthernet makes the virtio header of a frame for the card where the host
-// hands out Ethernet frames and nothing moves.
+// ToCardEthernet makes the virtio header of a frame for the card if the host
+// hands out Ethernet frames, so no offset moves.
 func ToCardEthernet(s *Seam, hdr *[HeaderLen]byte, buffers uint16) {
 	*(*[HeaderLen]byte)(s[:]) = *hdr
 	binary.LittleEndian.PutUint16(s[offHdrLen:], 0)
 	binary.LittleEndian.PutUint16(s[offNumBuffers:], buffers)
 }
 
-// FromCard judges the head of a frame that the card sent and makes the virtio
+// FromCard checks the head of a frame that the card sent and makes the virtio
 // header for the TUN from it. size is the length of the whole frame on the
 // bus, SeamLen included, and first the first byte of the IP packet. gso holds
 // the GSO types that were negotiated.
 //
-// The card is hostile: s is the caller's private copy, and whatever the card
-// writes into its memory afterwards is judged once more by the kernel behind
-// the TUN, which makes a copy of its own.
+// The card is hostile. s is the caller's private copy. If the card changes its
+// memory afterwards, the kernel behind the TUN checks the packet once more, in a
+// copy of its own.
 func FromCard(hdr *[HeaderLen]byte, s *Seam, first byte, size int, gso GSO) error {
 	packet := size - SeamLen
 	if packet < minIPv4 {
@@ -152,8 +151,8 @@ func FromCard(hdr *[HeaderLen]byte, s *Seam, first byte, size int, gso GSO) erro
 	return judge(hdr, EtherLen, least, packet, version, gso)
 }
 
-// Ethernet judges the virtio header of a frame that the card sends to a TAP,
-// where nothing moves. size is the length behind the header.
+// Ethernet checks the virtio header of a frame that the card sends to a TAP. No
+// offset moves. size is the length behind the header.
 func Ethernet(hdr *[HeaderLen]byte, size int, gso GSO) error {
 	if size < EtherLen {
 		return ErrShort
@@ -167,7 +166,7 @@ func Ethernet(hdr *[HeaderLen]byte, size int, gso GSO) error {
 	return judge(hdr, 0, EtherLen, size, 0, gso)
 }
 
-// plain says that a header asks for nothing, and makes it all zeros.
+// plain reports whether a header requests no offload, and if so makes it all zeros.
 func plain(hdr *[HeaderLen]byte) bool {
 	if hdr[offFlags]&^DataValid != 0 || hdr[offGSOType] != GSONone {
 		return false
@@ -176,10 +175,10 @@ func plain(hdr *[HeaderLen]byte) bool {
 	return true
 }
 
-// judge checks the checksum and segmentation fields of a header against a
-// packet of size bytes behind it whose network header ends at least bytes in,
-// moves the checksum's start down by shift, and clears what means nothing
-// towards the host. version is 4 or 6 where it is known, else 0.
+// judge checks the checksum and segmentation fields of a header against a packet of size bytes
+// behind it. The network header of the packet ends at offset least or later. judge moves the
+// checksum's start down by shift and clears the fields that have no meaning towards the host.
+// version is 4 or 6 if it is known, else 0.
 func judge(hdr *[HeaderLen]byte, shift, least, size int, version byte, gso GSO) error {
 	flags, kind := hdr[offFlags]&^DataValid, hdr[offGSOType]
 	if flags&^NeedsCSum != 0 {
@@ -219,7 +218,7 @@ func transportLen(kind byte) int {
 	return 20
 }
 
-// GSO says which segmentation the driver may ask for: what was negotiated.
+// GSO holds the negotiated segmentation types, which the driver may request.
 type GSO struct {
 	TCPv4, TCPv6, ECN, UDP bool
 }

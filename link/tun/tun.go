@@ -18,7 +18,7 @@ import (
 // MaxQueues is the most descriptors one device takes (MAX_TAP_QUEUES).
 const MaxQueues = 256
 
-// Offload says what the kernel behind a descriptor accepted in
+// Offload is the set of offloads that the kernel behind a descriptor accepted in
 // TUNSETOFFLOAD: which packets it may hand out, and which it takes.
 type Offload uint
 
@@ -32,8 +32,8 @@ const (
 	USO6 Offload = unix.TUN_F_USO6
 )
 
-// ErrNotPermitted says that the caller may not create or attach to the
-// device: CAP_NET_ADMIN in its network namespace, or ownership, is missing.
+// ErrNotPermitted reports that the caller may not create or attach to the
+// device. It needs CAP_NET_ADMIN in its network namespace, or ownership.
 var ErrNotPermitted = errors.New("not permitted")
 
 // Options choose the kind of device.
@@ -44,7 +44,7 @@ type Options struct {
 }
 
 // Open creates the device in the calling thread's network namespace, or
-// attaches to it where it exists, and returns a descriptor per
+// attaches to it if it exists, and returns a descriptor per
 // queue. The device goes away with its last descriptor unless it is persistent.
 func Open(o Options) ([]*os.File, error) {
 	if o.Queues < 1 || o.Queues > MaxQueues {
@@ -73,8 +73,8 @@ func open(o Options) (*os.File, error) {
 		unix.Close(fd)
 		return nil, err
 	}
-	// Blocking, so that Go's poller leaves it alone; the pump makes it
-	// non-blocking where it waits by itself.
+	// Blocking, so that Go's poller does not watch it. The pump, which has
+	// its own epoll, makes it non-blocking.
 	return os.NewFile(uintptr(fd), "/dev/net/tun:"+o.Name), nil
 }
 
@@ -107,7 +107,7 @@ func setup(fd int, o Options) error {
 }
 
 // Header sets the length and the byte order of the virtio header on a TUN, TAP
-// or macvtap descriptor: 12 bytes, little endian, as virtio 1.2 has it.
+// or macvtap descriptor: 12 bytes, little endian, as in virtio 1.2.
 func Header(fd int) error {
 	if err := unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, frame.HeaderLen); err != nil {
 		return fmt.Errorf("TUNSETVNETHDRSZ %d: %w", frame.HeaderLen, err)
@@ -125,8 +125,8 @@ func kind(tap bool) string {
 	return "tun"
 }
 
-// Probe finds the offloads that the kernel behind the descriptor accepts, by
-// setting them, best first, and leaves all of them set.
+// Probe finds the offloads that the kernel behind the descriptor accepts. It
+// tries the largest set first and leaves the accepted ones set.
 func Probe(fd int) (Offload, error) {
 	all := []Offload{
 		CSum | TSO4 | TSO6 | ECN | USO4 | USO6,
@@ -144,7 +144,7 @@ func Probe(fd int) (Offload, error) {
 	return 0, err
 }
 
-// SetOffload says which packets the kernel may hand out: what the driver on
+// SetOffload sets which packets the kernel may hand out: those that the driver on
 // the card negotiated.
 func SetOffload(fd int, o Offload) error {
 	if err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, int(o)); err != nil {
@@ -165,7 +165,7 @@ func SetQueue(fd int, on bool) error {
 	if on {
 		ifr.flags = unix.IFF_ATTACH_QUEUE
 	}
-	// EINVAL: it is as it should be already.
+	// EINVAL: the queue is in the wanted state already.
 	if err := ioctl(fd, unix.TUNSETQUEUE, &ifr.name[0]); err != nil && err != unix.EINVAL {
 		return fmt.Errorf("TUNSETQUEUE on=%v: %w", on, err)
 	}

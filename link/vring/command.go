@@ -6,13 +6,13 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// commandSegments is how many segments a command may have; drivers use three.
+// commandSegments is the most segments that a command may have. Drivers use three.
 const commandSegments = 16
 
-// TakeCommand takes the next head of a ring with both directions: a command to be
-// read, of which the first len(to) bytes are copied to to, and a byte to be
-// written, nil if the chain has none. It returns the bytes copied. Errors and what
-// to do with the head are those of Take.
+// TakeCommand takes the next head of a ring with both directions. It copies the
+// first len(to) bytes of the command to to, and returns the number of bytes copied
+// and the acknowledgement byte to write, nil if the chain has none. For errors and
+// the head, see Take.
 func (r *Ring) TakeCommand(to []byte) (head uint16, n int, ack *byte, err error) {
 	var room [commandSegments]unix.Iovec
 	r.readable = 0

@@ -2,8 +2,8 @@
 // section 2.7) over memory that a hostile driver writes.
 //
 // Every value in that memory is read once into a local, the local is checked,
-// and only the local is used. Nothing here allocates once a ring runs, and
-// nothing here blocks.
+// and only the local is used. The package does not allocate once a ring runs,
+// and it never blocks.
 package vring
 
 import (
@@ -21,23 +21,23 @@ import (
 // Region is one piece of the card's memory.
 type Region struct {
 	Guest uint64 // first physical address on the card
-	User  uint64 // first address in the front end's process: ring addresses are given in these
+	User  uint64 // first address in the front end's process; ring addresses are of this kind
 	Size  uint64 // bytes
 	Host  unsafe.Pointer
 	unmap func() error
 }
 
 // Memory is the card's memory as a table of regions that do not overlap.
-// It does not change once made; a change of the table is a new Memory.
+// It is immutable. A change of the table makes a new Memory.
 type Memory struct {
 	regions []Region // by guest address
 }
 
-// ErrAddress says that a range is not wholly in the card's memory.
+// ErrAddress reports that a range is not wholly in the card's memory.
 var ErrAddress = errors.New("address outside the card's memory")
 
-// NewMemory makes a table of regions that are mapped already. An error says
-// which of them is empty, wraps, or overlaps another.
+// NewMemory makes a table of regions that are mapped already. It returns an
+// error if a region is empty, wraps, or overlaps another.
 func NewMemory(regions ...Region) (*Memory, error) {
 	m := &Memory{regions: append([]Region(nil), regions...)}
 	sort.Slice(m.regions, func(i, j int) bool { return m.regions[i].Guest < m.regions[j].Guest })
@@ -53,11 +53,11 @@ func NewMemory(regions ...Region) (*Memory, error) {
 }
 
 // Map maps size bytes of the file fd from offset as the region at guest. The file
-// must be as long as the region says. One that could be cut short afterwards
-// (no F_SEAL_SHRINK) is accepted, since User-Mode Linux has no other: payload
-// then meets EFAULT in readv and writev (or a hole: a TUN's read does not tell),
-// and an access of the pump's own, to a ring or to the first bytes of a buffer,
-// is a fault that ends the pump, not the host.
+// must hold the whole region. Map accepts a file that could be truncated afterwards
+// (no F_SEAL_SHRINK), since User-Mode Linux has no other kind. A copy of payload
+// then gets EFAULT in readv and writev (or leaves a hole: a TUN's read does not report
+// it). The pump's own access, to a ring or to the first bytes of a buffer, faults and
+// ends the pump, not the host.
 func Map(fd int, guest, user, size, offset uint64) (Region, error) {
 	const most = 1 << 46
 	if size == 0 || size > most || offset > most || guest+size < guest || user+size < user {
@@ -91,8 +91,8 @@ func (r Region) Unmap() error {
 	return r.unmap()
 }
 
-// at finds the part of [guest, guest+size) that the region of guest holds:
-// where it is mapped and how many bytes of it are there, never 0.
+// at finds the part of [guest, guest+size) that lies in the region of guest. It
+// returns where that part is mapped and its length in bytes, never 0.
 // The checks are subtractions, so nothing can wrap (CVE-2018-1059).
 func (m *Memory) at(guest, size uint64) (unsafe.Pointer, uint64, bool) {
 	for i := range m.regions {
@@ -106,8 +106,8 @@ func (m *Memory) at(guest, size uint64) (unsafe.Pointer, uint64, bool) {
 	return nil, 0, false
 }
 
-// user finds a ring: the whole of [addr, addr+size) in one region, by the
-// front end's own addresses.
+// user finds a part of a ring: the whole of [addr, addr+size) in one region, by
+// addresses of the front end's process.
 func (m *Memory) user(addr, size uint64) (unsafe.Pointer, error) {
 	for i := range m.regions {
 		r := &m.regions[i]

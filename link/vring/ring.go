@@ -14,8 +14,8 @@ import (
 // MaxSize is the most entries a ring may have, virtio 1.2 section 2.7.
 const MaxSize = 32768
 
-// Why a ring or a chain is refused. A broken ring stops: which heads are the device's is no longer
-// known. A bad chain is returned with length 0, and the ring goes on.
+// Errors for a refused ring or chain. A broken ring stops, since it is unknown which heads the
+// device owns. A bad chain is returned with length 0, and the ring goes on.
 var (
 	ErrBroken = errors.New("ring is broken")
 	ErrChain  = errors.New("bad descriptor chain")
@@ -34,19 +34,19 @@ var (
 	errRange    = fmt.Errorf("%w: %w", ErrChain, ErrAddress)
 )
 
-// MaxChain bounds the bytes of one chain: a receive buffer of virtio_net's
-// big packets (17 pages and a header) fits, and little more is ever needed.
+// MaxChain bounds the bytes of one chain. A receive buffer of virtio_net's
+// big packets (17 pages and a header) fits.
 const MaxChain = 256 << 10
 
-// Config is where a ring is and how it runs.
+// Config is the place and the mode of a ring.
 type Config struct {
 	Size              int    // entries, a power of two
 	Desc, Avail, Used uint64 // addresses in the front end's process
-	Base              int    // next avail index to take, or -1: go on from the used index in memory
+	Base              int    // next avail index to take, or -1: continue from the used index in memory
 	EventIdx          bool   // VIRTIO_F_EVENT_IDX was negotiated
 	Indirect          bool   // VIRTIO_F_INDIRECT_DESC was negotiated
 	Write             bool   // the device writes into the buffers: a receive ring
-	Both              bool   // first come segments to read, then some to write: a control ring
+	Both              bool   // segments to read, then segments to write: a control ring
 }
 
 // descriptor is struct virtq_desc, virtio 1.2 section 2.7.5:
@@ -82,9 +82,9 @@ const (
 
 // Ring is the device side of one split ring. One goroutine uses it.
 //
-// A head is completed in the order it was taken, always. So the used index
+// Heads are always completed in the order they were taken. So the used index
 // in memory is the complete state of a ring whose device died, and
-// another device can go on from there.
+// another device can continue from there.
 type Ring struct {
 	mem  *Memory
 	cfg  Config
@@ -101,15 +101,15 @@ type Ring struct {
 	first     int    // the chain's first segment
 	readable  int    // segments before the first to be written, in a chain of Both
 	entries   uint16 // descriptors of the ring's own table in the last chain
-	asked     uint16 // the driver's used_event when it was called last
+	asked     uint16 // the driver's used_event at the last call
 	flags     uint16 // our used flags
 	seen      uint16 // avail index read last
 	fence     uint32
-	takenOver bool // when the driver was last called is unknown
+	takenOver bool // the time of the last call is unknown
 }
 
-// New places a ring in memory. Addresses must be aligned as section 2.7 asks
-// (16, 2 and 4 bytes) and each part must lie whole in one region.
+// New places a ring in memory. Addresses must be aligned as section 2.7 requires
+// (16, 2 and 4 bytes), and each part must lie wholly in one region.
 func New(mem *Memory, cfg Config) (*Ring, error) {
 	n := uint64(cfg.Size)
 	if cfg.Size < 1 || cfg.Size > MaxSize || n&(n-1) != 0 {
@@ -125,8 +125,8 @@ func New(mem *Memory, cfg Config) (*Ring, error) {
 	r.done = uint16(le.U32(atomic.LoadUint32((*uint32)(r.used))) >> 16)
 	r.next = r.done
 	if cfg.Base >= 0 {
-		// The front end's word counts: QEMU completes what was queued
-		// itself when a back end goes away.
+		// The front end's base takes precedence: QEMU itself completes
+		// queued heads when a back end goes away.
 		r.next, r.done = uint16(cfg.Base), uint16(cfg.Base)
 		r.show()
 	}
@@ -149,23 +149,23 @@ func (r *Ring) place() (err error) {
 	return nil
 }
 
-// Base is the next avail index that a device after this one has to take.
-// What was taken and not completed is taken again.
+// Base is the next avail index that the next device must take. Heads that were
+// taken and not completed are taken again.
 func (r *Ring) Base() uint16 { return r.done }
 
 // Size is the number of entries.
 func (r *Ring) Size() int { return r.cfg.Size }
 
-// Waiting says how many heads the driver has made available and we have not
-// taken. The error is ErrBroken where the index leaves the ring
+// Waiting returns the number of heads that the driver has made available and the
+// device has not taken. It returns ErrBroken if the index leaves the ring
 // (rust-vmm 196, Firecracker 3149).
 func (r *Ring) Waiting() (int, error) {
 	if r.seen == r.next {
 		r.seen = r.availIdx()
 	}
 	n := r.seen - r.next
-	// Against what we have completed, not taken: a driver can never have
-	// more heads out than the ring has entries.
+	// The check is against completed heads, not taken ones: a driver can
+	// never have more heads in flight than the ring has entries.
 	if int(r.seen-r.done) > r.cfg.Size {
 		return 0, errJump
 	}
@@ -175,22 +175,21 @@ func (r *Ring) Waiting() (int, error) {
 // availIdx reads the avail index with acquire semantics.
 func (r *Ring) availIdx() uint16 { return load16(unsafe.Add(r.avail, 2)) }
 
-// load16 reads what the driver writes, in order with our atomic stores before
-// it and our reads after it: on arm64 a plain read may overtake even an atomic
-// addition (8.0 has no instruction for one). Go has no atomic access of 16
-// bits, so the aligned word around it is read. That never leaves the page, and
-// pages are what is mapped.
+// load16 reads a value that the driver writes, ordered with the device's atomic stores before it
+// and its reads after it. On arm64 a plain read may overtake even an atomic addition (8.0 has no
+// instruction for one). Go has no atomic access of 16 bits, so load16 reads the aligned word around
+// the value. That word never leaves the page, and memory is mapped in pages.
 func load16(p unsafe.Pointer) uint16 {
 	odd := uintptr(p) % 4 // 0 or 2
 	return uint16(le.U32(atomic.LoadUint32((*uint32)(unsafe.Add(p, -int(odd))))) >> (8 * odd))
 }
 
 // Take takes the next head and appends its segments to iov, which must have
-// capacity. It returns the head, iov with what was appended, and the bytes of
-// the chain. Waiting must have said that there is one.
+// capacity. It returns the head, the extended iov, and the bytes of
+// the chain. The caller first checks with Waiting that there is a head.
 //
-// After ErrChain the head is the device's: Complete it with length 0. After
-// ErrBroken it is not.
+// After ErrChain the device owns the head: Complete it with length 0. After
+// ErrBroken the device does not own it.
 func (r *Ring) Take(iov []unix.Iovec) (head uint16, out []unix.Iovec, size int, err error) {
 	head = le.U16(*(*uint16)(unsafe.Add(r.avail, 4+2*uintptr(r.next&r.mask))))
 	if int(head) >= r.cfg.Size {
@@ -200,7 +199,7 @@ func (r *Ring) Take(iov []unix.Iovec) (head uint16, out []unix.Iovec, size int, 
 	n := len(iov)
 	r.first = n
 	if r.cfg.Both {
-		r.first = cap(iov) // what is read and what is written stay apart
+		r.first = cap(iov) // segments to read and to write are not merged
 	}
 	out, size, err = r.chain(iov, r.desc, uint16(r.cfg.Size), head, true)
 	if err != nil {
@@ -209,16 +208,16 @@ func (r *Ring) Take(iov []unix.Iovec) (head uint16, out []unix.Iovec, size int, 
 	return head, out, size, nil
 }
 
-// Entries is how many descriptors of the ring's own table the chain has that was
-// taken last: an indirect table counts as the one that leads to it.
+// Entries is the number of descriptors of the ring's own table in the chain that was taken last. An
+// indirect table counts as one.
 func (r *Ring) Entries() int { return int(r.entries) }
 
-// Untake puts the head that was taken last back.
+// Untake puts back the head that was taken last.
 func (r *Ring) Untake() { r.next-- }
 
-// chain walks one chain. table has limit entries, so no chain of it can be
-// longer; a loop ends there (CVE-2026-86847). Only the ring's own table may
-// lead to an indirect one, also where a driver names the ring's own table as
+// chain walks one chain. table has limit entries, so no chain in it can be
+// longer, and a loop ends at limit (CVE-2026-86847). Only the ring's own table may
+// lead to an indirect one, also if the driver gives the ring's own table as
 // the indirect one.
 func (r *Ring) chain(iov []unix.Iovec, table unsafe.Pointer, limit, i uint16, direct bool) ([]unix.Iovec, int, error) {
 	size := 0
@@ -231,7 +230,7 @@ func (r *Ring) chain(iov []unix.Iovec, table unsafe.Pointer, limit, i uint16, di
 			if !direct || !r.cfg.Indirect || d.flags&descNext != 0 {
 				return iov, 0, errIndirect
 			}
-			// It may end a chain of plain descriptors, 2.7.5.3.2.
+			// An indirect table may end a chain of plain descriptors, 2.7.5.3.2.
 			out, more, err := r.indirect(iov, d)
 			if err == nil && size+more > MaxChain {
 				err = errBytes
@@ -262,8 +261,8 @@ func (r *Ring) chain(iov []unix.Iovec, table unsafe.Pointer, limit, i uint16, di
 	return iov, 0, errLoop
 }
 
-// indirect walks a table of its own, virtio 1.2 section 2.7.5.3. The table
-// must lie whole in one region.
+// indirect walks an indirect table, virtio 1.2 section 2.7.5.3. The table
+// must lie wholly in one region.
 func (r *Ring) indirect(iov []unix.Iovec, d descriptor) ([]unix.Iovec, int, error) {
 	n := d.len / descLen
 	if n == 0 || d.len%descLen != 0 || int(n) > r.cfg.Size {
@@ -276,9 +275,9 @@ func (r *Ring) indirect(iov []unix.Iovec, d descriptor) ([]unix.Iovec, int, erro
 	return r.chain(iov, table, uint16(n), 0, false)
 }
 
-// segment appends [addr, addr+size), which may run over the seam between two
-// regions. What goes on where the segment before it ends is one with it: the fewer
-// there are, the less the kernel has to look at.
+// segment appends [addr, addr+size), which may cross the border between two
+// regions. It merges adjacent segments: the fewer there are, the less the kernel
+// has to check.
 func (r *Ring) segment(iov []unix.Iovec, addr, size uint64) ([]unix.Iovec, error) {
 	for size > 0 {
 		p, n, ok := r.mem.at(addr, size)
@@ -299,12 +298,12 @@ func (r *Ring) segment(iov []unix.Iovec, addr, size uint64) ([]unix.Iovec, error
 	return iov, nil
 }
 
-// Adjoins says whether p is where a segment ends.
+// Adjoins reports whether a segment ends at p.
 func Adjoins(v *unix.Iovec, p unsafe.Pointer) bool {
 	return unsafe.Add(unsafe.Pointer(v.Base), v.Len) == p
 }
 
-// Complete gives a head back with the bytes that were written into it. The
+// Complete returns a head with the number of bytes written into it. The
 // driver does not see it before Show.
 func (r *Ring) Complete(head uint16, size int) {
 	e := unsafe.Add(r.used, 4+8*uintptr(r.done&r.mask))
@@ -324,15 +323,15 @@ func (r *Ring) show() {
 	r.shown = r.done
 }
 
-// MustCall says whether the driver wants to be called for what has been shown
-// since MustCall was asked last, virtio 1.2 section 2.7.7.
+// MustCall reports whether the driver wants a call for the heads shown since the
+// last MustCall, virtio 1.2 section 2.7.7.
 func (r *Ring) MustCall() bool {
 	if r.called == r.shown {
 		return false
 	}
 	old := r.called
 	r.called = r.shown
-	atomic.AddUint32(&r.fence, 1) // the index must be out before the wish is read
+	atomic.AddUint32(&r.fence, 1) // the used index must be visible before used_event is read
 	if r.takenOver {
 		r.takenOver = false
 		r.Called()
@@ -349,22 +348,22 @@ func (r *Ring) MustCall() bool {
 	return true
 }
 
-// usedEvent is the used index behind which the driver wants to be called.
+// usedEvent is the used index after which the driver wants a call.
 func (r *Ring) usedEvent() uint16 {
 	return load16(unsafe.Add(r.avail, 4+2*uintptr(r.cfg.Size)))
 }
 
-// Called notes that the driver is called without MustCall having said so.
+// Called records a call that MustCall did not request.
 func (r *Ring) Called() {
 	if r.cfg.EventIdx {
 		r.asked = r.usedEvent()
 	}
 }
 
-// Unanswered says that the driver has not acted on the last call: used_event
-// stands where it stood then, behind what is shown. A driver that looks at its
-// ring moves it when it is done; one that has no more use for calls may leave
-// it, so this is a suspicion. Without event indexes there is none.
+// Unanswered reports whether the driver seems not to have acted on the last call: used_event has
+// not moved since and is behind the shown index. A driver that polls its ring moves used_event when
+// it is done. One that does not need calls may leave it, so the result is only a suspicion. Without
+// event indexes it is always false.
 func (r *Ring) Unanswered() bool {
 	if !r.cfg.EventIdx {
 		return false
@@ -373,13 +372,14 @@ func (r *Ring) Unanswered() bool {
 	return event == r.asked && int16(r.shown-event) > 0
 }
 
-// WantKicks asks the driver for a kick with the next head it makes available,
-// and says whether one has come meanwhile, so that nothing is slept over.
+// WantKicks requests a kick with the next head that the driver makes available.
+// It reports whether a head has arrived meanwhile, so that the caller does not
+// sleep through it.
 func (r *Ring) WantKicks() (more bool) {
 	if r.cfg.EventIdx {
-		// Behind what we have looked at, the driver kicks. avail_event
-		// is 16 bits wide and may be the last of the region, hence a
-		// plain store and a fence.
+		// The driver kicks for the first head after the avail index
+		// read last. avail_event is 16 bits wide and may be the last of
+		// the region, hence a plain store and a fence.
 		*(*uint16)(unsafe.Add(r.used, 4+8*uintptr(r.cfg.Size))) = le.U16(r.seen)
 	} else {
 		r.flags = 0
@@ -389,8 +389,8 @@ func (r *Ring) WantKicks() (more bool) {
 	return r.availIdx() != r.seen
 }
 
-// NoKicks tells the driver that we are awake and will look by ourselves. With
-// event indexes there is nothing to do: an event that is behind says it.
+// NoKicks disables kicks while the device polls. With event indexes it has no
+// effect: an avail_event that is behind already suppresses them.
 func (r *Ring) NoKicks() {
 	if !r.cfg.EventIdx && r.flags&noNotify == 0 {
 		r.flags = noNotify
@@ -398,8 +398,8 @@ func (r *Ring) NoKicks() {
 	}
 }
 
-// Moved is the ring in a new memory table, going on where this one is. What
-// was taken and not completed is taken again. Nothing is written.
+// Moved returns the ring in a new memory table, at the same position. Heads that
+// were taken and not completed are taken again. Moved writes nothing.
 func (r *Ring) Moved(mem *Memory) (*Ring, error) {
 	n := *r
 	n.mem = mem
