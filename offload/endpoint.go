@@ -17,8 +17,8 @@ type Endpoint struct {
 
 var errStopped = errors.New("endpoint mode has ended")
 
-// Start starts endpoint mode with conf. logf gets messages for the administrator, one line per call.
-// A card has one Endpoint at a time.
+// Start starts endpoint mode with conf. logf gets messages for the administrator, one line per
+// call. A card has one Endpoint at a time.
 func Start(conf Config, logf func(format string, args ...any)) (*Endpoint, error) {
 	l, err := loop.New()
 	if err != nil {
@@ -79,7 +79,8 @@ func (e *Endpoint) Stats() (s Stats) {
 }
 
 // Clear removes rules and routes left in the kernel by an Endpoint of a process that was killed
-// before Close: its rules would pass packets to sockets that are gone. Finding none is not an error.
+// before Close: its rules would pass packets to sockets that are gone. Finding none is not an
+// error.
 func Clear() error { return errors.Join(removeRules(), removePolicy()) }
 
 // Close ends endpoint mode. It removes the rules first, then ends every connection with an error on

@@ -101,10 +101,10 @@ func toListener(f byte) nft.Match {
 	return append(append(all, nft.SetMark(markLocal)...), nft.Accept...)
 }
 
-// eraseSACK replaces the option SACK-permitted (RFC 2018, section 2; RFC 9293, section 3.1) with two
-// NOPs, where Linux puts it: after the maximum segment size, or two bytes later without a timestamp.
-// nf_tables has a statement that finds it anywhere, but the library does not support its netlink
-// form, and the host is always Linux.
+// eraseSACK replaces the option SACK-permitted (RFC 2018, section 2; RFC 9293, section 3.1) with
+// two NOPs, where Linux puts it: after the maximum segment size, or two bytes later without a
+// timestamp. nf_tables has a statement that finds it anywhere, but the library does not support its
+// netlink form, and the host is always Linux.
 func eraseSACK() [2]nft.Match {
 	const checksumAt = 16
 	var rules [2]nft.Match

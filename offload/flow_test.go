@@ -16,15 +16,14 @@ import (
 	"github.com/toe-project/toe/offload/loop"
 )
 
-// joined is a flow between two connections over loopback: what a program on
-// the host and one at the far end of the wire have in their hands.
+// joined is a flow between two connections over loopback, seen from their other ends: a program on
+// the host, and one at the far end of the wire.
 type joined struct {
 	tcp        *tcp
 	host, wire *net.TCPConn
 }
 
-// newFlow joins two connections. What the kernel does before, TPROXY, needs a
-// card; everything after does not.
+// newFlow joins two connections. TPROXY, which comes before, needs a card; the rest does not.
 func newFlow(t *testing.T) joined {
 	t.Helper()
 	before := descriptors(t)
@@ -191,8 +190,8 @@ func TestFlowResetArrivesAsReset(t *testing.T) {
 	})
 }
 
-// What was sent before a reset has arrived end to end before the reset does:
-// a program that answers and closes with unread data behind it.
+// Payload sent before a reset arrives before the reset, as from a program that answers and closes
+// with unread data.
 func TestFlowDeliversWhatCameBeforeAReset(t *testing.T) {
 	both(t, func(t *testing.T, j joined, from, to *net.TCPConn) {
 		data := random(1 << 20)
@@ -213,7 +212,7 @@ func TestFlowDeliversWhatCameBeforeAReset(t *testing.T) {
 		if !errors.Is(err, unix.ECONNRESET) {
 			t.Errorf("the end is %v, want ECONNRESET", err)
 		}
-		// A reset takes away what its sender had not sent yet; never from the middle.
+		// A reset discards what its sender had not sent yet, never the middle.
 		if !bytes.Equal(got, data[:len(got)]) || len(got) == 0 {
 			t.Errorf("%d bytes arrived, not the first ones of %d", len(got), len(data))
 		}
@@ -229,8 +228,7 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// A reset must be noticed by a flow that waits for nothing from the side it
-// comes from: that side has said its end, the other is silent.
+// A flow must notice a reset from a side that has already sent FIN, while the other side is silent.
 func TestFlowNoticesAResetAfterTheEnd(t *testing.T) {
 	both(t, func(t *testing.T, j joined, from, to *net.TCPConn) {
 		_ = from.CloseWrite()
@@ -249,7 +247,7 @@ func TestFlowNoticesAResetAfterTheEnd(t *testing.T) {
 	})
 }
 
-// A reader that does not read stops the writer; what is between is bounded.
+// A reader that does not read blocks the writer. Payload in between is bounded.
 func TestFlowBackPressure(t *testing.T) {
 	both(t, func(t *testing.T, j joined, from, to *net.TCPConn) {
 		_ = to.SetReadBuffer(64 << 10)
@@ -270,7 +268,7 @@ func TestFlowBackPressure(t *testing.T) {
 	})
 }
 
-// A connection at rest holds no pipe.
+// An idle connection holds no pipe.
 func TestFlowAtRestNeedsNoPipe(t *testing.T) {
 	j := newFlow(t)
 	if _, err := j.host.Write([]byte("hello")); err != nil {
@@ -316,7 +314,7 @@ func TestFlowDoesNotWaitForMore(t *testing.T) {
 	}
 }
 
-// The end of this program is no end of a connection.
+// The death of this program resets connections. It must not look like an orderly end.
 func TestFlowThatIsClosedResetsBothSides(t *testing.T) {
 	j := newFlow(t)
 	j.tcp.loop.Do(func() {
@@ -345,7 +343,7 @@ func TestPipesGiveLessWhenTheyAreFull(t *testing.T) {
 	}
 }
 
-// BenchmarkFlow is payload one way.
+// BenchmarkFlow measures payload in one direction.
 func BenchmarkFlow(b *testing.B) {
 	host, wire := benchFlow(b)
 	data := make([]byte, 1<<20)
@@ -360,7 +358,7 @@ func BenchmarkFlow(b *testing.B) {
 	}
 }
 
-// BenchmarkFlowRequests is a few bytes there and a few back, in turn.
+// BenchmarkFlowRequests measures requests and answers of a few bytes, one at a time.
 func BenchmarkFlowRequests(b *testing.B) {
 	host, wire := benchFlow(b)
 	go func() { _, _ = io.Copy(wire, wire) }()
@@ -395,8 +393,8 @@ func benchFlow(b *testing.B) (host, wire *net.TCPConn) {
 	return host, wire
 }
 
-// TestFlowUrgent sends an urgent byte in the middle: splice(2) stops before it
-// as if the stream had ended.
+// TestFlowUrgent sends an urgent byte in the middle: splice(2) stops before it as at the end of
+// file.
 func TestFlowUrgent(t *testing.T) {
 	for _, inLine := range []bool{false, true} {
 		j := newFlow(t)
@@ -438,9 +436,9 @@ func sendUrgent(c *net.TCPConn, b byte) error {
 	return errors.Join(err, failed)
 }
 
-// TestFlowOfABrokenConnection: the remote has reset what it had accepted, and
-// the error has been taken from the socket when the flow begins. What the remote
-// sent before is delivered, and the end is no orderly one.
+// TestFlowOfABrokenConnection: the remote has reset an accepted connection, and the error has been
+// read from the socket before the flow starts. Payload that the remote sent before is delivered,
+// and the connection ends with a reset.
 func TestFlowOfABrokenConnection(t *testing.T) {
 	l, err := loop.New()
 	if err != nil {

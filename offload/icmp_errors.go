@@ -60,9 +60,9 @@ func (r reported) forHost(four bool) bool {
 	return r.kind == unreachable6 || r.kind == exceeded6 || r.kind == parameter6
 }
 
-// takeErrors empties a socket's error queue. Each error is about a datagram to target, whose payload
-// begins with quoted. each returns false when it has closed the socket, because the descriptor
-// number may have been reused.
+// takeErrors empties a socket's error queue. Each error is about a datagram to target, whose
+// payload begins with quoted. each returns false when it has closed the socket, because the
+// descriptor number may have been reused.
 func takeErrors(fd int, each func(r reported, target peer, quoted []byte) (more bool)) (n int) {
 	var room [64]uint64
 	control := bytesOf(&room)

@@ -78,8 +78,8 @@ func TestMulticastDNSRelay(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		// The card joins when it looks at its interfaces: every second.
-		// And an interface has no address of IPv6 in its first seconds.
+		// The card checks its interfaces, and joins, every second. An interface has no IPv6 address in
+		// its first seconds.
 		until(t, "an address", func() bool {
 			to.Zone = zone(r.world, "eth0")
 			_, err := world.WriteToUDP([]byte("x"), to)

@@ -16,8 +16,8 @@ import (
 	"github.com/toe-project/toe/offload/nfqueue"
 )
 
-// askedOf is the part of an endpoint that opens connections. Its loop does not run, and its verdicts
-// on held SYNs are recorded.
+// askedOf is the part of an endpoint that opens connections. Its loop does not run, and its
+// verdicts on held SYNs are recorded.
 func askedOf(t *testing.T) *tcp {
 	t.Helper()
 	l, err := loop.New()

@@ -13,8 +13,8 @@ import (
 	"github.com/toe-project/toe/offload/raw"
 )
 
-// dialLimit is the maximum time for a service of the host to accept. The link loses no packets, so a
-// service that is silent for this time does not answer at all.
+// dialLimit is the maximum time for a service of the host to accept. The link loses no packets, so
+// a service that is silent for this time does not answer at all.
 const dialLimit = 10 * time.Second
 
 // publish listens for a service of the host at every address of the card. The agent's firewall

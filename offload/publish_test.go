@@ -11,7 +11,8 @@ import (
 	"github.com/toe-project/toe/offload/loop"
 )
 
-// TestClientKeepsItsAddress: a client cannot look like the card to the service by choosing its port.
+// TestClientKeepsItsAddress: a client cannot look like the card to the service by choosing its
+// port.
 func TestClientKeepsItsAddress(t *testing.T) {
 	p := newPlace(t)
 	var service, other net.Listener

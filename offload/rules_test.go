@@ -102,8 +102,8 @@ func (r *trial) full(t *testing.T, conf Config) {
 	r.chains(t, func(u ruler) { u.all(conf, nft.Drop) })
 }
 
-// TestOwnWayOfADatagram: datagrams that must bypass the card's sockets do so, also when the card has
-// a socket for their remote because of another program.
+// TestOwnWayOfADatagram: datagrams that must bypass the card's sockets do so, also when the card
+// has a socket for their remote because of another program.
 func TestOwnWayOfADatagram(t *testing.T) {
 	conf := Config{Offload: feature.Offload{Bypass: feature.Bypass{DSCP: []feature.DSCP{8}}}}
 	r := newTrial(t, conf)

@@ -75,15 +75,15 @@ var towardsHost = option{unix.SOL_SOCKET, unix.SO_MARK, markOwn}
 const linkBuffer = 1 << 20
 
 // sendLocked is SOCK_SNDBUF_LOCK of linux/socket.h: the kernel does not resize the send buffer. The
-// receive buffer starts at linkBuffer and is not locked. The kernel estimates the memory of a window
-// from the largest segment it has seen. Smaller segments need more memory, so a locked buffer drops
-// data inside the window, and the host retransmits it after 200 ms.
+// receive buffer starts at linkBuffer and is not locked. The kernel estimates the memory of a
+// window from the largest segment it has seen. Smaller segments need more memory, so a locked
+// buffer drops data inside the window, and the host retransmits it after 200 ms.
 const sendLocked = 1
 
 // narrow shrinks the receive buffer of a connection to the host that has grown beyond wide. The
 // kernel lets the buffer of a fast reader grow to the maximum of tcp_rmem, and a buffer that can no
-// longer grow drops data inside the window. The buffer is locked between the two calls, so it keeps
-// room for the card's whole receive ring.
+// longer grow drops data inside the window. The buffer is locked between the two calls, so its new
+// size includes room for the card's whole receive ring.
 func narrow(fd int, wide uint32) {
 	const ring = 4 << 20
 	m, err := memory(fd)
@@ -95,8 +95,8 @@ func narrow(fd int, wide uint32) {
 	_ = raw.Setsockopt(fd, unix.SOL_SOCKET, unix.SO_BUF_LOCK, sendLocked)
 }
 
-// largestReceive returns the maximum size of a receive buffer, in bytes of memory: the last value of
-// tcp_rmem (Linux: Documentation/networking/ip-sysctl.rst).
+// largestReceive returns the maximum size of a receive buffer, in bytes of memory: the last value
+// of tcp_rmem (Linux: Documentation/networking/ip-sysctl.rst).
 func largestReceive() uint32 {
 	text, _ := os.ReadFile("/proc/sys/net/ipv4/tcp_rmem")
 	if f := strings.Fields(string(text)); len(f) == 3 {

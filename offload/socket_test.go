@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestNarrow: a grown receive buffer shrinks, but keeps room for the data received and in flight. It
-// can grow again.
+// TestNarrow: a grown receive buffer shrinks, but keeps room for the data received and in flight.
+// It can grow again.
 func TestNarrow(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

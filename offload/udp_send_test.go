@@ -30,8 +30,8 @@ func (s *shortLived) refused(r refusal) bool {
 	return false
 }
 
-// TestOutboxEndsWithItsSocket: datagrams after a refusal that has closed the socket are counted, and
-// not sent through the socket that reuses its descriptor number.
+// TestOutboxEndsWithItsSocket: datagrams after a refusal that has closed the socket are counted,
+// and not sent through the socket that reuses its descriptor number.
 func TestOutboxEndsWithItsSocket(t *testing.T) {
 	open := func() (fd int, at peer) {
 		t.Helper()

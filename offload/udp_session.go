@@ -28,8 +28,8 @@ type session struct {
 	next, prev *session
 }
 
-// newSession makes the session of a key over a mapping. After an error the mapping is closed, unless
-// another session uses it.
+// newSession makes the session of a key over a mapping. After an error the mapping is closed,
+// unless another session uses it.
 func (u *udp) newSession(o *mapping, key sessionKey, l state) (*session, error) {
 	f, err := u.downstreamOf(key)
 	if err != nil {
@@ -123,8 +123,8 @@ func (u *udp) releaseDownstream(f *downstream) {
 	u.sockets--
 }
 
-// watchNew adds new downstream sockets to the loop. It is called late, so that datagrams received by
-// the listener before the socket existed are sent first.
+// watchNew adds new downstream sockets to the loop. It is called late, so that datagrams received
+// by the listener before the socket existed are sent first.
 func (u *udp) watchNew() {
 	for i, f := range u.unwatched {
 		u.unwatched[i] = nil
@@ -152,8 +152,8 @@ func (f *downstream) descriptor() int { return f.fd }
 func (f *downstream) gone() bool      { return f.closed }
 func (f *downstream) turn() func()    { return f.next }
 
-// forward sends n datagrams of the inbox to the wire. Consecutive datagrams of one endpoint are sent
-// together.
+// forward sends n datagrams of the inbox to the wire. Consecutive datagrams of one endpoint are
+// sent together.
 func (f *downstream) forward(n int) {
 	u := f.u
 	var now *mapping

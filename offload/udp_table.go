@@ -136,8 +136,8 @@ func (f *session) unlink() {
 	f.next, f.prev = nil, nil
 }
 
-// socketsFor returns the maximum number of sockets: a sixteenth of the card's memory, at 4 KiB for a
-// socket with its file, its epoll entry and our struct. Each mapping has one, and each remote. In
+// socketsFor returns the maximum number of sockets: a sixteenth of the card's memory, at 4 KiB for
+// a socket with its file, its epoll entry and our struct. Each mapping has one, and each remote. In
 // 256 MiB that is 4096: as many resolvers that query one server, or one program with as many peers.
 func socketsFor(memory uint64, descriptors uint64) int {
 	n := min(memory/16/4096, descriptors/4)

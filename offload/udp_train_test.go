@@ -38,8 +38,8 @@ func sendTrain(t *testing.T, c *net.UDPConn, to netip.AddrPort, size, count int)
 	}
 }
 
-// TestUDPTrains: a train of datagrams stays datagrams, to the wire and to the
-// host, also where the wire needs fragments of each.
+// TestUDPTrains: the datagrams of a train stay separate, to the wire and to the host, also when the
+// wire needs fragments of each.
 func TestUDPTrains(t *testing.T) {
 	r := newTrial(t, Config{})
 	for _, c := range []struct {
@@ -86,7 +86,7 @@ func readTrain(t *testing.T, c *net.UDPConn, size, count int) (from netip.AddrPo
 	return from
 }
 
-// TestUDPNothingAllocated for a datagram: eight, there and back.
+// TestUDPNothingAllocated: no allocation for eight datagrams, received and sent.
 func TestUDPNothingAllocated(t *testing.T) {
 	if n := testing.AllocsPerRun(100, passBatch(t)); n != 0 {
 		t.Errorf("%.1f allocations for 8 datagrams", n)

@@ -113,8 +113,9 @@ func (l *Loop) deliver(events []unix.EpollEvent) {
 	}
 }
 
-// wait waits for events. The alarm wakes it in time for the timers. It first waits for a millisecond
-// without notifying Go's scheduler: under traffic the next event comes sooner than that.
+// wait waits for events. The alarm wakes it in time for the timers. It first waits for a
+// millisecond without notifying Go's scheduler: under traffic the next event comes sooner than
+// that.
 func (l *Loop) wait(events []unix.EpollEvent) (int, error) {
 	n, err := raw.EpollWait(l.epoll, events, len(l.turns) == 0)
 	if n != 0 || len(l.turns) > 0 {
@@ -158,8 +159,8 @@ func (l *Loop) Stop() {
 	l.Discard()
 }
 
-// ring wakes the loop. It is called with mu held, and last by Stop: after that the bell's descriptor
-// number may belong to another file, which would receive the bytes.
+// ring wakes the loop. It is called with mu held, and last by Stop: after that the bell's
+// descriptor number may belong to another file, which would receive the bytes.
 func (l *Loop) ring() {
 	one := [8]byte{1}
 	_, _ = unix.Write(l.bell, one[:]) // EAGAIN: a wakeup is pending already

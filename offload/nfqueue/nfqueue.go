@@ -40,8 +40,9 @@ const (
 	maxHeld = 8192
 )
 
-// Open binds a queue by its number. held is called for each packet, lost when the kernel had no room
-// for a packet's message. Open fails with EBUSY or EPERM when another program has bound the queue.
+// Open binds a queue by its number. held is called for each packet, lost when the kernel had no
+// room for a packet's message. Open fails with EBUSY or EPERM when another program has bound the
+// queue.
 func Open(number uint16, held func(Packet), lost func()) (*Queue, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
 	if err != nil {
