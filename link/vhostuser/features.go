@@ -36,10 +36,10 @@ const (
 	protoStatus      = 1 << 16
 )
 
-// offered is what this back end offers. Not among it, on purpose:
-// INBAND_NOTIFICATIONS and BACKEND_REQ (nothing here needs a channel back),
-// INFLIGHT_SHMFD (a ring whose heads are completed in order recovers from
-// memory), LOG_SHMFD (a card does not migrate). MQ only where there is more
+// offered is what this back end offers. It omits on purpose:
+// INBAND_NOTIFICATIONS and BACKEND_REQ (the back end needs no channel to the front
+// end), INFLIGHT_SHMFD (a ring whose heads are completed in order recovers from
+// memory), LOG_SHMFD (a card does not migrate). MQ is offered only with more
 // than one pair.
 func offered(pairs int) uint64 {
 	const always = protoReplyAck | protoNetMTU | protoConfig | protoResetDevice | protoMemSlots | protoStatus
@@ -49,9 +49,9 @@ func offered(pairs int) uint64 {
 	return always
 }
 
-// rings is how many rings a device has: two a pair, and with several pairs one
-// for control, which is the last (virtio 1.2 section 5.1.2). QEMU keeps that to
-// itself.
+// rings is the number of rings of a device: two per pair, and with several pairs one
+// for control, which is the last (virtio 1.2 section 5.1.2). QEMU serves the control
+// ring itself.
 func rings(pairs int) int {
 	if pairs > 1 {
 		return 2*pairs + 1
@@ -59,9 +59,9 @@ func rings(pairs int) int {
 	return 2
 }
 
-// countsRings are the protocol features of User-Mode Linux among those that are
-// offered. It and crosvm, which take these, read GET_QUEUE_NUM as a number of
-// rings, with the control ring; QEMU, which takes more, as one of queue pairs.
+// countsRings are the offered protocol features that User-Mode Linux accepts. It and
+// crosvm, which accept these, read GET_QUEUE_NUM as the number of rings, with the
+// control ring. QEMU, which accepts more, reads it as the number of queue pairs.
 const countsRings = protoMQ | protoReplyAck | protoConfig
 
 // queueNum is the answer to GET_QUEUE_NUM.
@@ -72,5 +72,5 @@ func queueNum(protocol uint64, pairs int) uint64 {
 	return uint64(pairs)
 }
 
-// maxMemSlots is how many memory regions a front end may have in all.
+// maxMemSlots is the most memory regions that a front end may have.
 const maxMemSlots = 64

@@ -49,8 +49,8 @@ func (s *session) setMemTable(m *message) error {
 	return nil
 }
 
-// addMemReg adds one region (after 8 bytes of padding). QEMU 7.2 adds each one
-// once more for every further queue pair, and takes it away as often.
+// addMemReg adds one region (after 8 bytes of padding). QEMU 7.2 adds each region
+// again for every further queue pair, and removes it as often.
 func (s *session) addMemReg(m *message) error {
 	if len(m.payload) < 8+regionLen || len(m.files) != 1 {
 		return fmt.Errorf("%w: ADD_MEM_REG of %d bytes with %d descriptors", ErrMessage, len(m.payload), len(m.files))
@@ -73,8 +73,8 @@ func (s *session) addMemReg(m *message) error {
 	return nil
 }
 
-// remMemReg takes one region out. Front ends pass a descriptor with it, which
-// means nothing and is closed with the message.
+// remMemReg removes one region. Front ends pass a descriptor with it, which
+// has no meaning and is closed with the message.
 func (s *session) remMemReg(m *message) error {
 	if len(m.payload) < 8+regionLen {
 		return fmt.Errorf("%w: REM_MEM_REG of %d bytes", ErrMessage, len(m.payload))
@@ -97,8 +97,8 @@ func (s *session) remMemReg(m *message) error {
 	return nil
 }
 
-// find is the place of a region in the table, -1 if it is not there. REM_MEM_REG
-// need not name the offset.
+// find returns the index of a region in the table, -1 if it is not there. It ignores
+// the offset, which REM_MEM_REG may leave out.
 func (s *session) find(r Region) int {
 	for i, have := range s.table {
 		if have.Guest == r.Guest && have.User == r.User && have.Size == r.Size {

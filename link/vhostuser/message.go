@@ -1,6 +1,6 @@
 // Package vhostuser is the back end's side of the vhost-user conversation
-// (QEMU docs/interop/vhost-user.rst) for a virtio-net device. It speaks; what
-// moves packets is a Device.
+// (QEMU docs/interop/vhost-user.rst) for a virtio-net device. It handles the
+// protocol. A Device moves the packets.
 package vhostuser
 
 import (
@@ -27,7 +27,7 @@ import (
 // in the host's byte order, with up to 8 descriptors beside the first byte.
 const (
 	headerLen  = 12
-	maxPayload = 4096 // the largest we know is the configuration space, 268
+	maxPayload = 4096 // the largest known is the configuration space, 268
 	maxFiles   = 8    // VHOST_MEMORY_BASELINE_NREGIONS
 
 	flagVersion   = 0x1
@@ -70,7 +70,7 @@ const (
 	GetStatus           Request = 40
 )
 
-// ErrMessage says that a message breaks the protocol: the conversation ends.
+// ErrMessage reports that a message breaks the protocol. It ends the conversation.
 var ErrMessage = errors.New("malformed vhost-user message")
 
 // message is one message with the descriptors that came with it.
@@ -90,7 +90,7 @@ func (m *message) closeFiles() {
 	m.files = nil
 }
 
-// take hands the first descriptor over to the caller, nil if there is none.
+// take moves the first descriptor to the caller. It returns nil if there is none.
 func (m *message) take() *os.File {
 	if len(m.files) == 0 {
 		return nil
@@ -100,9 +100,9 @@ func (m *message) take() *os.File {
 	return f
 }
 
-// patience is how long the rest of a message may take to come, and an answer to
-// be fetched. A front end may stay silent without limit, but no other is served
-// while it hangs amid a message.
+// patience is how long the rest of a message may take to arrive, and an answer to
+// be fetched. A front end may stay silent between messages without limit. But one
+// that stalls within a message keeps other front ends from being served.
 const patience = 10 * time.Second
 
 // receive reads one message into buf's memory, which is maxPayload long.
@@ -129,7 +129,7 @@ func receive(c *net.UnixConn, buf []byte, patience time.Duration) (*message, err
 		err = m.decode(head[:], buf, c)
 	}
 	if n > 0 && errors.Is(err, io.EOF) {
-		// Only between two messages is the end a proper one.
+		// A connection may end only between two messages.
 		err = fmt.Errorf("%w: it ends within a message", ErrMessage)
 	}
 	if err != nil {
@@ -139,7 +139,7 @@ func receive(c *net.UnixConn, buf []byte, patience time.Duration) (*message, err
 	return m, nil
 }
 
-// decode takes the header apart and reads the payload.
+// decode decodes the header and reads the payload.
 func (m *message) decode(head, buf []byte, r io.Reader) error {
 	m.request = Request(binary.NativeEndian.Uint32(head))
 	m.flags = binary.NativeEndian.Uint32(head[4:])
@@ -157,7 +157,7 @@ func (m *message) decode(head, buf []byte, r io.Reader) error {
 	return nil
 }
 
-// files makes files of the descriptors in ancillary data; also when the read
+// files makes files of the descriptors in ancillary data, also when the read
 // failed, so that they can be closed.
 func files(oob []byte, err error) ([]*os.File, error) {
 	var out []*os.File
@@ -179,9 +179,10 @@ func files(oob []byte, err error) ([]*os.File, error) {
 	return out, err
 }
 
-// unpolled makes a file of a descriptor without Go's poller watching it. os.NewFile has one watched that
-// does not block, as QEMU's eventfds: each kick and each call would wake this process. So the file is
-// made of a placeholder, which blocks, and the descriptor put in its place. It is closed on an error.
+// unpolled makes a file of a descriptor that Go's poller does not watch. os.NewFile has the poller
+// watch a non-blocking descriptor, such as QEMU's eventfds, and each kick and each call would wake
+// this process. So unpolled makes the file of a blocking placeholder and replaces that with the
+// descriptor. It closes the descriptor on an error.
 func unpolled(fd int) (*os.File, error) {
 	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0); err == nil && flags&unix.O_NONBLOCK == 0 {
 		return os.NewFile(uintptr(fd), "vhost-user"), nil

@@ -8,14 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// notifier checks a kick, call or error descriptor, and returns the file to use in its place. It is an
-// eventfd; a call descriptor may be a pipe or a unix socket, too (User-Mode Linux, which is called by
-// signals, has a socket pair). Nothing else: O_NONBLOCK means nothing on a file, and a write to one on a
-// disk or on a file system that some program serves takes as long as that likes; an epoll descriptor
-// among others is no less strange. The file is looked at by its name, which asks no file system.
+// notifier checks a kick, call or error descriptor, and returns the file to use in its place. The
+// descriptor must be an eventfd. A call descriptor may also be a pipe or a unix socket (User-Mode
+// Linux, which is called by signals, has a socket pair). Every other kind is refused. O_NONBLOCK
+// has no effect on a regular file, and a write to one on a disk or on a file system in user space
+// may take without limit. An epoll descriptor, for example, is as unsuitable. notifier checks the
+// name of the file, which involves no file system.
 //
-// O_NONBLOCK belongs to the open file, which the front end shares and may change again. So a pipe is
-// opened anew. A socket and an eventfd cannot be. f is closed where it is not returned, and may be nil.
+// O_NONBLOCK belongs to the open file, which the front end shares and may change again. So notifier
+// reopens a pipe. A socket and an eventfd cannot be reopened. notifier closes f unless it returns
+// f. f may be nil.
 func notifier(f *os.File, call bool) (*os.File, error) {
 	if f == nil {
 		return nil, nil

@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// Region is one piece of the card's memory as the front end names it.
+// Region is one piece of the card's memory as the front end describes it.
 // All numbers are bytes.
 type Region struct {
 	Guest, User, Size, Offset uint64
 	File                      *os.File `json:"-"` // owned by the session; valid until it is taken out of the table
-	again                     int      // times that it was added once more
+	again                     int      // how often it was added again
 }
 
 // Ring is a ring that can start: its addresses and its notifiers.
@@ -27,8 +27,8 @@ type Ring struct {
 	Enabled           bool
 }
 
-// Device moves the packets. The session calls it from one goroutine. What a
-// call is given stays valid until a later call changes it.
+// Device moves the packets. The session calls it from one goroutine. The
+// arguments of a call stay valid until a later call replaces them.
 type Device interface {
 	// Features are the virtio feature bits that the device offers.
 	Features() uint64
@@ -36,18 +36,18 @@ type Device interface {
 	Pairs() int
 	// Config is the device's configuration space, virtio 1.2 section 5.1.4.
 	Config() []byte
-	// SetMTU refuses an MTU that the device cannot do.
+	// SetMTU refuses an MTU that the device does not support.
 	SetMTU(mtu uint64) error
-	// SetFeatures tells what the driver took; every ring is stopped.
+	// SetFeatures sets the features that the driver accepted. Every ring is stopped.
 	SetFeatures(features uint64) error
 	// SetMemory replaces the memory table, also while rings run.
 	SetMemory(table []Region) error
-	// StartRing starts ring i (2n receives, 2n+1 transmits, as the card
-	// sees it, and the last one controls where there are several pairs), or
-	// starts it anew where its descriptors changed.
+	// StartRing starts ring i, or updates the descriptors of a running one.
+	// From the card's side ring 2n receives and 2n+1 transmits. With several
+	// pairs the last ring is for control.
 	StartRing(i int, r Ring) error
-	// StopRing stops ring i and returns the next avail index to take. No
-	// access to the ring's memory happens after it returned.
+	// StopRing stops ring i and returns the next avail index to take. The
+	// device does not access the ring's memory after StopRing has returned.
 	StopRing(i int) (base uint16, err error)
 	// EnableRing switches a started ring's traffic on or off.
 	EnableRing(i int, on bool) error
@@ -55,9 +55,9 @@ type Device interface {
 	Reset()
 }
 
-// Serve holds one conversation until the front end hangs up (nil) or breaks
-// the protocol. It closes every descriptor that the front end passed and
-// leaves the device reset. The connection stays the caller's.
+// Serve serves one front end until it hangs up (nil) or breaks the protocol. It
+// closes every descriptor that the front end passed and leaves the device reset.
+// The caller keeps ownership of the connection.
 func Serve(c *net.UnixConn, dev Device) error { return serve(c, dev, patience) }
 
 func serve(c *net.UnixConn, dev Device, patience time.Duration) error {
@@ -80,16 +80,16 @@ func serve(c *net.UnixConn, dev Device, patience time.Duration) error {
 	}
 }
 
-// ring is what the front end has said of one ring.
+// ring is the state of one ring as the front end has set it.
 type ring struct {
 	Ring
-	placed  bool // SET_VRING_ADDR came
+	placed  bool // SET_VRING_ADDR was received
 	started bool
 }
 
 type session struct {
 	conn     *net.UnixConn
-	patience time.Duration // with a message or an answer that is under way
+	patience time.Duration // with a message or an answer in progress
 	dev      Device
 	features uint64
 	protocol uint64
@@ -98,7 +98,7 @@ type session struct {
 	rings    []ring
 }
 
-// end gives everything back.
+// end resets the device and closes every descriptor of the front end.
 func (s *session) end() {
 	s.dev.Reset()
 	for i := range s.rings {
@@ -115,7 +115,7 @@ func (r *ring) close() {
 	}
 }
 
-// replace closes the old file, if any, and puts the new one in its place.
+// replace closes the old file, if any, and stores the new one.
 func replace(old **os.File, f *os.File) {
 	closeFile(*old)
 	*old = f
@@ -127,10 +127,10 @@ func closeFile(f *os.File) {
 	}
 }
 
-// answer does one message, and replies where a reply is due: with the value
-// that the request asks for, or with 0 or 1 where the front end wants to know
-// how it went. A request that fails without a way to say so ends the
-// conversation, since front end and back end no longer agree.
+// answer executes one message and sends the reply, if there is one: the value that
+// the request reads, or 0 or 1 if the front end wants an acknowledgement. A request
+// that fails and has no reply ends the conversation, since front end and back end
+// no longer agree.
 func (s *session) answer(m *message) error {
 	value, err := s.do(m)
 	if errors.Is(err, ErrMessage) {
@@ -159,7 +159,7 @@ func (s *session) reply(request Request, payload []byte) error {
 
 var errUnknown = errors.New("unknown vhost-user request")
 
-// do does one message and returns the payload of its reply, nil for none.
+// do executes one message and returns the payload of its reply, nil for none.
 func (s *session) do(m *message) ([]byte, error) {
 	switch m.request {
 	case GetFeatures:
@@ -177,9 +177,8 @@ func (s *session) do(m *message) ([]byte, error) {
 	case GetVringBase:
 		return s.getVringBase(m)
 	case SetOwner, SendRARP, SetConfig:
-		// Nothing to do: one front end owns the device, there is no
-		// switch to tell of an address, and nothing in the
-		// configuration space can be written.
+		// No effect: one front end owns the device, no switch needs
+		// the address, and the configuration space is read-only.
 		return nil, nil
 	case ResetOwner, ResetDevice:
 		return nil, s.reset()
@@ -199,7 +198,7 @@ func (s *session) do(m *message) ([]byte, error) {
 	return nil, s.setValue(m)
 }
 
-// setValue does the requests whose payload is one number.
+// setValue executes the requests whose payload is one number.
 func (s *session) setValue(m *message) error {
 	v, err := m.u64()
 	if err != nil {
@@ -230,8 +229,8 @@ func (s *session) setFeatures(v uint64) error {
 	if offered := s.dev.Features() | ProtocolFeature; v&^offered != 0 {
 		return fmt.Errorf("%w: features %#x, offered %#x", ErrMessage, v, offered)
 	}
-	// Front ends repeat this with a bit for logging or the same bits while
-	// rings run: only a change stops anything.
+	// Front ends repeat this request while rings run, with a bit for logging
+	// or the same bits. Only a change stops rings.
 	if v == s.features {
 		return nil
 	}
@@ -247,7 +246,7 @@ func (s *session) setFeatures(v uint64) error {
 	return nil
 }
 
-// reset stops every ring and keeps the memory: the front end has not taken it
+// reset stops every ring and keeps the memory, which the front end has not taken
 // back (RESET_DEVICE, and status 0 written by the driver).
 func (s *session) reset() error {
 	for i := range s.rings {
@@ -260,7 +259,7 @@ func (s *session) reset() error {
 	return nil
 }
 
-// u64 is the payload of a message that has just a number.
+// u64 returns the payload of a message that is one number.
 func (m *message) u64() (uint64, error) {
 	if len(m.payload) < 8 {
 		return 0, fmt.Errorf("%w: request %d of %d bytes, want 8", ErrMessage, m.request, len(m.payload))

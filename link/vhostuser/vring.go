@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// index finds the ring that a message is about.
+// index checks and returns the index of the ring that a message names.
 func (s *session) index(m *message, v uint32) (int, error) {
 	if uint64(v) >= uint64(len(s.rings)) {
 		return 0, fmt.Errorf("%w: request %d for ring %d of %d", ErrMessage, m.request, v, len(s.rings))
@@ -13,7 +13,7 @@ func (s *session) index(m *message, v uint32) (int, error) {
 	return int(v), nil
 }
 
-// state takes a vring state apart: ring and number, 4 bytes each.
+// state decodes a vring state: ring and number, 4 bytes each.
 func (s *session) state(m *message) (i int, v uint32, err error) {
 	if len(m.payload) < 8 {
 		return 0, 0, fmt.Errorf("%w: request %d of %d bytes, want 8", ErrMessage, m.request, len(m.payload))
@@ -22,8 +22,8 @@ func (s *session) state(m *message) (i int, v uint32, err error) {
 	return i, binary.NativeEndian.Uint32(m.payload[4:]), err
 }
 
-// setVringState does SET_VRING_NUM, SET_VRING_BASE and SET_VRING_ENABLE. Size
-// and base are refused while the ring runs (CVE-2026-86565).
+// setVringState executes SET_VRING_NUM, SET_VRING_BASE and SET_VRING_ENABLE. It
+// refuses size and base while the ring runs (CVE-2026-86565).
 func (s *session) setVringState(m *message) error {
 	i, v, err := s.state(m)
 	if err != nil {
@@ -78,9 +78,9 @@ func (s *session) setVringAddr(m *message) error {
 	return nil
 }
 
-// setVringFile takes a kick, call or error descriptor. Bit 8 says that there
-// is none: fine for call and error (the front end polls), not for kick, since
-// no pump polls a ring forever.
+// setVringFile takes a kick, call or error descriptor. Bit 8 means that there
+// is none. That is valid for call and error (the front end polls). It is refused
+// for kick, since no pump polls a ring without limit.
 func (s *session) setVringFile(m *message) error {
 	v, err := m.u64()
 	if err != nil {
@@ -112,8 +112,8 @@ func (s *session) setVringFile(m *message) error {
 			return fmt.Errorf("%w: ring %d without a kick descriptor: polling is not supported", ErrMessage, i)
 		}
 	}
-	// The device has the old one until it is told of the new one: it may pass
-	// it to another pump at any time.
+	// The device uses the old descriptor until start passes the new one, and may
+	// hand it to another pump at any time. So it is closed only afterwards.
 	defer closeFile(*slot)
 	*slot = f
 	if !r.started && m.request != SetVringKick {
@@ -122,9 +122,9 @@ func (s *session) setVringFile(m *message) error {
 	return s.start(i)
 }
 
-// start starts a ring, or tells the device of its new descriptors. By the
-// specification a ring starts at its first kick; like others we look at once,
-// because a front end that connects anew has guests that wait already.
+// start starts a ring, or passes its new descriptors to the device. By the
+// specification a ring starts at its first kick. Like other back ends this one
+// polls the ring at once, because after a reconnect a guest may be waiting already.
 func (s *session) start(i int) error {
 	r := &s.rings[i]
 	if r.Size == 0 || !r.placed {
@@ -141,7 +141,7 @@ func (s *session) start(i int) error {
 	return nil
 }
 
-// stop stops a ring if it runs, and remembers where it was.
+// stop stops a ring if it runs, and stores its position.
 func (s *session) stop(i int) error {
 	r := &s.rings[i]
 	if !r.started {
@@ -155,7 +155,7 @@ func (s *session) stop(i int) error {
 	return nil
 }
 
-// getVringBase stops a ring and says where it was.
+// getVringBase stops a ring and returns its position.
 func (s *session) getVringBase(m *message) ([]byte, error) {
 	i, _, err := s.state(m)
 	if err != nil {
