@@ -289,7 +289,8 @@ var forwarderCases = []forwarderCase{
 		startScripted(t, net+".2", true, func(n int, network string, q *dns.Msg) [][]byte {
 			wire := from("192.0.2.2")(n, network, q)[0]
 			wire[11] = 1                                                         // ARCOUNT
-			return [][]byte{append(wire, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 9, 1, 2)} // an A record of 9 bytes, 2 there
+			// An A record of 9 bytes, of which 2 are there.
+			return [][]byte{append(wire, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 9, 1, 2)}
 		})
 		wire := s.raw("udp", question("odd.example."))
 		if rcode, answers := wire[3]&15, binary.BigEndian.Uint16(wire[6:]); rcode != 0 || answers != 1 {

@@ -12,7 +12,7 @@ import (
 
 const (
 	dnsConnections = 64               // over TCP at once; further ones wait in the kernel
-	dnsPipeline    = 16               // questions at once on one connection (RFC 7766, section 6.2.1)
+	dnsPipeline    = 16               // concurrent queries on one connection (RFC 7766, 6.2.1)
 	dnsIdle        = 10 * time.Second // of a connection, until its next question
 )
 

@@ -71,7 +71,8 @@ func input(t nft.Table, r rules) {
 		c.Add(from, nft.Protocol(unix.IPPROTO_ICMP), nft.Accept)
 		c.Add(from, nft.Protocol(unix.IPPROTO_ICMPV6), nft.Accept)
 		c.Add(from, udp, nft.Ports(67, 68), nft.Accept)
-		c.Add(from, udp, nft.Ports(547, 546), nft.Accept) // DHCPv6; its answers are to a multicast question
+		// DHCPv6: the reply to a multicast request.
+		c.Add(from, udp, nft.Ports(547, 546), nft.Accept)
 		if r.mdns {
 			multicast := nft.Meta(expr.MetaKeyPKTTYPE, unix.PACKET_MULTICAST)
 			c.Add(from, multicast, udp, nft.Ports(mdnsPort, mdnsPort), nft.Accept)

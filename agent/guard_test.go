@@ -70,7 +70,8 @@ func TestAdvertisedLink(t *testing.T) {
 			}
 			_ = pc.SetMulticastHopLimit(255)
 			cm := &ipv6.ControlMessage{HopLimit: 255, IfIndex: dev.Index}
-			_, _ = pc.WriteTo(ra, cm, &net.IPAddr{IP: net.IPv6linklocalallnodes, Zone: "srv"}) // no address yet: again
+			// This fails while srv has no address; the loop tries again.
+			_, _ = pc.WriteTo(ra, cm, &net.IPAddr{IP: net.IPv6linklocalallnodes, Zone: "srv"})
 			return nil
 		})
 		time.Sleep(100 * time.Millisecond)

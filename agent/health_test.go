@@ -33,7 +33,7 @@ func TestDNSHealth(t *testing.T) {
 		want            health
 	}{
 		"known":             {some, true, false, healthy},
-		"nobody asks":       {nil, false, false, healthy},
+		"no question":       {nil, false, false, healthy},
 		"port may bring it": {nil, true, true, starting},
 		"none":              {nil, true, false, degraded},
 	} {

@@ -18,7 +18,8 @@ import (
 func rawAdvertisement() []byte {
 	p := []byte{
 		icmpRouterAdvertisement, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0,
-		3, 4, 64, 0xc0, 0, 1, 0x51, 0x80, 0, 1, 0x51, 0x80, 0, 0, 0, 0, // prefix information, RFC 4861, section 4.6.2
+		// Prefix information (RFC 4861, section 4.6.2).
+		3, 4, 64, 0xc0, 0, 1, 0x51, 0x80, 0, 1, 0x51, 0x80, 0, 0, 0, 0,
 	}
 	p = append(p, netip.MustParseAddr("2001:db8:1::").AsSlice()...)
 	p = append(p, optRDNSS, 3, 0, 0, 0, 0, 0x02, 0x58) // 600 s

@@ -38,7 +38,7 @@ func TestResolvConfIsPutBack(t *testing.T) {
 				t.Errorf("in between: %q", got)
 			}
 			if kind == "changed" {
-				if err := os.WriteFile(path, []byte("somebody else's"), 0o600); err != nil {
+				if err := os.WriteFile(path, []byte("another program's"), 0o600); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -60,7 +60,7 @@ func checkRestored(t *testing.T, kind, path string) {
 	fi, err := os.Lstat(path)
 	switch {
 	case kind == "file" && (string(data) != "nameserver 192.0.2.1\n" || fi.Mode().Perm() != 0o640),
-		kind == "changed" && string(data) != "somebody else's",
+		kind == "changed" && string(data) != "another program's",
 		kind == "link" && target != "elsewhere",
 		kind == "absent" && err == nil:
 		t.Errorf("afterwards: %q, link %q, %v", data, target, err)

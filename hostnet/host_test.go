@@ -196,7 +196,8 @@ func TestHostPorts(t *testing.T) {
 	h.passt = untested
 	bridge := &netlink.Bridge{LinkAttrs: netlink.NewLinkAttrs()}
 	bridge.Name = "br0"
-	lower := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "peer7"} // not every kernel has dummies
+	// A veth, because not every kernel has dummies.
+	lower := &netlink.Veth{LinkAttrs: netlink.NewLinkAttrs(), PeerName: "peer7"}
 	lower.Name, lower.HardwareAddr = "eth7", net.HardwareAddr{0xf2, 0xff, 0xff, 0xff, 0xff, 0xff}
 	for _, l := range []netlink.Link{bridge, lower} {
 		if err := netlink.LinkAdd(l); err != nil {
@@ -285,9 +286,8 @@ func TestHostExecNamespace(t *testing.T) {
 	if att.Interface != "toe0" || len(att.Files) != 1 || netdev.Exists("toe0") {
 		t.Errorf("interface %s, %d queues; it must not be in this namespace", att.Interface, len(att.Files))
 	}
-	// The namespace's own address is reached by way of its loopback: nobody
-	// listens, and that is the answer. The card's leads into the TUN, where
-	// nobody answers.
+	// The namespace's own address is reached through its loopback. No socket listens there, so the
+	// connection is refused. The card's address leads into the TUN, where there is no answer.
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
 	_, err := att.Dial(context.Background(), "tcp", net.JoinHostPort(addrs.HostAddrs()[0].String(), "9"))

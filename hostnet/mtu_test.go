@@ -35,7 +35,8 @@ func TestHostLocksThePathMTU(t *testing.T) {
 	}
 	_, addrs, att := testLink(t, "", 1)
 	ipShow(t, "route", "add", "default", "via", addrs.CardAddrs()[0].String(), "proto", strconv.Itoa(netdev.RouteProtocol))
-	ipShow(t, "route", "add", "198.51.100.0/24", "via", addrs.CardAddrs()[0].String()) // an administrator's own
+	// A route of the administrator.
+	ipShow(t, "route", "add", "198.51.100.0/24", "via", addrs.CardAddrs()[0].String())
 	ipShow(t, "link", "set", "lo", "up")
 	ipShow(t, "route", "add", "198.18.0.0/15", "dev", "lo")
 	before := ipShow(t, "route", "show")

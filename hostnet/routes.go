@@ -64,7 +64,8 @@ func delRoutes(family, index, table int, to netip.Prefix) error {
 			continue
 		}
 		err := netlink.RouteDel(&r)
-		if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) { // gone is gone
+		// ESRCH and ENODEV: the route is gone already.
+		if err != nil && !errors.Is(err, unix.ESRCH) && !errors.Is(err, unix.ENODEV) {
 			errs = append(errs, fmt.Errorf("remove route %s of table %d: %w", to, table, err))
 		}
 	}

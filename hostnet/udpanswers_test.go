@@ -197,7 +197,7 @@ func udpPacket(from, to netip.AddrPort, data []byte) []byte {
 	return append(ip, udp...)
 }
 
-// checksum is 0 where the checksum of a UDP packet is right (RFC 1071).
+// checksum returns 0 if the checksum of a UDP packet is correct (RFC 1071).
 func checksum(src, dst netip.Addr, udp []byte) uint16 {
 	return ^fold(pseudo(src, dst, udp) + sum16(udp))
 }

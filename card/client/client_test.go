@@ -39,8 +39,8 @@ func TestTwoRemoveACard(t *testing.T) {
 	}
 }
 
-// A socket in a folder that others may write to is not talked to: whoever put
-// it there would tell toe exec where to go.
+// A socket in a directory that other users can write to is refused: its owner would decide where
+// toe exec connects to.
 func TestSocketOfSomebodyElseIsRefused(t *testing.T) {
 	c := storetest.Card(t, "")
 	if err := c.Paths.MakeRuntime(); err != nil {
@@ -83,7 +83,7 @@ func TestSupervisorThatDoesNotAnswerIsNamed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Release()
-	socket, err := net.Listen("unix", c.Paths.Socket()) // and nobody accepts
+	socket, err := net.Listen("unix", c.Paths.Socket()) // no process accepts
 	if err != nil {
 		t.Fatal(err)
 	}

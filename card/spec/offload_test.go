@@ -99,7 +99,7 @@ func TestOffloadMistakes(t *testing.T) {
 			}
 		})
 	}
-	// The same port of two protocols, and the link's own address, are right.
+	// The same port of two protocols and the link's own address are valid.
 	for _, text := range []string{
 		e + "publish: [{port: 80}, {port: 80, protocol: udp}]\n",
 		e + "link: {ipv4: 10.9.0.0/31}\npublish: [{port: 80, to: 10.9.0.0:8080}]\n",

@@ -76,7 +76,7 @@ type decoder struct {
 	file     string
 	lines    map[string]int
 	problems []string
-	zeros    []problem // with zeros that stand in the file: an absent value is zero, too, and gets its default
+	zeros    []problem // zeros in the file; an absent value is zero too and gets its default
 }
 
 func (d *decoder) fail(path string, line int, format string, args ...any) {

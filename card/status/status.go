@@ -14,10 +14,10 @@ type State string
 
 // The states of a card.
 const (
-	Stopped  State = "stopped"  // no supervisor, or one that is on its way out
-	Starting State = "starting" // not ready yet, or on its way back after its machine ended
-	Healthy  State = "healthy"  // the agent answers and has nothing to complain about
-	Degraded State = "degraded" // the agent answers and complains, or something on the host is missing
+	Stopped  State = "stopped"  // no supervisor, or one that is exiting
+	Starting State = "starting" // not ready yet, or restarting after its machine ended
+	Healthy  State = "healthy"  // the agent answers and reports no fault
+	Degraded State = "degraded" // the agent reports a fault, or something on the host is missing
 	Failed   State = "failed"   // it did not start, or its supervisor was killed
 )
 
@@ -39,8 +39,8 @@ type Status struct {
 	ReadySeconds  float64  `json:"ready_seconds,omitempty"`
 	Restarts      int      `json:"restarts"`
 	History       []Event  `json:"history"`
-	Killed        bool     `json:"killed,omitempty"` // its supervisor did not end by itself
-	Sequence      uint64   `json:"sequence"`         // grows with each change of state, stage or history
+	Killed        bool     `json:"killed,omitempty"` // the supervisor did not exit by itself
+	Sequence      uint64   `json:"sequence"`         // grows with each new state, stage or event
 }
 
 // Process is a process of the host; 0 when it does not run.
@@ -63,7 +63,7 @@ type Link struct {
 	MTU       int               `json:"mtu"`
 	Host      []netip.Addr      `json:"host"`
 	Card      []netip.Addr      `json:"card"`
-	Namespace bool              `json:"namespace"` // the interface is in the card's own network namespace, for toe exec
+	Namespace bool              `json:"namespace"` // in the card's network namespace, for toe exec
 	PumpPID   int               `json:"pump_pid"`
 	Queues    []link.QueueStats `json:"queues"`
 }
@@ -97,10 +97,10 @@ type Firmware struct {
 	Ignored []string `json:"ignored_keys,omitempty"`
 }
 
-// Event is something that happened to the card.
+// Event is an event of the card.
 type Event struct {
 	Time   time.Time `json:"time"`
-	Device string    `json:"device,omitempty"` // the link or port it happened to; too much of it is counted only
+	Device string    `json:"device,omitempty"` // the link or port; frequent events are only counted
 	Text   string    `json:"text"`
 }
 

@@ -242,7 +242,7 @@ func TestAbandoned(t *testing.T) {
 	}
 }
 
-// A list that somebody has emptied stays empty when the file is read again.
+// An empty list stays empty when the file is read again.
 func TestEmptyListsAreKept(t *testing.T) {
 	c := testCard(t, "ports: [{name: wan, addresses: []}]\n")
 	again, err := c.Dirs.Open(c.Name)

@@ -70,7 +70,8 @@ func TestApplyThatCannotBeSaved(t *testing.T) {
 	if err := os.Remove(r.c.Paths.Spec()); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.MkdirAll(filepath.Join(r.c.Paths.Spec(), "full"), 0o700); err != nil { // nothing can be renamed to it
+	// A rename to a directory that is not empty fails.
+	if err := os.MkdirAll(filepath.Join(r.c.Paths.Spec(), "full"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := client.New(r.c).Apply(t.Context(), resolver(t, "192.0.2.53")); err == nil {

@@ -203,7 +203,8 @@ func (c *console) typed(data []byte) {
 	m := c.machine
 	c.mu.Unlock()
 	if m != nil {
-		_ = m.SetWriteDeadline(time.Now().Add(time.Second)) // a card that does not read its console loses it
+		// Input is dropped if the card does not read its console.
+		_ = m.SetWriteDeadline(time.Now().Add(time.Second))
 		_, _ = m.Write(data)
 	}
 }

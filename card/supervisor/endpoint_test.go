@@ -45,8 +45,8 @@ func (w *scene) fails(step string, err error) {
 	w.fault[step] = err
 }
 
-// TestEndOfAnEndpointEndsItsConnections: with each end of the machine, and
-// at down; a router's connections survive that, and nobody touches them.
+// TestEndOfAnEndpointEndsItsConnections checks that an endpoint's connections end with each end of
+// the machine and at down. A router's connections survive both and are not touched.
 func TestEndOfAnEndpointEndsItsConnections(t *testing.T) {
 	for mode, want := range map[string]bool{"endpoint": true, "router": false} {
 		w := newScene()

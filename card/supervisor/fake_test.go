@@ -85,7 +85,7 @@ func (w *scene) attach(ctx context.Context, name, iface string) (*hostnet.Attach
 	return &hostnet.Attachment{
 		Interface: iface, Seam: true,
 		Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return nil, errors.New("nobody there")
+			return nil, errors.New("no such peer")
 		},
 		Ping: func(ctx context.Context, _ netip.Addr) error { return w.step(ctx, "ping") },
 		Lock: func(ctx context.Context, on bool) error {

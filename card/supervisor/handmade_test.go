@@ -10,7 +10,7 @@ import (
 	"github.com/toe-project/toe/card/store/storetest"
 )
 
-// A card.yaml that somebody has put there is a card: toe@NAME.service starts it.
+// A card.yaml that was written by hand is a card: toe@NAME.service starts it.
 func TestCardMadeByHand(t *testing.T) {
 	dirs := storetest.Dirs(t)
 	p := dirs.Card("edge")

@@ -134,7 +134,8 @@ func TestFirewallIsAskedTwice(t *testing.T) {
 // A supervisor that cannot make its sockets says that it failed, not that it was killed.
 func TestNoSockets(t *testing.T) {
 	c := storetest.Card(t, "")
-	if err := os.MkdirAll(filepath.Join(c.Paths.ConsoleLog()+".1", "full"), 0o700); err != nil { // nothing can be renamed to it
+	// A rename to a directory that is not empty fails.
+	if err := os.MkdirAll(filepath.Join(c.Paths.ConsoleLog()+".1", "full"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(c.Paths.ConsoleLog(), nil, 0o600); err != nil {
@@ -577,7 +578,8 @@ func TestApplyChangesTheCardAndItsFile(t *testing.T) {
 	r := startCard(t, w, storetest.Card(t, ""))
 	r.await("health", inState(status.Healthy))
 	spec, _ := spec.Parse("f", []byte("dns: {servers: [192.0.2.53]}\n"))
-	if _, err := client.New(r.c).Status(context.Background(), 0); err != nil { // the agent has said something just now
+	// The agent has just reported something.
+	if _, err := client.New(r.c).Status(context.Background(), 0); err != nil {
 		t.Fatal(err)
 	}
 	after := healthyReply()

@@ -9,8 +9,8 @@ import (
 	"github.com/toe-project/toe/agent"
 )
 
-// stamp is set by the linker to "toe-agent-version=VERSION;". A build of firmware finds the version in
-// the program by what stands around it, which must not stand there twice (firmware/agent.go).
+// stamp is set by the linker to "toe-agent-version=VERSION;". A build of firmware finds the version
+// in the program by what stands around it, which must not stand there twice (firmware/agent.go).
 var stamp = "devel"
 
 func main() {
@@ -22,7 +22,7 @@ func main() {
 	if os.Getpid() == 1 {
 		agent.Init(version)
 	}
-	if len(os.Args) == 3 && os.Args[1] == "bench-serve" { // toe bench's far end, started through ssh
+	if len(os.Args) == 3 && os.Args[1] == "bench-serve" { // toe bench's far end, through ssh
 		if err := agent.BenchServe(os.Args[2], os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, "toe-agent: bench-serve:", err)
 			os.Exit(1)

@@ -21,8 +21,8 @@ type announced struct {
 	mtu int // bytes
 }
 
-// announce chooses them. A link has one address and one MTU, always. A port has the MTU of its TAP's
-// network, and an address of its own there. Call it when the TAP is open.
+// announce chooses them. A link has one address and one MTU, always. A port has the MTU of its
+// TAP's network, and an address of its own there. Call it when the TAP is open.
 func (f pumpFlags) announce() (announced, error) {
 	if !f.tap {
 		return announced{net.HardwareAddr{2, 't', 'o', 'e', 0, 1}, frame.MaxPacket}, nil
@@ -81,8 +81,8 @@ func (f *pumpFlags) checkAnnounced() error {
 	return nil
 }
 
-// giveMTU gives a TUN the MTU of a link. An interface that may not be changed stays as it is, and the
-// user is told.
+// giveMTU gives a TUN the MTU of a link. An interface that may not be changed stays as it is, and
+// the user is told.
 func giveMTU(iface string, say func(string, ...any)) error {
 	l, err := netlink.LinkByName(iface)
 	if err != nil {

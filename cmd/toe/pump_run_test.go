@@ -296,8 +296,8 @@ func TestPumpPrintsCapabilities(t *testing.T) {
 	}
 }
 
-// Behind a TAP a front end is told the MTU of the TAP and an address of its own: another for each TAP,
-// the same at each start, and what the options say.
+// Behind a TAP a front end is told the MTU of the TAP and an address of its own: another for each
+// TAP, the same at each start, and what the options say.
 func TestPumpAnnouncesTheTAP(t *testing.T) {
 	in := namespace(t)
 	told := func(iface string, mtu int, args ...string) (mac net.HardwareAddr, announced int) {

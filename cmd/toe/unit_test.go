@@ -68,7 +68,7 @@ func TestSystemdTakesTheUnit(t *testing.T) {
 	}
 }
 
-// The service manager is told once, and nobody who is started finds its socket.
+// The service manager is notified once, and child processes do not get its socket.
 func TestReadyIsTold(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "notify")
 	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})

@@ -13,17 +13,17 @@ import (
 	"github.com/toe-project/toe/card/store"
 )
 
-// Abort ends the TCP connections over a link, of the caller's network namespace.
-// Their programs get ECONNABORTED. An endpoint that is gone has taken the other
-// half of a connection with it, and a program that only reads would wait forever.
-// Listening sockets stay, and so do connecting ones, which the next card answers.
-// It needs a kernel with CONFIG_INET_DIAG_DESTROY, such as Debian's.
+// Abort ends the TCP connections over a link in the caller's network namespace. Their programs get
+// ECONNABORTED. The other half of a connection is gone with its endpoint, and a program that only
+// reads would wait without end. Listening sockets stay, and so do connecting ones, which the next
+// card answers. Abort needs a kernel with CONFIG_INET_DIAG_DESTROY, such as Debian's.
 func Abort(a store.LinkAddrs) error {
 	w := wayOf(a)
 	var errs []error
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 		all, err := netlink.SocketDiagTCP(family)
-		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // an interrupted list has nearly all
+		// An interrupted list has nearly all of them.
+		if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
 			errs = append(errs, fmt.Errorf("sock_diag: list of TCP sockets: %w", err))
 			continue
 		}
@@ -44,9 +44,9 @@ func Abort(a store.LinkAddrs) error {
 	return errors.Join(errs[:min(len(errs), 3)]...)
 }
 
-// connected are the states of <net/tcp_states.h> in which the far end knows
-// of a connection.
-var connected = []uint8{1, 4, 5, 8, 9, 11} // ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING
+// connected lists the states of <net/tcp_states.h> in which the far end knows of a connection:
+// ESTABLISHED, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK and CLOSING.
+var connected = []uint8{1, 4, 5, 8, 9, 11}
 
 // destroy ends one socket (SOCK_DESTROY of sock_diag(7)).
 func destroy(s *netlink.Socket) error {

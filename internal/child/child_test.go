@@ -66,7 +66,7 @@ func sessionOf(pid int) (int, error) {
 	return strconv.Atoi(strings.Fields(rest)[3])
 }
 
-// alive says whether a process runs: a zombie that nobody has reaped yet does not.
+// alive reports whether a process runs. A zombie that is not reaped yet does not.
 func alive(pid int) bool {
 	data, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if errors.Is(err, os.ErrNotExist) {

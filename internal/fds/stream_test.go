@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Descriptors come with the bytes they were sent beside, also through a buffer
-// that reads ahead, and none is left open that nobody took.
+// Descriptors arrive with the bytes that they were sent with, even through a buffer that reads
+// ahead. Descriptors that are not taken are closed.
 func TestStream(t *testing.T) {
 	f, err := os.CreateTemp(t.TempDir(), "passed")
 	if err != nil {
