@@ -288,7 +288,7 @@ var forwarderCases = []forwarderCase{
 	{"malformed additional record", 1, func(t *testing.T, net string, s stub) {
 		startScripted(t, net+".2", true, func(n int, network string, q *dns.Msg) [][]byte {
 			wire := from("192.0.2.2")(n, network, q)[0]
-			wire[11] = 1                                                         // ARCOUNT
+			wire[11] = 1 // ARCOUNT
 			// An A record of 9 bytes, of which 2 are there.
 			return [][]byte{append(wire, 0, 0, 1, 0, 1, 0, 0, 0, 0, 0, 9, 1, 2)}
 		})
