@@ -14,10 +14,10 @@ import (
 	"github.com/toe-project/toe/link/frame"
 )
 
-// The pump beside bare system calls, towards the card: the same packets, queued in
-// the TUN before the clock runs, into buffers of the same size and number, of which
-// the driver takes the same pass over the same memory. What counts is the CPU time
-// of whoever reads; ns/packet is the figure to compare, ns/op is the feeder's too.
+// The pump beside bare system calls, towards the card. Both read the same packets,
+// queued in the TUN before the clock runs, into buffers of the same size and number,
+// and the driver makes the same pass over the same memory. The benchmark measures the
+// CPU time of the reader. Compare ns/packet; ns/op includes the feeder.
 
 const (
 	benchQueued = 512 // packets in the TUN

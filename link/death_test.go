@@ -14,8 +14,8 @@ import (
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
-// lingering is a process that lives on for a while after it has hung up, as a killed one does
-// until the kernel comes round to it.
+// lingering is a process that lives on for a while after it has hung up, like a killed process
+// before the kernel ends it.
 type lingering struct {
 	Process
 	dead chan struct{}
@@ -43,7 +43,7 @@ func (l *lingering) isDead() bool {
 }
 
 // A pump that fails an order is killed. It is dead before the front end gets its answer and before
-// another pump starts: what it works on is handed on at those two points.
+// another pump starts, since rings, memory and the host's end are handed on at those two points.
 func TestDeathComesFirst(t *testing.T) {
 	call := func(c *fakecard.Card) error {
 		fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
@@ -96,7 +96,7 @@ func TestDeathComesFirst(t *testing.T) {
 	}
 }
 
-// A front end that hangs up takes its memory away: a pump that does not give it back is dead
+// A front end that hangs up takes its memory back. A pump that does not release it is dead
 // before the next front end is served.
 func TestDeathBeforeNextFrontEnd(t *testing.T) {
 	for _, fails := range []op{opStop, opMemory} {
@@ -135,7 +135,7 @@ func TestDeathBeforeNextFrontEnd(t *testing.T) {
 	}
 }
 
-// A pump that cannot be told how things stand is dead before the next one is tried.
+// A pump that cannot take the wish is dead before the next one is started.
 func TestDeathBeforeNextTry(t *testing.T) {
 	var before *lingering
 	w := newLaunched(t, func(o *Options) {
@@ -152,8 +152,8 @@ func TestDeathBeforeNextTry(t *testing.T) {
 	w.hears(t, "replaced by")
 }
 
-// A pump tells how many queue pairs the driver uses, and dies before anything else is heard of it.
-// The driver does not say it twice.
+// A pump reports how many queue pairs the driver uses, and dies before its next message.
+// The driver does not repeat the number.
 func TestPairsOutliveTheirPump(t *testing.T) {
 	var armed atomic.Bool
 	h := newHost(t, false, 2)
@@ -184,7 +184,8 @@ func TestPairsOutliveTheirPump(t *testing.T) {
 	}
 }
 
-// A killed pump that does not die is waited for, not for ever, and the front end is told no lie.
+// The wait for a killed pump that does not die is bounded. The front end gets an error, not a
+// success.
 func TestDeathThatDoesNotCome(t *testing.T) {
 	never := make(chan struct{})
 	w := newLaunched(t, func(o *Options) {
@@ -204,11 +205,11 @@ func TestDeathThatDoesNotCome(t *testing.T) {
 	defer card.Close()
 	err = card.Enable(0, true)
 	if err == nil {
-		t.Error("done, says the keeper, while a pump that it killed lives")
+		t.Error("the keeper reports success while a pump that it killed is alive")
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("the front end got no answer")
 	}
 	close(never)
-	w.hears(t, "replaced by") // by whoever waits for its death
+	w.hears(t, "replaced by") // by watch
 }

@@ -90,8 +90,8 @@ func TestDrops(t *testing.T) {
 	w.passes(t)
 }
 
-// A packet on the host that is not IP, cannot come out of a TUN but by a
-// packet socket: it is dropped and counted and the next one passes.
+// A packet on the host that is not IP comes out of a TUN only from a packet
+// socket. It is dropped and counted, and the next one passes.
 func TestHostSendsNoIP(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	w.send(t, vnet{}, append([]byte{0x15}, make([]byte, 60)...))
@@ -147,7 +147,7 @@ func TestBadReceiveBuffers(t *testing.T) {
 		}
 	}
 	// A packet that needs several buffers may be lost to a bad one among
-	// them, which is the driver's affair: small ones all pass.
+	// them, which is the driver's fault. Small packets all pass.
 	for range 300 {
 		w.down(t)
 	}
@@ -157,8 +157,8 @@ func TestBadReceiveBuffers(t *testing.T) {
 	}
 }
 
-// A broken ring stops alone: it is counted and told of, its error descriptor
-// signalled; the other direction goes on, and a restart heals it.
+// Only the broken ring stops. It is counted and reported, and its error descriptor
+// is signalled. The other direction goes on, and a restart repairs the ring.
 func TestBrokenRingStopsAlone(t *testing.T) {
 	for name, make := range map[string]func(*fakecard.Ring){
 		"avail index jumps": func(r *fakecard.Ring) { r.SetAvailIdx(r.AvailIdx() + 1000); r.Kick() },
@@ -198,8 +198,8 @@ func TestBrokenRingStopsAlone(t *testing.T) {
 	}
 }
 
-// A pair that is switched off: nothing comes from the host, and what the card
-// sends is consumed and discarded.
+// A disabled pair gets nothing from the host, and packets that the card sends on
+// it are consumed and discarded.
 func TestDisabled(t *testing.T) {
 	w := newWorld(t, worldOptions{card: fakecard.Options{Disabled: true}})
 	_, tx := w.card.Pair(0)
@@ -251,9 +251,8 @@ func TestWindowTooSmall(t *testing.T) {
 	}
 }
 
-// Unbounded work in one turn (CVE-2019-3900): while the card sends frames that
-// are all dropped, as fast as it can, packets towards it and orders come
-// through.
+// Unbounded work in one turn (CVE-2019-3900): the card sends frames as fast as it
+// can, all of them dropped. Packets towards it and orders still get through.
 func TestBoundedTurn(t *testing.T) {
 	w := newWorld(t, worldOptions{process: true, card: fakecard.Options{Size: 1024}})
 	_, tx := w.card.Pair(0)
@@ -282,7 +281,7 @@ func TestBoundedTurn(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if d := time.Since(began); d > 3*time.Second { // an order nobody heeds takes 5 s
+	if d := time.Since(began); d > 3*time.Second { // an unanswered order takes 5 s
 		t.Errorf("10 orders took %s", d)
 	}
 	close(stop)

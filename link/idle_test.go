@@ -31,7 +31,7 @@ func ticks(t *testing.T, pid int) (n int) {
 	return user + system
 }
 
-// idle fails where the pump runs although there is nothing that it could do.
+// idle fails if the pump runs with nothing to do.
 func (w *world) idle(t *testing.T) {
 	t.Helper()
 	time.Sleep(50 * time.Millisecond)
@@ -42,8 +42,8 @@ func (w *world) idle(t *testing.T) {
 	}
 }
 
-// A ring that was out of buffers when it was switched off gets buffers: nobody
-// is to look at them, and the pump sleeps.
+// A ring is out of buffers when it is disabled, and then gets buffers. The pump
+// ignores them and sleeps.
 func TestSwitchedOffWhileStarved(t *testing.T) {
 	w := newWorld(t, worldOptions{process: true, card: fakecard.Options{Size: 32}})
 	packet := fakecard.UDP(hostIP, cardIP, 1, 9, 1500)
@@ -72,8 +72,8 @@ func TestSwitchedOffWhileStarved(t *testing.T) {
 	}
 }
 
-// A socket that takes nothing does not keep the pump awake, and what waits
-// goes on as soon as it takes more, whole and in order.
+// A full socket does not keep the pump awake. Pending frames go out as soon as
+// there is room, whole and in order.
 func TestStreamTakesNothing(t *testing.T) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 	"github.com/toe-project/toe/link/frame"
 )
 
-// puppet is a pump that does nothing but answer, until do says to end. It takes
-// no ring of the number that it refuses.
+// puppet is a pump that only answers, until do ends it. It refuses the ring
+// with the number refused.
 func puppet(orders *os.File, refused int, do func(fd int, o order) bool) (Process, error) {
 	return actor(orders, func(fd int, o order) (string, bool) {
 		if !do(fd, o) {
@@ -60,8 +60,8 @@ func actor(orders *os.File, do func(fd int, o order) (refusal string, stay bool)
 	return p, nil
 }
 
-// newLaunched is a world on a stream socket, whose far end it keeps, with pumps
-// of the test's own making and no card yet.
+// newLaunched makes a world on a stream socket, whose peer it keeps, with pumps
+// that the test supplies and no card yet.
 func newLaunched(t *testing.T, how func(*Options)) *world {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -145,8 +145,8 @@ func TestAnswersThatNobodyAskedFor(t *testing.T) {
 	within(t, 2*time.Second, "Close", func() { w.k.Close() })
 }
 
-// Three pumps in a row end while they are to stop a ring. The conversation is
-// over then; the device is not.
+// Three pumps in a row die during the order to stop a ring. The conversation
+// ends. The device keeps working.
 func TestStopThatNoPumpDoes(t *testing.T) {
 	w := newLaunched(t, func(o *Options) {
 		launcher(o, func(n int32, orders *os.File) (Process, error) {
@@ -162,7 +162,7 @@ func TestStopThatNoPumpDoes(t *testing.T) {
 	}
 	defer card.Close()
 	if _, err := card.Stop(0); err == nil {
-		t.Fatal("a ring was stopped that nobody stopped")
+		t.Fatal("a ring counts as stopped although no pump stopped it")
 	}
 	if err := card.Redial(w.path); err != nil {
 		t.Fatal(err)
@@ -174,9 +174,9 @@ func TestStopThatNoPumpDoes(t *testing.T) {
 	}
 }
 
-// A pump may end between showing the driver what it has done and calling. Its
-// successor calls at once, though there is nothing new to show: a driver whose
-// ring is full would wait for ever.
+// A pump may die between showing the driver used buffers and calling. Its
+// successor calls at once, although there is nothing new to show. Otherwise a
+// driver with a full ring would never wake.
 func TestNewPumpCalls(t *testing.T) {
 	w := newLaunched(t, func(o *Options) { o.Launch = here })
 	card, err := fakecard.Connect(w.path, fakecard.Options{})
@@ -191,8 +191,8 @@ func TestNewPumpCalls(t *testing.T) {
 	w.stat(t, "calls", calls, before+2)
 }
 
-// A ring that the next pump refuses is nowhere any more: its index is not made
-// up when the front end asks for it.
+// A ring that the next pump refuses is lost. The keeper does not make up an
+// index when the front end asks for it.
 func TestStopOfRingThatWasLost(t *testing.T) {
 	w := newLaunched(t, func(o *Options) {
 		launcher(o, func(n int32, orders *os.File) (Process, error) {
@@ -214,7 +214,7 @@ func TestStopOfRingThatWasLost(t *testing.T) {
 	}
 }
 
-// A pump that does not answer keeps nobody from reading the counters.
+// The counters can be read while a pump does not answer.
 func TestStatsWhilePumpHangs(t *testing.T) {
 	asked, answer := make(chan struct{}), make(chan struct{})
 	w := newLaunched(t, func(o *Options) {
@@ -250,7 +250,7 @@ func TestStatsWhilePumpHangs(t *testing.T) {
 	}
 }
 
-// kill ends the pump that is there by force.
+// kill kills the present pump.
 func (w *world) kill() {
 	w.k.mu.Lock()
 	defer w.k.mu.Unlock()

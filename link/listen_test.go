@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// deadSocket is what a back end leaves that was killed.
+// deadSocket makes the socket that a killed back end leaves behind.
 func deadSocket(t *testing.T, path string) {
 	t.Helper()
 	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
@@ -22,7 +22,7 @@ func deadSocket(t *testing.T, path string) {
 	l.Close()
 }
 
-// A stale socket is replaced, and nothing else is.
+// Only a stale socket is replaced.
 func TestListen(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -76,8 +76,8 @@ func TestListen(t *testing.T) {
 	}
 }
 
-// Of many who find a dead socket at once, none takes the place of one that has
-// it already: whoever got it is reached by it.
+// Many processes find a dead socket at once. None replaces the socket of one that
+// has taken it already, and a connection reaches the process that has it.
 func TestListenAtOnce(t *testing.T) {
 	for range 50 {
 		path := filepath.Join(t.TempDir(), "s")

@@ -14,8 +14,8 @@ import (
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
-// A memory table that the next pump refuses would be refused by each after it:
-// the conversation ends, once, and the front end that comes back is served.
+// A memory table that the next pump refuses would be refused by every later pump.
+// The conversation ends, once, and the front end is served when it reconnects.
 func TestMemoryRefusedAtLaunch(t *testing.T) {
 	var launched *atomic.Int32
 	w := newLaunched(t, func(o *Options) {
@@ -50,9 +50,9 @@ func TestMemoryRefusedAtLaunch(t *testing.T) {
 	}
 }
 
-// A ring that one pump did not take, and that the front end gives a new call
-// descriptor, goes on from where the card's memory says, not from where it was
-// when the front end started it.
+// One pump did not take a ring, and the front end gives that ring a new call
+// descriptor. The ring continues from the position in the card's memory, not from
+// the base at which the front end started it.
 func TestLostRingGoesOnFromMemory(t *testing.T) {
 	resumed := make(chan bool, 8)
 	w := newLaunched(t, func(o *Options) {
@@ -93,7 +93,7 @@ func TestLostRingGoesOnFromMemory(t *testing.T) {
 	}
 }
 
-// Events are told with nothing held: whoever is told may ask the keeper.
+// Events are delivered without a lock held, so the receiver may call the keeper.
 func TestEventsMayAsk(t *testing.T) {
 	var mu sync.Mutex
 	var keeper *Keeper
@@ -113,8 +113,8 @@ func TestEventsMayAsk(t *testing.T) {
 	within(t, 2*time.Second, "an event that asks", func() { <-asked })
 }
 
-// A process that has too many files open serves its front end later, and does not
-// give up the device.
+// A process with too many open files serves its front end later. It does not give
+// up the device.
 func TestServeOutlivesTooManyFiles(t *testing.T) {
 	w := newLaunched(t, func(o *Options) { o.Launch = here })
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A descriptor that somebody left open, without close-on-exec, when they started
-// this process is not the pump's.
+// The pump does not inherit a descriptor that this process got without
+// close-on-exec.
 func TestPumpInheritsNothing(t *testing.T) {
 	leak, err := os.CreateTemp(t.TempDir(), "leak")
 	if err != nil {

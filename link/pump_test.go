@@ -13,7 +13,7 @@ import (
 	"github.com/toe-project/toe/link/fakecard"
 )
 
-// A pump that could not be confined says so, moves nothing, and ends when its
+// A pump that could not be confined reports that, moves nothing, and ends when its
 // keeper hangs up.
 func TestNotConfined(t *testing.T) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
@@ -35,7 +35,7 @@ func TestNotConfined(t *testing.T) {
 	}
 }
 
-// What a pump's confinement lacks is told, and once, however many pumps there are.
+// What a pump's confinement lacks is reported once, for any number of pumps.
 func TestConfinedLess(t *testing.T) {
 	const lacks = "no fence"
 	w := newLaunched(t, func(o *Options) {
@@ -51,7 +51,7 @@ func TestConfinedLess(t *testing.T) {
 	}
 }
 
-// To switch off a pair that is off is nothing to tell anybody of.
+// Disabling a disabled pair reports no event.
 func TestOffTwice(t *testing.T) {
 	w := newWorld(t, worldOptions{card: fakecard.Options{Pairs: 2}})
 	for _, on := range []bool{false, false, true, true, false} {

@@ -7,8 +7,8 @@ import (
 	"github.com/toe-project/toe/link/fakecard"
 )
 
-// A card that sleeps through calls, as User-Mode Linux does now and then, is
-// called again: what waits for it does not wait until something else happens.
+// A card that sleeps through calls, as User-Mode Linux sometimes does, is called
+// again. Its packets do not wait until something else wakes it.
 func TestLostCalls(t *testing.T) {
 	buf := make([]byte, fakecard.FrameMax)
 	for _, c := range []struct {
@@ -58,8 +58,8 @@ func TestLostCalls(t *testing.T) {
 	}
 }
 
-// A driver that has no more use for calls is not called for ever, and one that
-// answers is not called twice.
+// The recalls of a driver that does not need calls end. A driver that answers is
+// not called twice.
 func TestRecallsEnd(t *testing.T) {
 	w := newWorld(t, worldOptions{process: true, card: fakecard.Options{Signals: true}})
 	get := func(s QueueStats) uint64 { return s.ToCard.Recalls }

@@ -12,8 +12,8 @@ import (
 	"github.com/toe-project/toe/link/tun"
 )
 
-// super is a kind of packet that the kernel cuts up late: TCP segments or UDP
-// datagrams in one.
+// super is a kind of packet that the kernel segments late: several TCP segments or
+// UDP datagrams in one.
 type super struct {
 	name  string
 	v6    bool
@@ -31,7 +31,7 @@ var supers = []super{
 	{"USO, IPv6", true, unix.IPPROTO_UDP, frame.GSOUDPL4, tun.USO4 | tun.USO6},
 }
 
-// packet makes one of size bytes whose checksum is left to whoever cuts it up.
+// packet makes one of size bytes with a partial checksum, which segmentation completes.
 func (s super) packet(size int) []byte {
 	b := fakecard.UDP(hostIP, cardIP, 1000, 2000, size)
 	if s.v6 {
@@ -58,7 +58,7 @@ func (s super) packet(size int) []byte {
 	return b
 }
 
-// start is where the transport's header is in the packet.
+// start is the offset of the transport header in the packet.
 func (s super) start() int {
 	if s.v6 {
 		return 40
@@ -84,9 +84,9 @@ func (s super) header(at int) (h vnet) {
 // same compares two headers but for hdr_len, which is a hint.
 func same(a, b []byte) bool { return bytes.Equal(a[:2], b[:2]) && bytes.Equal(a[4:10], b[4:10]) }
 
-// Packets that are cut up late cross both ways as they are, over a TUN and over a
-// TAP, where the kernel takes them: their header moves by the Ethernet head, or
-// does not, and nothing else changes.
+// Packets that are segmented late cross both ways unchanged, over a TUN and over a
+// TAP, if the kernel supports them. Over a TUN the offsets in their header move by
+// the Ethernet head. Over a TAP they do not.
 func TestSuperPackets(t *testing.T) {
 	ethernet := func(s super) []byte {
 		b := []byte{2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0}

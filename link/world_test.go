@@ -49,7 +49,7 @@ func (h *host) make(tap bool, queues int) error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return err
 	}
-	// No word from the kernel that nobody asked for.
+	// Without IPv6 the kernel sends no unsolicited packets.
 	for _, what := range []string{"all", "default"} {
 		os.WriteFile("/proc/sys/net/ipv6/conf/"+what+"/disable_ipv6", []byte("1"), 0)
 	}
@@ -92,7 +92,7 @@ func (h *host) up() error {
 	return unix.Bind(h.sock, &unix.SockaddrLinklayer{Protocol: all, Ifindex: int(ifr.Uint32())})
 }
 
-// vnet is the header of 10 bytes that a packet socket speaks.
+// vnet is the header of 10 bytes that a packet socket uses.
 type vnet [10]byte
 
 // send hands a packet to the interface, to come out at the pump.
@@ -274,7 +274,7 @@ func (w *world) stat(t testing.TB, name string, get func(QueueStats) uint64, wan
 	t.Errorf("%s: %d, want %d", name, got, want)
 }
 
-// told waits for an event with a text.
+// told waits for an event that contains a text.
 func (w *world) told(t testing.TB, text string) {
 	t.Helper()
 	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {

@@ -9,8 +9,8 @@ import (
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
-// holder is a device that may pass on what it was told of a ring at any time,
-// as a keeper does when its pump ends.
+// holder is a device that may hand on a ring's descriptors at any time, as a
+// keeper does when its pump ends.
 type holder struct {
 	*device
 	told *vhostuser.Ring
@@ -25,7 +25,7 @@ func (h *holder) StartRing(i int, r vhostuser.Ring) error {
 
 func (h *holder) SetMTU(uint64) error { return h.usable() }
 
-// usable says whether all that was told last is still open.
+// usable reports whether the descriptors passed last are still open.
 func (h *holder) usable() error {
 	if h.told == nil {
 		return nil
@@ -38,8 +38,8 @@ func (h *holder) usable() error {
 	return nil
 }
 
-// A running ring's descriptors are replaced: the device has those it was told
-// of for as long as it is not told of others.
+// A running ring's descriptors are replaced. The old ones stay open until the
+// device gets the new ones.
 func TestDescriptorsOutliveTheirReplacement(t *testing.T) {
 	dev := &holder{device: &device{}}
 	k := newTalkWith(t, dev, dev.device)

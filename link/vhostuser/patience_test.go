@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// mute is a device that is never told anything.
+// mute is a device that is never called.
 type mute struct{ Device }
 
 func (mute) Pairs() int       { return 1 }
@@ -35,8 +35,8 @@ func socketpair(t *testing.T) (a, b *net.UnixConn) {
 	return c[0].(*net.UnixConn), c[1].(*net.UnixConn)
 }
 
-// A front end that stops amid a message, or does not fetch its answers, is left
-// out after a while; one that says nothing is not.
+// A front end that stalls within a message, or does not fetch its answers, is
+// disconnected after a while. A silent one is not.
 func TestPatience(t *testing.T) {
 	get := u32s(uint32(GetFeatures), flagVersion, 0)
 	for name, c := range map[string]struct {

@@ -19,7 +19,7 @@ import (
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
-// device notes what it is told.
+// device logs its calls.
 type device struct {
 	mu     sync.Mutex // guards log and refuse
 	log    []string
@@ -38,7 +38,7 @@ func (d *device) note(format string, args ...any) error {
 	return nil
 }
 
-// take returns what was told since it was asked last.
+// take returns the calls since the last take.
 func (d *device) take() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -137,9 +137,9 @@ func conn(t testing.TB, fd int) *net.UnixConn {
 	return c.(*net.UnixConn)
 }
 
-// end hangs up if the other side has not, and returns how the conversation
-// ended. It fails where a descriptor is left behind (CVE-2019-14818,
-// CVE-2022-0669), or the device not reset.
+// end hangs up if the peer has not, and returns how the conversation
+// ended. It fails if a descriptor is left behind (CVE-2019-14818,
+// CVE-2022-0669) or the device is not reset.
 func (k *talk) end() (err error) {
 	k.t.Helper()
 	k.Conn.CloseWrite()
@@ -171,7 +171,7 @@ func (k *talk) ok(err error) {
 	}
 }
 
-// acks switches REPLY_ACK on.
+// acks enables REPLY_ACK.
 func (k *talk) acks() {
 	k.t.Helper()
 	v, err := k.Get(vhostuser.GetProtocolFeatures)
@@ -248,7 +248,7 @@ func TestEveryRequest(t *testing.T) {
 	if err != nil || !bytes.Equal(b, fakecard.U32(0, 40)) {
 		t.Fatalf("base % x, %v", b, err)
 	}
-	// The ring starts anew where it was.
+	// The ring restarts at its old position.
 	k.ok(k.Do(vhostuser.SetVringKick, fakecard.U64(0), k.event))
 	k.want("stop 0", "start 0 size 256 base 40 on true call false")
 	if err := k.end(); err != nil {
@@ -377,9 +377,8 @@ func TestReset(t *testing.T) {
 	}
 }
 
-// What the back end does not know is passed over, or refused where somebody
-// asks; it does not end the conversation. Descriptors that come where none are
-// due are closed.
+// Unknown requests are ignored, or refused if they want a reply. They do not end
+// the conversation. Descriptors with a request that takes none are closed.
 func TestUnknown(t *testing.T) {
 	k := newTalk(t, &device{})
 	k.acks()
@@ -428,7 +427,7 @@ func TestSlotOncePerPair(t *testing.T) {
 }
 
 // A message that breaks the protocol ends the conversation with an error, and
-// whatever descriptors came with it are closed.
+// all descriptors that came with it are closed.
 func TestMalformed(t *testing.T) {
 	u32, u64 := fakecard.U32, fakecard.U64
 	many := func(k *talk, n int) (f []*os.File) {
@@ -520,7 +519,7 @@ func TestMalformed(t *testing.T) {
 	}
 }
 
-// Malformed messages that ask for a reply end the conversation all the same.
+// Malformed messages that ask for a reply also end the conversation.
 func TestMalformedWithAck(t *testing.T) {
 	k := newTalk(t, &device{})
 	k.acks()
@@ -566,7 +565,7 @@ func FuzzSession(f *testing.F) {
 			return
 		}
 		k := newTalk(t, &device{pairs: 2})
-		go func() { // replies nobody reads must not hold us up
+		go func() { // reads replies, so that the session does not block on them
 			var b [4096]byte
 			for {
 				if _, err := k.Conn.Read(b[:]); err != nil {
@@ -594,8 +593,8 @@ func FuzzSession(f *testing.F) {
 	})
 }
 
-// What the device refuses has not been done: the front end may ask for it again, and what is asked
-// of the device later does not assume it.
+// A request that the device refuses has no effect. The front end may repeat it, and later calls of
+// the device do not assume it.
 func TestRefusedIsNotDone(t *testing.T) {
 	k := newTalk(t, &device{})
 	k.acks()
