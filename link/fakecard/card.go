@@ -1,8 +1,7 @@
-// Package fakecard is the other side of a link without a card: the driver of
-// a virtio-net device and the vhost-user front end around it, over memory of
-// its own. Tests and benchmarks use it where a guest would only be in the way;
-// it obeys the specification, checks that the device does, and can be made to
-// break any rule through Ring's raw accesses.
+// Package fakecard is the peer of a link without a card: the driver of a
+// virtio-net device and its vhost-user front end, over memory of its own. Tests
+// and benchmarks use it instead of a guest. It obeys the specification and checks
+// that the device does. Ring's raw accesses can break any rule.
 package fakecard
 
 import (
@@ -18,7 +17,7 @@ import (
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
-// Where the card's memory is: two address spaces that must not be mixed up.
+// Addresses of the card's memory, in two address spaces that must not be mixed up.
 const (
 	GuestBase = 0x4000_0000
 	UserBase  = 0x7f00_0000_0000
@@ -27,7 +26,7 @@ const (
 // FrameMax is the largest frame on the bus in bytes.
 const FrameMax = frame.SeamLen + frame.MaxPacket
 
-// Options choose what the driver does. The zero value is like Linux: one pair,
+// Options select what the driver does. The zero value is like Linux: one pair,
 // 256 entries, mergeable buffers of a page, event indexes.
 type Options struct {
 	Pairs       int    // queue pairs, default 1
@@ -39,11 +38,11 @@ type Options struct {
 	Buffer      int    // bytes of a receive buffer, default 4096, or 65562 without mergeable
 	SendBuffer  int    // bytes of a send buffer, default FrameMax
 	Refuse      uint64 // feature bits not to take
-	Disabled    bool   // leave the pairs switched off
-	Signals     bool   // be called over a pipe, as who is called by signals has to be
+	Disabled    bool   // leave the pairs disabled
+	Signals     bool   // use a pipe for calls, as a driver that is called by signals must
 	Control     bool   // have a control ring, as User-Mode Linux does
-	Base        uint16 // index that every ring starts at
-	Split       bool   // pass the memory as two regions, the seam amid the buffers
+	Base        uint16 // index at which every ring starts
+	Split       bool   // pass the memory as two regions, with the border within the buffers
 	// Timeout bounds every wait, default 5 s.
 	Timeout time.Duration
 }
@@ -68,7 +67,7 @@ func (o Options) defaults() Options {
 	return o
 }
 
-// Errors that tell whose fault it was.
+// Errors of a card's operations. ErrDevice is the device's fault.
 var (
 	ErrTimeout = errors.New("device did not answer in time")
 	ErrDevice  = errors.New("device broke the rules")
@@ -94,7 +93,7 @@ func Connect(path string, o Options) (*Card, error) {
 	return Attach(conn, o)
 }
 
-// Attach is Connect over a connection that is there. The card owns it.
+// Attach is Connect over an existing connection. The card owns it.
 func Attach(conn *net.UnixConn, o Options) (*Card, error) {
 	c := &Card{opts: o.defaults()}
 	if err := c.build(); err != nil {
@@ -136,7 +135,7 @@ func (c *Card) build() error {
 	return nil
 }
 
-// attach has the conversation up to running rings.
+// attach runs the conversation until the rings run.
 func (c *Card) attach(conn *net.UnixConn) error {
 	c.Front = &Front{Conn: conn, Timeout: c.opts.Timeout}
 	if err := c.negotiate(); err != nil {
@@ -171,20 +170,20 @@ func (c *Card) Pair(i int) (receive, send *Ring) { return c.rings[2*i], c.rings[
 // and waits while the ring is full.
 func (c *Card) Send(b []byte) error { return c.rings[1].Send(b) }
 
-// SendBatch sends as many of the frames as have room now on pair 0, with one
-// kick at most, and allocates nothing.
+// SendBatch sends as many of the frames as have room now on pair 0, with at
+// most one kick, and allocates nothing.
 func (c *Card) SendBatch(frames [][]byte) (int, error) { return c.rings[1].SendBatch(frames) }
 
 // Recv waits for a frame on pair 0 and copies it, whole, to b.
 func (c *Card) Recv(b []byte) (int, error) { return c.rings[0].Recv(b) }
 
-// RecvBatch takes the frames that are there on pair 0 without waiting:
+// RecvBatch takes the frames that have arrived on pair 0 without waiting:
 // bufs[i][:sizes[i]] is the i-th.
 func (c *Card) RecvBatch(bufs [][]byte, sizes []int) (int, error) {
 	return c.rings[0].RecvBatch(bufs, sizes)
 }
 
-// Close hangs up and gives everything back.
+// Close hangs up and releases everything.
 func (c *Card) Close() error {
 	if c.Front != nil {
 		c.Front.Conn.Close()
@@ -196,7 +195,7 @@ func (c *Card) Close() error {
 // Hangup ends the conversation and keeps memory and rings, for Redial.
 func (c *Card) Hangup() { c.Front.Conn.Close() }
 
-// Redial starts every ring anew, empty, at a new connection to the back end.
+// Redial restarts every ring, empty, over a new connection to the back end.
 func (c *Card) Redial(path string) error {
 	conn, err := net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 	if err != nil {

@@ -23,8 +23,8 @@ func (c *Card) Command(command []byte) (ack byte, err error) {
 // Control is the control ring.
 func (c *Card) Control() *Ring { return c.rings[2*c.opts.Pairs] }
 
-// CommandRaw sends a chain of descriptors, which are the first of the table, over
-// the control ring, and waits until it comes back.
+// CommandRaw sends a chain of descriptors, the first ones of the table, over the
+// control ring, and waits until it comes back.
 func (c *Card) CommandRaw(chain []Desc) error {
 	r := c.Control()
 	for i, d := range chain {

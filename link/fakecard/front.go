@@ -75,7 +75,7 @@ func (f *Front) Ask(r vhostuser.Request, payload []byte, files ...*os.File) ([]b
 	return f.Reply(r)
 }
 
-// Get asks for a number.
+// Get sends a request whose reply is a number.
 func (f *Front) Get(r vhostuser.Request) (uint64, error) {
 	b, err := f.Ask(r, nil)
 	if err != nil {
@@ -124,7 +124,7 @@ func U32(v ...uint32) (b []byte) {
 // replyAck is VHOST_USER_PROTOCOL_F_REPLY_ACK.
 const replyAck = 1 << 3
 
-// wanted is what the driver takes if it is offered.
+// wanted is the set of features that the driver accepts if they are offered.
 const wanted = vhostuser.Version1 | vhostuser.ProtocolFeature | vhostuser.NetMAC | vhostuser.NetMTU | vhostuser.NetStatus |
 	vhostuser.NetCSum | vhostuser.NetGuestCSum | vhostuser.NetGuestTSO4 | vhostuser.NetGuestTSO6 | vhostuser.NetGuestECN |
 	vhostuser.NetHostTSO4 | vhostuser.NetHostTSO6 | vhostuser.NetHostECN | vhostuser.NetGuestUSO4 | vhostuser.NetGuestUSO6 |
@@ -176,14 +176,13 @@ func (r Region) payload() []byte {
 	return U64(GuestBase+r.Offset, r.Size, UserBase+r.Offset, r.Offset)
 }
 
-// SetMemory tells the back end of the whole memory, or of the given pieces of
-// it.
+// SetMemory passes the whole memory, or the given pieces of it, to the back end.
 func (c *Card) SetMemory(pieces ...Region) error {
 	size := uint64(len(c.memory.b))
 	if len(pieces) == 0 {
 		pieces = []Region{{0, size}}
 		if c.opts.Split {
-			// Amid the buffers of the first ring, off any page's start.
+			// Within the buffers of the first ring, not at the start of a page.
 			cut := c.rings[0].at.buffers + uint64(c.rings[0].at.stride)/2
 			cut &^= 7
 			pieces = []Region{{0, cut}, {cut, size - cut}}
@@ -203,16 +202,16 @@ func (c *Card) AddMemory(r Region) error {
 	return c.Front.Do(vhostuser.AddMemReg, append(U64(0), r.payload()...), c.memory.file)
 }
 
-// RemoveMemory takes one slot out of the table.
+// RemoveMemory removes one slot from the table.
 func (c *Card) RemoveMemory(r Region) error {
 	return c.Front.Do(vhostuser.RemMemReg, append(U64(0), r.payload()...))
 }
 
-// Start tells the back end of ring i (2n receives, 2n+1 sends) and starts it
+// Start passes ring i (2n receives, 2n+1 sends) to the back end and starts it
 // at an index.
 func (c *Card) Start(i int, base uint16) error { return c.start(i, base, UserBase) }
 
-// StartAt is Start with every address of the ring off by some bytes: a lie.
+// StartAt is Start with every address of the ring wrong by some bytes.
 func (c *Card) StartAt(i int, off uint64) error { return c.start(i, c.opts.Base, UserBase+off) }
 
 func (c *Card) start(i int, base uint16, user uint64) error {
@@ -238,7 +237,7 @@ func (c *Card) start(i int, base uint16, user uint64) error {
 	return nil
 }
 
-// Stop stops ring i and returns the index that the back end says is next.
+// Stop stops ring i and returns the next index, as the back end reports it.
 func (c *Card) Stop(i int) (uint16, error) {
 	b, err := c.Front.Ask(vhostuser.GetVringBase, U32(uint32(i), 0))
 	if err != nil {
@@ -250,7 +249,7 @@ func (c *Card) Stop(i int) (uint16, error) {
 	return uint16(binary.NativeEndian.Uint32(b[4:])), nil
 }
 
-// Enable switches ring i on or off.
+// Enable enables or disables ring i.
 func (c *Card) Enable(i int, on bool) error {
 	v := uint32(0)
 	if on {
@@ -268,7 +267,7 @@ func (c *Card) Config(offset, n int) ([]byte, error) {
 	return b[12:], nil
 }
 
-// Restart empties a ring that was stopped and starts it anew.
+// Restart empties a stopped ring and starts it again.
 func (c *Card) Restart(i int) error {
 	r := c.rings[i]
 	r.reset(c.opts.Base)

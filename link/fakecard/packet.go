@@ -7,7 +7,7 @@ import (
 )
 
 // Frame makes a frame for the bus: a plain virtio header, the Ethernet head and
-// the packet, whose version says the type.
+// the packet, whose version determines the type.
 func Frame(packet []byte) []byte {
 	b := make([]byte, frame.SeamLen, frame.SeamLen+len(packet))
 	ether := uint16(0x0800)

@@ -44,7 +44,7 @@ func (r *Ring) BufferAddr(slot int) uint64 {
 	return GuestBase + r.at.buffers + uint64(slot)*uint64(r.at.stride)
 }
 
-// Broken says whether the device has signalled the ring's error descriptor.
+// Broken reports whether the device has signalled the ring's error descriptor.
 func (r *Ring) Broken() bool {
 	r.poll[0] = unix.PollFd{Fd: int32(r.err.Fd()), Events: unix.POLLIN}
 	n, err := unix.Poll(r.poll[:], 0)
@@ -54,8 +54,8 @@ func (r *Ring) Broken() bool {
 // DescAddr is the guest address of the descriptor table.
 func (r *Ring) DescAddr() uint64 { return GuestBase + r.at.desc }
 
-// SendRaw sends a descriptor as it is, in place of a frame in the next free
-// slot, which must exist. Only for rings without indirect tables.
+// SendRaw sends a descriptor unchanged, instead of a frame in the next free
+// slot, which must exist. It is only for rings without indirect tables.
 func (r *Ring) SendRaw(d Desc) error {
 	if err := r.reclaim(); err != nil {
 		return err

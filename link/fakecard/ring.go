@@ -12,7 +12,7 @@ import (
 	"github.com/toe-project/toe/internal/le"
 )
 
-// layout is where the parts of a ring are, as offsets in the card's memory.
+// layout holds the places of the parts of a ring, as offsets in the card's memory.
 type layout struct {
 	desc, avail, used, tables, buffers uint64
 	slots, segments                    int
@@ -23,7 +23,7 @@ type layout struct {
 
 func align(v uint64) uint64 { return (v + 4095) &^ 4095 }
 
-// plan lays a ring out from an offset and returns the first one behind it.
+// plan lays out a ring from an offset and returns the first offset behind it.
 func plan(o Options, receive bool, at uint64) (layout, uint64) {
 	n := uint64(o.Size)
 	l := layout{segments: o.Segments, indirect: o.Indirect, receive: receive, slots: o.Size, size: o.Buffer}
@@ -68,17 +68,17 @@ type Ring struct {
 	timeout  time.Duration
 
 	kick, call, err *os.File
-	callEnd         *os.File // that the device writes to: call, or the pipe's other end
+	callEnd         *os.File // the end that the device writes to: call, or the pipe's other end
 
 	next    uint16   // next avail index to fill
-	shown   uint16   // avail index that the device has been shown
+	shown   uint16   // avail index that is visible to the device
 	kicked  uint16   // avail index at the last kick decision
-	last    uint16   // next used index to look at
+	last    uint16   // next used index to read
 	free    []uint16 // slots
 	out     []uint16 // slots that the device has, in order; a ring buffer
 	outAt   int
 	outLen  int
-	lengths []uint32 // of each slot's frame, as its descriptors have it
+	lengths []uint32 // of each slot's frame, as written in its descriptors
 	fence   uint32
 	poll    [1]unix.PollFd
 	one     uint64
@@ -88,7 +88,7 @@ type Ring struct {
 
 	// Kicks and Calls count.
 	Kicks, Calls uint64
-	// Lose is how many calls are still to be lost: the driver sleeps on.
+	// Lose is the number of calls that the driver will still sleep through.
 	Lose int
 }
 
@@ -124,7 +124,7 @@ func (r *Ring) close() {
 	}
 }
 
-// unwritten is the length of a slot whose descriptors must be written anew.
+// unwritten is the length of a slot whose descriptors must be written again.
 const unwritten = 1 << 31
 
 // reset empties the ring and writes every chain.
@@ -192,7 +192,7 @@ func (r *Ring) head(slot uint16) uint16 {
 	return slot * uint16(r.at.segments)
 }
 
-// give makes a free slot available; the device sees it at show.
+// give makes a free slot available. The device does not see it before show.
 func (r *Ring) give(slot uint16) {
 	r.SetAvail(int(r.next)&(r.size-1), r.head(slot))
 	r.next++
@@ -200,7 +200,7 @@ func (r *Ring) give(slot uint16) {
 	r.outLen++
 }
 
-// show shows the device what was given, and kicks it if it wants that.
+// show makes the available heads visible to the device, and kicks it if it wants a kick.
 func (r *Ring) show() {
 	if r.shown == r.next {
 		return
@@ -226,7 +226,7 @@ func (r *Ring) Kick() {
 	unix.RawSyscall(unix.SYS_WRITE, r.kick.Fd(), uintptr(unsafe.Pointer(&r.one)), 8)
 }
 
-// done says how many heads the device has completed and we have not taken.
+// done returns the number of heads that the device has completed and the driver has not taken.
 func (r *Ring) done() (int, error) {
 	n := int(r.usedIdx() - r.last)
 	if n > r.outLen {
@@ -248,8 +248,8 @@ func (r *Ring) collect() (slot uint16, size uint32, err error) {
 	return slot, size, nil
 }
 
-// wait waits until the used index has moved by n from where we look; n is at
-// most the heads that are out.
+// wait waits until the used index is n ahead of the next one to read. n is at
+// most the number of heads in flight.
 func (r *Ring) wait(n int) error {
 	deadline := time.Now().Add(r.timeout)
 	for {
@@ -276,7 +276,7 @@ func (r *Ring) wait(n int) error {
 	}
 }
 
-// Arm asks for a call with the next head that the device completes.
+// Arm requests a call with the next head that the device completes.
 func (r *Ring) Arm() {
 	if r.eventIdx {
 		r.setEvent(r.last)
@@ -286,7 +286,7 @@ func (r *Ring) Arm() {
 	r.full()
 }
 
-// sleep waits for a call and says whether one came.
+// sleep waits for a call and reports whether one arrived.
 func (r *Ring) sleep(most time.Duration) bool {
 	r.poll[0] = unix.PollFd{Fd: int32(r.call.Fd()), Events: unix.POLLIN}
 	end := time.Now().Add(most)
@@ -304,9 +304,9 @@ func (r *Ring) sleep(most time.Duration) bool {
 	return true
 }
 
-// Asleep says whether the driver has looked in vain and waits for a call. Any
-// goroutine may ask.
+// Asleep reports whether the driver has found nothing and waits for a call. Any
+// goroutine may use it.
 func (r *Ring) Asleep() bool { return r.asleep.Load() }
 
-// Waiting says how many heads the device holds.
+// Waiting returns the number of heads that the device holds.
 func (r *Ring) Waiting() int { return r.outLen }

@@ -51,7 +51,7 @@ func (r *Ring) put(b []byte) error {
 }
 
 // SendBatch sends as many of the frames as have room, without waiting, and
-// kicks once at most.
+// kicks at most once.
 func (r *Ring) SendBatch(frames [][]byte) (n int, err error) {
 	if err = r.reclaim(); err != nil {
 		return 0, err
@@ -77,8 +77,8 @@ func (r *Ring) Prefill(b []byte) error {
 	return nil
 }
 
-// SendPrefilled sends up to n of the frames that Prefill made, as they are: the
-// driver then costs next to nothing.
+// SendPrefilled sends up to n of the frames that Prefill made, unchanged. The
+// driver then costs almost nothing.
 func (r *Ring) SendPrefilled(n int) (sent int, err error) {
 	if err = r.reclaim(); err != nil {
 		return 0, err
@@ -92,8 +92,8 @@ func (r *Ring) SendPrefilled(n int) (sent int, err error) {
 	return sent, nil
 }
 
-// WaitSent waits until the device has completed some of what it was sent, if
-// there is anything.
+// WaitSent waits until the device has completed at least one sent frame, if any
+// is in flight.
 func (r *Ring) WaitSent() error {
 	if r.outLen == 0 {
 		return nil
@@ -101,7 +101,7 @@ func (r *Ring) WaitSent() error {
 	return r.wait(r.outLen/2 + 1)
 }
 
-// Flush waits until the device has completed all that it was sent.
+// Flush waits until the device has completed all sent frames.
 func (r *Ring) Flush() error {
 	for {
 		if err := r.reclaim(); err != nil || r.outLen == 0 {
@@ -139,8 +139,8 @@ func (r *Ring) Recv(b []byte) (int, error) {
 	}
 }
 
-// RecvBatch takes the frames that are there: bufs[i][:sizes[i]] is the i-th.
-// It does not wait, and gives the buffers back with one kick at most.
+// RecvBatch takes the frames that have arrived: bufs[i][:sizes[i]] is the i-th.
+// It does not wait, and returns the buffers with at most one kick.
 func (r *Ring) RecvBatch(bufs [][]byte, sizes []int) (n int, err error) {
 	for ok := true; n < len(bufs); n++ {
 		if sizes[n], ok, err = r.take(bufs[n]); err != nil || !ok {
@@ -151,7 +151,7 @@ func (r *Ring) RecvBatch(bufs [][]byte, sizes []int) (n int, err error) {
 	return n, err
 }
 
-// Drain takes up to most frames and looks at none of them but for its header.
+// Drain takes up to most frames and reads only their headers.
 func (r *Ring) Drain(most int) (frames, bytes int, err error) {
 	for frames < most {
 		n, ok, err := r.take(nil)
@@ -165,9 +165,9 @@ func (r *Ring) Drain(most int) (frames, bytes int, err error) {
 	return frames, bytes, nil
 }
 
-// take takes one frame, over several buffers where its header says so. A frame
-// must be there whole. Buffers that come back with length 0 are the device's
-// way of refusing a chain and are passed over.
+// take takes one frame, from as many buffers as its header says. The frame must be
+// complete. Buffers that come back with length 0 are chains that the device refused,
+// and take passes over them.
 func (r *Ring) take(b []byte) (n int, ok bool, err error) {
 	have, err := r.done()
 	for buffers := 1; buffers > 0; buffers-- {
