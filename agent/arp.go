@@ -46,7 +46,7 @@ func (a arpPacket) bytes() []byte {
 	return append(append(p, make([]byte, 6)...), a.target.AsSlice()...)
 }
 
-// contests says whether the packet shows that another node has an address or is
+// contests reports whether the packet shows that another node has an address or is
 // about to take it (RFC 5227, section 2.1.1).
 func (a arpPacket) contests(address netip.Addr, mac [6]byte) bool {
 	if a.mac == mac {
@@ -128,7 +128,7 @@ func (c *claim) listen(conn *packet.Conn, address netip.Addr, mac [6]byte) {
 	}
 }
 
-// lost says whether another node has been seen to have the address.
+// lost reports whether another node has been seen to have the address.
 func (c *claim) lost() bool {
 	select {
 	case <-c.contested:

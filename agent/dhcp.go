@@ -207,7 +207,7 @@ func (p *port) renew(ctx context.Context, name string, l *lease, contested <-cha
 		if now < at && !stepped {
 			continue
 		}
-		// After a plug or a sleep another network may be there: ask everybody.
+		// After a plug or a sleep the network may be another: ask any server.
 		rebind := stepped || now >= l.start+l.t2
 		next, err := p.extendUntil(ctx, name, l, rebind)
 		var nak *nclient4.ErrNak

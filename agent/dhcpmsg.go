@@ -101,7 +101,7 @@ func (p *port) extend(ctx context.Context, name string, l *lease, rebind bool) (
 	return newLease(got, start, p.guarded)
 }
 
-// client speaks from the lease's own address to its server, or to everybody.
+// client returns a client that uses the lease's address and server, or broadcasts.
 func (l *lease) client(name string, everybody bool, options ...nclient4.ClientOpt) (*nclient4.Client, error) {
 	if !everybody {
 		options = append(options,

@@ -162,7 +162,7 @@ func (q *query) upstream(id [2]byte, edns bool) []byte {
 	return out
 }
 
-// answeredBy says whether a server's message answers the query that went out
+// answeredBy reports whether a server's message answers the query that went out
 // under id. The case of letters is free (RFC 4343). Old servers leave out the
 // question when they refuse.
 func (q *query) answeredBy(p []byte, id [2]byte) bool {

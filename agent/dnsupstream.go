@@ -46,7 +46,7 @@ func (u *upstream) isSilent() bool {
 	return u.silent
 }
 
-// probe says whether a silent server is due a question: one a second.
+// probe reports whether a silent server is due a question: one a second.
 func (u *upstream) probe(now time.Time) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -110,9 +110,8 @@ func dnsID() (id [2]byte) {
 	return id
 }
 
-// overUDP sends the query until an answer comes, the server's port turns out
-// to be closed or ctx ends. It ignores what does not answer the query: anybody
-// can send a datagram.
+// overUDP sends the query until an answer arrives, the server's port is found to be closed or ctx
+// ends. It ignores datagrams that do not answer the query, because any node can send them.
 func (u *upstream) overUDP(ctx context.Context, q *query, edns bool) ([]byte, error) {
 	conn, end, err := u.dial(ctx, "udp")
 	if err != nil {

@@ -21,7 +21,7 @@ type firewallPart struct {
 	err   error      // why they do not
 }
 
-// stands says whether the rules are in force.
+// stands reports whether the rules are in force.
 func (f *firewallPart) stands() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()

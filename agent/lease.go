@@ -141,7 +141,7 @@ func (l *lease) setRoutes(ack *dhcpv4.DHCPv4, guarded []netip.Prefix) {
 	}
 }
 
-// hijacks says whether a route would draw the link's own traffic to the wire.
+// hijacks reports whether a route would draw the link's own traffic to the wire.
 func hijacks(dst netip.Prefix, guarded []netip.Prefix) bool {
 	for _, g := range guarded {
 		if dst.Overlaps(g) && dst.Bits() >= g.Bits() {
@@ -199,7 +199,7 @@ func unicast(a netip.Addr) bool {
 	return a.Is4() && !a.IsMulticast() && !a.IsLoopback() && a.As4()[0] != 0 && a.As4()[0] < 240
 }
 
-// within says whether any guarded prefix contains the address.
+// within reports whether any guarded prefix contains the address.
 func within(guarded []netip.Prefix, a netip.Addr) bool {
 	for _, g := range guarded {
 		if g.Contains(a) {

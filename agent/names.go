@@ -74,7 +74,7 @@ func (n *namesPart) servers() (servers []netip.Addr, search []string) {
 	return servers, search
 }
 
-// own says whether an address is on a link. A forwarder that asks itself never
+// own reports whether an address is on a link. A forwarder that asks itself never
 // answers, and a DHCP server may say anything.
 func (n *namesPart) own(s netip.Addr) bool {
 	for _, l := range n.config().Links {
@@ -139,7 +139,7 @@ func dnsHealth(servers []netip.Addr, wanted, waiting bool, silent time.Duration)
 	return r.with(degraded, "no name server known: neither the configuration nor a port names one")
 }
 
-// wantsDNS says whether anything in the configuration promises name servers.
+// wantsDNS reports whether anything in the configuration promises name servers.
 func wantsDNS(c *control.Config) bool {
 	return slices.ContainsFunc(c.Ports, func(p control.Port) bool { return p.HasDHCP() || p.HasRA() })
 }

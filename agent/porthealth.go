@@ -83,5 +83,5 @@ func (f *found) sixMissing(conf control.Port) string {
 	return "a router advertisement without a prefix came"
 }
 
-// promised says whether a router has said that there are addresses.
+// promised reports whether a router has said that there are addresses.
 func (f *found) promised() bool { return f.routers.seen && (f.routers.prefix || f.routers.managed) }

@@ -52,7 +52,7 @@ func endProcesses() {
 	time.Sleep(20 * time.Millisecond)
 }
 
-// othersRun says whether another program still runs. kill(2) cannot tell, because
+// othersRun reports whether another program still runs. kill(2) cannot tell, because
 // it succeeds for kernel threads, too. Those have no command line, and neither
 // has a zombie.
 func othersRun() bool {

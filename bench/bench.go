@@ -81,7 +81,7 @@ func parts() []part {
 	}
 }
 
-// NeedsNetwork says whether Fetch should come before a run of these parts.
+// NeedsNetwork reports whether Fetch should come before a run of these parts.
 func NeedsNetwork(only []string) bool {
 	return len(only) == 0 || slices.Contains(only, "rivals") || slices.Contains(only, "link")
 }

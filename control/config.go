@@ -100,10 +100,10 @@ func (c *Config) EffectiveHostname() string {
 	return c.Name
 }
 
-// HasDHCP says whether the port gets an address by DHCP.
+// HasDHCP reports whether the port gets an address by DHCP.
 func (p *Port) HasDHCP() bool { return p.has(DHCP) }
 
-// HasRA says whether the port accepts router advertisements.
+// HasRA reports whether the port accepts router advertisements.
 func (p *Port) HasRA() bool { return p.has(RA) }
 
 func (p *Port) has(word string) bool {

@@ -85,7 +85,7 @@ func (v *validator) port(field string, p *Port) {
 	v.servers(field+".dns", p.DNS)
 }
 
-// portAddress says whether the address needs IPv6.
+// portAddress reports whether the address needs IPv6.
 func (v *validator) portAddress(field, a string) bool {
 	if a == DHCP {
 		return false
@@ -135,7 +135,7 @@ func reachable(p *Port, g netip.Addr) bool {
 	return false
 }
 
-// usable says whether an address can belong to a node or a server.
+// usable reports whether an address can belong to a node or a server.
 func usable(a netip.Addr) bool {
 	return a.IsValid() && !a.IsUnspecified() && !a.IsMulticast() && !a.IsLoopback() && !a.Is4In6() &&
 		a.Zone() == "" && a != netip.AddrFrom4([4]byte{255, 255, 255, 255})

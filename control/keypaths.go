@@ -9,7 +9,7 @@ import (
 	"github.com/toe-project/toe/feature"
 )
 
-// knowsKey says whether the path, keys joined by dots, leads to a field of t.
+// knowsKey reports whether the path, keys joined by dots, leads to a field of t.
 func knowsKey(t reflect.Type, path string) bool {
 	for key := range strings.SplitSeq(path, ".") {
 		f, ok := fieldOf(elemOf(t), key)

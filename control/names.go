@@ -19,7 +19,7 @@ func isInterface(s string) bool {
 	return len(s) <= 15 && only(s, "_-") && isAlnum(s[0]) && (s[0] < '0' || s[0] > '9')
 }
 
-// only says whether s is not empty and has only letters, digits and others.
+// only reports whether s is not empty and has only letters, digits and others.
 func only(s, others string) bool {
 	for i := range len(s) {
 		if !isAlnum(s[i]) && strings.IndexByte(others, s[i]) < 0 {

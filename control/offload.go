@@ -46,7 +46,7 @@ const (
 	UDP = "udp"
 )
 
-// Endpoint says whether the card is in endpoint mode.
+// Endpoint reports whether the card is in endpoint mode.
 func (c *Config) Endpoint() bool { return c.Mode == ModeEndpoint }
 
 func (v *validator) offload(c *Config) {

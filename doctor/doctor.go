@@ -83,7 +83,7 @@ func Run(ctx context.Context, h Host) []Result {
 	return append(out, judgeMachines(out))
 }
 
-// Failed says whether any check did.
+// Failed reports whether any check did.
 func Failed(results []Result) bool {
 	for _, r := range results {
 		if r.State == Fail {

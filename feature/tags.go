@@ -37,7 +37,7 @@ func Fields(t reflect.Type, kind string) iter.Seq[Field] {
 	}
 }
 
-// Opaque says whether a type reads a value of its own form, so that its fields
+// Opaque reports whether a type reads a value of its own form, so that its fields
 // are not keys.
 func Opaque(t reflect.Type) bool {
 	p := reflect.PointerTo(t)

@@ -23,7 +23,7 @@ func (r PortRange) String() string {
 	return fmt.Sprintf("%d-%d", r.First, r.Last)
 }
 
-// Has says whether the range contains a port.
+// Has reports whether the range contains a port.
 func (r PortRange) Has(port uint16) bool { return r.First <= port && port <= r.Last }
 
 // Problem is what is wrong with the range, or nil.

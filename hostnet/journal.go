@@ -28,7 +28,7 @@ func (h *Host) do(c journal.Change) (undo func() error, err error) {
 	return journalOf(h.card).Do(c)
 }
 
-// Unrestored says whether this host still is as a supervisor that is gone
+// Unrestored reports whether this host still is as a supervisor that is gone
 // changed it, and will be after a restart.
 func Unrestored(c *store.Card) bool {
 	old, _ := readOld(c)

@@ -77,7 +77,7 @@ func dialFar(t *testing.T) net.Conn {
 	return c
 }
 
-// dontFragment says whether a datagram of a plain socket has the DF flag as
+// dontFragment reports whether a datagram of a plain socket has the DF flag as
 // it should.
 func dontFragment(t *testing.T, c net.Conn, att *Attachment, want bool) bool {
 	t.Helper()

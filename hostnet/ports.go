@@ -131,9 +131,9 @@ func makeTAP(name string) string {
 	return fmt.Sprintf("`sudo ip tuntap add mode tap user %d name %s && sudo ip link set %s up`", os.Geteuid(), name, name)
 }
 
-// netAdmin says whether this process has CAP_NET_ADMIN: as root, or as an
-// ordinary user who is in a user namespace of their own. Whether it is good for
-// the network namespace at hand shows when it is used.
+// netAdmin reports whether this process has CAP_NET_ADMIN: as root, or as an ordinary user in a
+// separate user namespace. Whether it is valid for the current network namespace shows when it is
+// used.
 func netAdmin() bool {
 	hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var sets [2]unix.CapUserData

@@ -25,5 +25,5 @@ func (o Offload) Config() control.Offload {
 	return control.Offload{Preserve: o.Source == SourcePreserve, Offload: o.Offload}
 }
 
-// Endpoint says whether the card terminates the host's connections.
+// Endpoint reports whether the card terminates the host's connections.
 func (s *Spec) Endpoint() bool { return s.Offload.Mode == control.ModeEndpoint }

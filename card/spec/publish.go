@@ -142,7 +142,7 @@ func (p Publish) Targets(host []netip.Addr) []netip.AddrPort {
 	return out
 }
 
-// PublishesHost says whether a service on the host itself is published.
+// PublishesHost reports whether a service on the host itself is published.
 func (s *Spec) PublishesHost() bool {
 	for _, p := range s.Publish {
 		if p.In == InHost && s.Endpoint() {

@@ -237,5 +237,5 @@ func (a Attach) String() string {
 	}
 }
 
-// WantExec says whether the card keeps a namespace for toe exec.
+// WantExec reports whether the card keeps a namespace for toe exec.
 func (l Link) WantExec() bool { return l.Exec == nil || *l.Exec }

@@ -87,5 +87,5 @@ func keep(want spec.Prefix, had netip.Prefix, taken func(netip.Prefix) string) s
 	return spec.Prefix{Prefix: had}
 }
 
-// Privileged says whether the host's own network is ours to change.
+// Privileged reports whether the host's own network is ours to change.
 func Privileged() bool { return os.Geteuid() == 0 }

@@ -31,7 +31,7 @@ func (c *Card) Lock() (l *flock.Lock, err error) {
 	return nil, err
 }
 
-// Running says whether the card has a supervisor.
+// Running reports whether the card has a supervisor.
 func (c *Card) Running() bool {
 	_, held, err := flock.Owner(c.Paths.Lock())
 	return err == nil && held

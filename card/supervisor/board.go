@@ -129,7 +129,7 @@ func (b *board) hear(reply *cardpb.StatusResponse) {
 	b.reply, b.replied = reply, time.Now()
 }
 
-// heard says whether the agent has answered in this life, and else why not.
+// heard reports whether the agent has answered in this life, and else why not.
 func (b *board) heard() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -149,7 +149,7 @@ func (b *board) silence() time.Duration {
 	return time.Since(b.replied)
 }
 
-// verdict says whether the agent is healthy, and if not, whether something is still
+// verdict reports whether the agent is healthy, and if not, whether something is still
 // under way.
 func (b *board) verdict() (healthy, pending bool) {
 	b.mu.Lock()

@@ -91,7 +91,7 @@ func (w *world) watch(d *device, att *hostnet.Attachment, fix string) {
 	}
 }
 
-// leaving says whether the card is being taken down.
+// leaving reports whether the card is being taken down.
 func (w *world) leaving() bool {
 	select {
 	case <-w.quit:

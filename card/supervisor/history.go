@@ -82,7 +82,7 @@ func (b *board) keep(e status.Event) {
 	b.soon()
 }
 
-// passes says whether an event of a device is kept. The others are counted, and
+// passes reports whether an event of a device is kept. The others are counted, and
 // one event at the end of the window tells how many there were.
 func (b *board) passes(e status.Event) bool {
 	b.mu.Lock()

@@ -11,7 +11,7 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// reached says whether a step has been begun.
+// reached reports whether a step has been begun.
 func (w *scene) reached(step string) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -38,7 +38,7 @@ type server struct {
 	closed bool // no handler may begin; guarded by mu
 }
 
-// enter says whether a handler may begin. One that does must leave.
+// enter reports whether a handler may begin. One that does must leave.
 func (srv *server) enter() bool {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()

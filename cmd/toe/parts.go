@@ -63,7 +63,7 @@ func compareAgent(st *status.Status) {
 	}
 }
 
-// umlBuilt says whether the quick kernel is at hand.
+// umlBuilt reports whether the quick kernel is at hand.
 func umlBuilt(cache string) bool {
 	_, err := firmware.Find(cache, firmware.Micro, machine.UML, firmware.HostArch())
 	return err == nil

@@ -29,7 +29,7 @@ type Change interface {
 	// Undo undoes what Make did, all of it or a part, and nothing else: what is
 	// gone, or was modified in the meantime, stays as it is and is no error.
 	Undo() error
-	// Lasts says whether the change outlives a restart of the host.
+	// Lasts reports whether the change outlives a restart of the host.
 	Lasts() bool
 }
 
@@ -202,7 +202,7 @@ func (j *Journal) decode(e entry) (Change, error) {
 	return c, nil
 }
 
-// Lasting says whether the journal has a change of this card that outlives a
+// Lasting reports whether the journal has a change of this card that outlives a
 // restart of the host.
 func (j *Journal) Lasting() bool {
 	writing.Lock()

@@ -43,7 +43,7 @@ func Configure(name string, a store.LinkAddrs) error {
 	return nil
 }
 
-// HasIPv6 says whether the kernel has IPv6.
+// HasIPv6 reports whether the kernel has IPv6.
 func HasIPv6() bool {
 	_, err := os.Stat("/proc/sys/net/ipv6")
 	return err == nil
@@ -58,7 +58,7 @@ func Quiet(name string) {
 	}
 }
 
-// Exists says whether the caller's network namespace has an interface of that name.
+// Exists reports whether the caller's network namespace has an interface of that name.
 func Exists(name string) bool {
 	_, err := netlink.LinkByName(name) // not /sys, which may show another namespace
 	return err == nil

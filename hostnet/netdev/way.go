@@ -66,13 +66,13 @@ func (w linkWay) carries(s *netlink.Socket) bool {
 	return false
 }
 
-// routes says whether packets from one address to the other go over the link.
+// routes reports whether packets from one address to the other go over the link.
 func (w linkWay) routes(from, to netip.Addr) bool {
 	found, err := netlink.RouteGetWithOptions(to.AsSlice(), &netlink.RouteGetOptions{SrcAddr: from.AsSlice()})
 	return err == nil && len(found) > 0 && found[0].LinkIndex == w.index
 }
 
-// attached says whether an address is the host's own, or on a network that the
+// attached reports whether an address is the host's own, or on a network that the
 // host is attached to.
 func attached(to netip.Addr) bool {
 	found, err := netlink.RouteGet(net.IP(to.AsSlice()))

@@ -81,7 +81,7 @@ func TestPasstThatEnds(t *testing.T) {
 	got := make(chan Renewal, 1)
 	go func() { got <- <-r.Renewed }()
 	if !r.again(why, 0) {
-		t.Fatal("there is to be no other")
+		t.Fatal("want no other")
 	}
 	n := <-got
 	defer n.File.Close()

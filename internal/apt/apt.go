@@ -171,7 +171,7 @@ func (r *Root) config(settings []string) string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// reachable says whether every user may enter dir.
+// reachable reports whether every user may enter dir.
 func reachable(dir string) bool {
 	for ; ; dir = filepath.Dir(dir) {
 		info, err := os.Stat(dir)

@@ -137,7 +137,7 @@ func Sweep(dir string) {
 	}
 }
 
-// written says whether a process is writing the file at path.
+// written reports whether a process is writing the file at path.
 func written(path string) bool {
 	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {

@@ -23,7 +23,7 @@ type request struct {
 	_    [16]byte
 }
 
-// SetTSO says whether the device called name, in the calling thread's network
+// SetTSO reports whether the device called name, in the calling thread's network
 // namespace, gets TCP segments larger than its MTU. Packets that are cut
 // before it are still made and checked in one piece by the kernel above.
 func SetTSO(name string, on bool) error {

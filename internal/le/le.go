@@ -8,8 +8,8 @@ import (
 	"runtime"
 )
 
-// big says whether the host is big-endian. It is a constant, so that the compiler drops what is not
-// taken. The ports are those of Go that are.
+// big reports whether the host is big-endian. It is a constant, so that the compiler drops what is
+// not taken. The ports are those of Go that are.
 const big = runtime.GOARCH == "s390x" || runtime.GOARCH == "ppc64" || runtime.GOARCH == "mips" || runtime.GOARCH == "mips64"
 
 // U16 converts 16 bits.

@@ -44,7 +44,7 @@ func Remove(name string) error {
 	return err
 }
 
-// hasNone says whether an error means that the kernel has no nf_tables: no netfilter at all
+// hasNone reports whether an error means that the kernel has no nf_tables: no netfilter at all
 // (netlink(7)), no such subsystem, or no family inet.
 func hasNone(err error) bool {
 	return errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) || errors.Is(err, unix.EAFNOSUPPORT)

@@ -9,8 +9,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Run runs f on a thread in a network namespace that ends with it. Only root may
-// make one: for anybody else the test is skipped, and test/run runs it again as root.
+// Run runs f on a thread in a network namespace that ends with it. Only root may make one: for
+// other users the test is skipped, and test/run runs it again as root.
 func Run(t *testing.T, f func()) {
 	t.Helper()
 	done := make(chan error)

@@ -16,8 +16,9 @@ import (
 // opened before it is covered.
 const stage = "/tmp"
 
-// ownUser says whether the program gets a user id of its own: only with a real root as the caller.
-// In a user namespace root is the caller itself. It reads /proc, so call it before /proc is gone.
+// ownUser reports whether the program gets a user id of its own: only with a real root as the
+// caller. In a user namespace root is the caller itself. It reads /proc, so call it before /proc is
+// gone.
 func ownUser() bool {
 	return mapped("/proc/self/uid_map", Nobody) && mapped("/proc/self/gid_map", Nobody)
 }

@@ -84,7 +84,7 @@ func becomeUser(uid, gid int) error {
 	return nil
 }
 
-// mapped says whether id exists in a user namespace, from its uid_map or
+// mapped reports whether id exists in a user namespace, from its uid_map or
 // gid_map (user_namespaces(7)): lines of inside, outside, length.
 func mapped(file string, id int) bool {
 	data, err := os.ReadFile(file)
