@@ -23,6 +23,9 @@ const unfinished = ".new-"
 // process left. A writer locks its file just after it has made it.
 const unfinishedFor = time.Minute
 
+// sync is fsync(2). A test watches its calls.
+var sync = (*os.File).Sync
+
 // Write replaces the content of path. The error names path.
 func Write(path string, data []byte, mode fs.FileMode) error {
 	return WriteFunc(path, mode, func(w io.Writer) error {
@@ -51,7 +54,7 @@ func WriteFunc(path string, mode fs.FileMode, write func(io.Writer) error) (err 
 		err = f.Chmod(mode)
 	}
 	if err == nil {
-		err = f.Sync()
+		err = sync(f)
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
@@ -102,7 +105,7 @@ func SyncDir(dir string) error {
 		return err
 	}
 	defer d.Close()
-	return d.Sync()
+	return sync(d)
 }
 
 // WriteJSON replaces path, mode 0600, by v as indented JSON.

@@ -142,3 +142,49 @@ func TestSweep(t *testing.T) {
 		t.Errorf("left %q, want %q", got, want)
 	}
 }
+
+// A power loss leaves the old file or the new one: the content is synced before
+// the rename, and the folder after each change of it.
+func TestChangesAreSynced(t *testing.T) {
+	for name, c := range map[string]struct {
+		change  func(path string) error
+		content bool // has to be synced before
+	}{
+		"write":   {func(path string) error { return Write(path, []byte("new"), 0o600) }, true},
+		"symlink": {func(path string) error { return Symlink("new", path) }, false},
+		"remove":  {Remove, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			path := filepath.Join(dir, "file")
+			if err := os.WriteFile(path, []byte("old"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			old, err := os.Lstat(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var content, folder bool
+			t.Cleanup(func() { sync = (*os.File).Sync })
+			sync = func(f *os.File) error {
+				now, err := os.Lstat(path)
+				changed := err != nil || !os.SameFile(old, now)
+				if f.Name() == dir {
+					folder = changed
+				} else {
+					content = !changed
+				}
+				return f.Sync()
+			}
+			if err := c.change(path); err != nil {
+				t.Fatal(err)
+			}
+			if content != c.content {
+				t.Errorf("content synced before the change: %v, want %v", content, c.content)
+			}
+			if !folder {
+				t.Error("the folder is not synced after the change")
+			}
+		})
+	}
+}
