@@ -13,8 +13,8 @@ import (
 	"github.com/toe-project/toe/link/fakecard"
 )
 
-// halted keeps the pump from running while f fills its queues. It is asleep before
-// that, with nothing to do.
+// halted stops the pump while f fills its queues. The pump sleeps before that, with
+// nothing to do.
 func (w *world) halted(t *testing.T, f func()) {
 	t.Helper()
 	pid := w.k.PumpPID()
@@ -51,8 +51,8 @@ func threadsAre(t *testing.T, pid int, state byte) {
 	t.Fatalf("the threads of pump %d are not all in state %c", pid, state)
 }
 
-// One notification per batch: what the pump finds at once it tells of once, with
-// event indexes and without, both ways.
+// One notification per batch: packets that the pump finds together cause one
+// notification, with and without event indexes, both ways.
 func TestOneCallPerBatch(t *testing.T) {
 	const packets = 100 // fewer than a turn's, and of fewer bytes than callBytes
 	for name, o := range map[string]fakecard.Options{"event index": {}, "flags": {NoEventIdx: true}} {

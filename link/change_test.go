@@ -170,8 +170,8 @@ func readFull(t testing.TB, c net.Conn, n int) []byte {
 	return b
 }
 
-// Frames on a stream socket, in one piece and in many, to a reader that is
-// slow: none is lost or torn.
+// Frames go over a stream socket, in one piece and in many, to a slow reader. None
+// is lost or torn.
 func TestStream(t *testing.T) {
 	w, peer := newStreamWorld(t, fakecard.Options{})
 	buf := make([]byte, fakecard.FrameMax)
@@ -216,8 +216,8 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// A stream that breaks the protocol or ends is told of, and the card's frames
-// are refused; nothing spins or wedges.
+// A stream that breaks the protocol or ends is reported, and the card's frames
+// are refused. Nothing spins or wedges.
 func TestStreamEnds(t *testing.T) {
 	for name, end := range map[string]func(net.Conn){
 		"hang-up":       func(c net.Conn) { c.Close() },
@@ -298,8 +298,8 @@ func (f *flow) count(t testing.TB) {
 	f.sent, f.lost = int(last), int(last)-len(seen)
 }
 
-// A pump that is killed under traffic is replaced, and no more than what was
-// in flight is lost or doubled: neither card nor host is told.
+// A pump that is killed under traffic is replaced. At most the packets in flight
+// are lost or doubled. Neither card nor host is notified.
 func TestPumpKilled(t *testing.T) {
 	w := newWorld(t, worldOptions{process: true})
 	w.passes(t)
@@ -431,8 +431,8 @@ func TestRestart(t *testing.T) {
 	w.passes(t)
 }
 
-// What a driver does not take is not used: without checksum offload the host's
-// kernel finishes its packets itself.
+// An offload that the driver does not accept is not used. Without checksum offload
+// the host's kernel completes the checksums itself.
 func TestFewFeatures(t *testing.T) {
 	w := newWorld(t, worldOptions{card: fakecard.Options{Refuse: 0xffff&^vhostuser.NetMAC | vhostuser.NetGuestUSO4 | vhostuser.NetGuestUSO6 | vhostuser.NetHostUSO}})
 	h, p := tcp(hostIP, cardIP, 1000, 0)

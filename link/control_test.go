@@ -13,8 +13,9 @@ func pairsCommand(n int) []byte {
 	return binary.LittleEndian.AppendUint16([]byte{classMQ, setPairs}, uint16(n))
 }
 
-// The control ring says how many pairs the driver uses, whatever is on: packets go
-// to those, also after the pump was replaced. What else it asks is refused.
+// The control ring sets how many pairs the driver uses, independent of which are
+// enabled. Packets go to those pairs, also after the pump was replaced. Other commands
+// are refused.
 func TestControl(t *testing.T) {
 	w := newWorld(t, worldOptions{process: true, card: fakecard.Options{Pairs: 3, Control: true}})
 	command := func(b []byte, want byte) {
@@ -68,7 +69,7 @@ func TestControl(t *testing.T) {
 	used(1)
 }
 
-// Commands that are no commands go back, and the ring goes on.
+// Malformed commands are returned, and the ring goes on.
 func TestControlBadChains(t *testing.T) {
 	w := newWorld(t, worldOptions{card: fakecard.Options{Pairs: 2, Control: true}})
 	ring := w.card.Control()

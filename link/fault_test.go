@@ -15,9 +15,9 @@ import (
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
-// A card that cuts its memory file short (SIGBUS at the next look at a ring)
-// ends its pump, and nothing else: the keeper tells of it, starts others with
-// the ring left out or gives up for a while, and closes in time.
+// A card that truncates its memory file (SIGBUS at the next access to a ring)
+// ends only its pump. The keeper reports it, starts others without the ring or
+// pauses for a while, and closes in time.
 func TestMemoryFileTruncated(t *testing.T) {
 	w := newWorld(t, worldOptions{process: true})
 	w.passes(t)
@@ -40,8 +40,8 @@ func TestMemoryFileTruncated(t *testing.T) {
 	}
 }
 
-// A ring that lies outside the memory, or is not aligned, is refused where the
-// front end asks; the conversation and the other rings live on.
+// A ring outside the memory, or a misaligned one, is refused when the front end
+// starts it. The conversation and the other rings go on.
 func TestRingOutsideMemory(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	w.passes(t)
@@ -58,7 +58,7 @@ func TestRingOutsideMemory(t *testing.T) {
 	w.passes(t)
 }
 
-// A keeper whose pump cannot be started says so at once and leaves nothing.
+// A keeper whose pump cannot be started returns an error at once and leaves nothing behind.
 func TestNoPumpAtAll(t *testing.T) {
 	h := newHost(t, false, 1)
 	_, err := NewKeeper(Device{Name: "test", MAC: make([]byte, 6), MTU: 65535, Files: h.files, Seam: true},
@@ -68,7 +68,7 @@ func TestNoPumpAtAll(t *testing.T) {
 	}
 }
 
-// Devices that cannot be are refused, and their files closed.
+// Invalid devices are refused, and their files closed.
 func TestDeviceCheck(t *testing.T) {
 	mac := make([]byte, 6)
 	for name, d := range map[string]Device{
@@ -102,9 +102,9 @@ func newBareFile(t testing.TB) []*os.File {
 	return []*os.File{f}
 }
 
-// A receive buffer whose memory is gone (EFAULT in readv) costs the packet that
-// met it, which is counted, and none behind it: an edge-triggered descriptor
-// tells of those only once.
+// A receive buffer whose memory is gone (EFAULT in readv) costs only the packet
+// that was read into it, which is counted. The packets behind it pass, although an
+// edge-triggered descriptor signals them only once.
 func TestBufferGone(t *testing.T) {
 	b := newBare(t)
 	b.fillBehind(0, 100, func(p []byte) { unix.Write(b.host, append(make([]byte, frame.HeaderLen), p...)) })
@@ -118,8 +118,8 @@ func TestBufferGone(t *testing.T) {
 	}
 }
 
-// A TUN does not say that it could not copy all (tun_put_user of 6.18 looks away):
-// whether it does or not, the packets behind come through.
+// A TUN does not report that it could not copy everything (tun_put_user of 6.18
+// ignores it). In either case the packets behind it come through.
 func TestBufferHalfGoneOnTUN(t *testing.T) {
 	h := newHost(t, false, 1)
 	defer closeAll(h.files)

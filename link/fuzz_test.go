@@ -240,7 +240,7 @@ func overlaps(lists ...[]byte) bool {
 	return false
 }
 
-// noCleanup keeps a pump over many inputs.
+// noCleanup is a testing.TB that keeps a pump over many inputs.
 type noCleanup struct{ testing.TB }
 
 func (noCleanup) Cleanup(func()) {}

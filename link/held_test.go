@@ -29,6 +29,6 @@ func TestCallOverFullSocket(t *testing.T) {
 	for err == nil {
 		err = unix.Sendto(pair[1], make([]byte, 64<<10), unix.MSG_DONTWAIT, nil)
 	}
-	b.tell(order{Op: opRun, Index: 1}) // calls the driver
+	b.tell(order{Op: opRun, Index: 1}) // makes the pump call the driver
 	b.tell(order{Op: opStop, Index: 1})
 }

@@ -24,8 +24,8 @@ func everyOffer(f func(accepted tun.Offload, pairs int, features uint64)) {
 	}
 }
 
-// A packed ring (CVE-2026-16457) is never offered, and a front end that takes it
-// all the same is left out, before anything is shared with it.
+// A packed ring (CVE-2026-16457) is never offered. A front end that accepts it
+// nevertheless is disconnected, before anything is shared with it.
 func TestPackedRingNotOffered(t *testing.T) {
 	const packed = 1 << 34 // VIRTIO_F_RING_PACKED
 	everyOffer(func(o tun.Offload, pairs int, f uint64) {
@@ -56,8 +56,8 @@ func TestPackedRingNotOffered(t *testing.T) {
 	w.passes(t)
 }
 
-// What is offered for one direction is offered for the other, whatever the kernel
-// accepted (cloud-hypervisor 3451, libkrun 264: fast one way only).
+// An offload offered for one direction is offered for the other, for every set that
+// the kernel accepts (cloud-hypervisor 3451, libkrun 264: fast one way only).
 func TestOffersBothWays(t *testing.T) {
 	everyOffer(func(o tun.Offload, pairs int, f uint64) {
 		for _, b := range []struct {
@@ -79,9 +79,10 @@ func TestOffersBothWays(t *testing.T) {
 	})
 }
 
-// What a driver does not take is not used in either direction (cloud-hypervisor
-// 3451, libkrun 264): the kernel cuts up for the card what that does not take, and
-// what the card sends without having taken it is dropped. What it did take goes on.
+// Offloads that the driver does not accept are not used in either direction
+// (cloud-hypervisor 3451, libkrun 264). The kernel segments packets for the card that
+// the card does not accept whole. Packets that the card sends with such an offload are
+// dropped. The accepted offloads keep working.
 func TestRefusedEachWay(t *testing.T) {
 	const big, segment = 9000, 1400
 	for _, c := range []struct {

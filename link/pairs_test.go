@@ -32,8 +32,8 @@ func (w *world) flows(t *testing.T, pairs, n int) []int {
 	return got
 }
 
-// Packets go to no queue pair that the card has not switched on, whichever those
-// are and whenever it changes its mind, and none is lost for it.
+// Packets go only to queue pairs that the card has enabled, for every set of pairs
+// and after each change. No packet is lost by a change.
 func TestPairsThatAreOff(t *testing.T) {
 	w := newWorld(t, worldOptions{card: fakecard.Options{Pairs: 3, Disabled: true}})
 	enable := func(pair int, on bool) {
@@ -66,7 +66,7 @@ func TestPairsThatAreOff(t *testing.T) {
 	}
 }
 
-// Of a device with several pairs a card that knows only one gets every packet.
+// A card that uses only one pair of a device with several gets every packet.
 func TestPairsThatNobodyStarts(t *testing.T) {
 	h := newHost(t, false, 4)
 	w := newWorldOn(t, h, worldOptions{card: fakecard.Options{Refuse: 1 << 22}})

@@ -31,8 +31,8 @@ func TestBufferOfTheLargestPacket(t *testing.T) {
 	w.stat(t, "too small", func(s QueueStats) uint64 { return s.ToCard.Drops.TooSmall }, 0)
 }
 
-// A ring whose every descriptor is taken has no more to give, also where its
-// chains are of several: what fits passes.
+// A ring with all descriptors taken has no more buffers, also if its chains have
+// several descriptors. Packets that fit pass.
 func TestRingOfLongChainsIsSmall(t *testing.T) {
 	for _, o := range []fakecard.Options{
 		{Size: 32, Segments: 4, Buffer: 1536},

@@ -11,8 +11,8 @@ import (
 	"github.com/toe-project/toe/link/fakecard"
 )
 
-// A pump that spins needs no wake-up for what comes while it does: it finds a head
-// that nobody kicked for. One that does not spin, or no longer, needs the kick.
+// A spinning pump needs no wake-up: it finds a head that was made available without
+// a kick. A pump that does not spin, or has stopped spinning, needs the kick.
 func TestSpin(t *testing.T) {
 	for _, c := range []struct {
 		spin  time.Duration
@@ -77,7 +77,7 @@ func TestSpinIsSet(t *testing.T) {
 	}
 }
 
-// What is no time to spin is refused.
+// Invalid spin times are refused.
 func TestSpinBounds(t *testing.T) {
 	for spin, want := range map[time.Duration]bool{-1: false, 0: true, MaxSpin: true, MaxSpin + 1: false} {
 		d := Device{Name: "test", MAC: make([]byte, 6), MTU: 1500, Files: newBareFile(t), Spin: spin}

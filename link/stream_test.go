@@ -84,9 +84,8 @@ func writeFrames(c net.Conn) error {
 	}
 }
 
-// A pump that is killed anywhere leaves a stream that the next one finds at
-// the start of a frame, both ways: each time packets move again within a
-// second, and none is torn.
+// A pump is killed at any point. The next one finds the stream at the start of a
+// frame, both ways. Packets move again within a second each time, and none is torn.
 func TestStreamSurvivesKills(t *testing.T) {
 	w, peer := newStreamWorldOn(t, worldOptions{process: true})
 	peer.SetDeadline(time.Now().Add(time.Minute))
@@ -176,7 +175,7 @@ func to(address string, mark byte) []byte {
 	return append(b, mark)
 }
 
-// What passt would connect to the host's own loopback does not get to it.
+// Frames that passt would connect to the host's own loopback do not reach passt.
 func TestStreamKeepsOffLoopback(t *testing.T) {
 	w, peer := newStreamWorld(t, fakecard.Options{})
 	for _, address := range []string{"127.0.0.1", "127.255.255.254", "0.0.0.0", "0.1.2.3", "::1", "::", "::ffff:127.0.0.1", "::7f00:1"} {
@@ -196,7 +195,7 @@ func TestStreamKeepsOffLoopback(t *testing.T) {
 	w.stat(t, "refused", func(s QueueStats) uint64 { return s.ToHost.Drops.Refused }, 8)
 }
 
-// A stream whose other side is gone gets another one, and the card goes on.
+// A stream whose peer is gone gets another one, and the card goes on.
 func TestStreamIsRenewed(t *testing.T) {
 	w, first := newStreamWorldOn(t, worldOptions{process: true})
 	first.Close()
@@ -221,8 +220,8 @@ func TestStreamIsRenewed(t *testing.T) {
 		if _, err := peer.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(f))), f...)); err != nil {
 			t.Fatal(err)
 		}
-		// One of the round before may come again, when that pump was killed
-		// before it had shown that it was done.
+		// A frame of the previous round may come again, if that pump was
+		// killed before it had shown it as completed.
 		same := func(got []byte) bool {
 			if len(got) != len(f) || !bytes.Equal(got[:len(f)-1], f[:len(f)-1]) || got[len(f)-1] > byte(round) {
 				t.Fatalf("round %d: %x came", round, got)
@@ -241,7 +240,7 @@ func TestStreamIsRenewed(t *testing.T) {
 		for again := true; again; {
 			again = !same(readFull(t, peer, streamHead+len(f))[streamHead:])
 		}
-		// What the pump has sent and not shown yet is sent again by the next one.
+		// The next pump repeats frames that were sent and not yet shown.
 		if _, tx := w.card.Pair(0); tx.Flush() != nil {
 			t.Fatal("the frame did not come back")
 		}

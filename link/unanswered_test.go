@@ -73,8 +73,8 @@ func unanswered(orders *os.File, swallow func(order) bool) (Process, error) {
 	return p, nil
 }
 
-// A pump that dies after it has started a ring and before it says so has moved packets or has not.
-// The next one goes on from where the ring is: the host gets each packet once, and the used index
+// A pump dies after it has started a ring and before it answers. It may have moved packets. The
+// next one continues from the ring's position: the host gets each packet once, and the used index
 // does not go backwards.
 func TestStartUnanswered(t *testing.T) {
 	for _, lost := range []op{opStart, opRun} {
@@ -125,8 +125,8 @@ func TestStartUnanswered(t *testing.T) {
 	}
 }
 
-// Pumps that die before they have taken a ring leave it where the front end said that it is: what
-// the card's memory holds is not the used index of anything yet.
+// Pumps die before they have taken a ring. The ring keeps the base of the front end, since the
+// card's memory does not hold a used index of this ring yet.
 func TestStartNotTaken(t *testing.T) {
 	bases := make(chan order, 8)
 	w := newLaunched(t, func(o *Options) {

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What has gone wrong in the ring code of others, by name. Each row writes a
-// ring, and says what Take must make of it. Behind each bad chain stands a
-// good one, which must come through: an error wedges nothing (OpenVMM 4045).
+// Faults of other implementations' ring code, by name. Each row writes a ring and
+// gives the wanted result of Take. A good chain follows each bad one and must come
+// through: an error wedges nothing (OpenVMM 4045).
 func TestHistory(t *testing.T) {
 	const buf = guestBase + bufferAt
 	const w, n, ind = descWrite, descNext, descIndirect
@@ -184,7 +184,7 @@ func (g *rig) take(iov []unix.Iovec) (uint16, []unix.Iovec, int, error) {
 	return g.r.Take(iov)
 }
 
-// Head and avail index out of range break the ring, and nothing else.
+// A head or an avail index out of range breaks only the ring.
 func TestBrokenRing(t *testing.T) {
 	for _, c := range []struct {
 		name string

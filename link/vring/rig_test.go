@@ -23,7 +23,7 @@ const (
 	bufferAt = 0x20000
 )
 
-// rig is a driver that writes whatever it is told to.
+// rig is a driver that writes any value.
 type rig struct {
 	t    testing.TB
 	mem  []byte

@@ -16,9 +16,9 @@ import (
 )
 
 // Value fetched twice (CVE-2026-93683, CVE-2026-86562): while a driver flips
-// descriptors as fast as it can, what Take returns is always inside the memory
-// and its size is the sum of its segments. It goes on until the descriptors have
-// changed often enough while Take was looking at them.
+// descriptors as fast as it can, the result of Take is always inside the memory
+// and its size is the sum of its segments. The test ends when the descriptors have
+// changed often enough while Take was reading them.
 func TestFetchedOnce(t *testing.T) {
 	const limit = 30 * time.Second
 	enough := 2000
@@ -81,8 +81,8 @@ func TestFetchedOnce(t *testing.T) {
 	}
 }
 
-// A memory file that is cut short under its mapping is SIGBUS: it must come as
-// a panic that can be told of, not as the end of the process by a signal.
+// A memory file that is truncated under its mapping raises SIGBUS. It must become
+// a panic, which can be reported, and not kill the process.
 func TestFileTruncated(t *testing.T) {
 	if os.Getenv("VRING_TRUNCATE") == "" {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestFileTruncated$", "-test.v")
@@ -192,8 +192,8 @@ func TestMapRefuses(t *testing.T) {
 	}
 }
 
-// Mapping removed under a running ring: Moved goes on in the new table and
-// refuses one that does not hold the ring; what was taken comes again.
+// Mapping removed under a running ring: Moved continues in the new table and
+// refuses a table that does not hold the ring. Heads that were taken come again.
 func TestMoved(t *testing.T) {
 	g := newRig(t, Config{Write: true, Base: 65534})
 	other := newRig(t, Config{})
@@ -243,8 +243,8 @@ func TestMoved(t *testing.T) {
 	}
 }
 
-// A pump that dies leaves all it knew in the used index: the next one takes
-// again what was not shown, and calls the driver once to be sure.
+// A pump that dies leaves its complete state in the used index. The next one takes
+// the heads that were not shown again, and calls the driver once to be sure.
 func TestTakeOver(t *testing.T) {
 	for _, start := range []int{0, 65533, 65535} {
 		g := newRig(t, Config{Write: true, Base: start, EventIdx: true})
@@ -294,8 +294,8 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
-// The front end's base counts, whatever the memory says (QEMU completes what
-// was queued itself).
+// The front end's base takes precedence over the memory (QEMU itself completes
+// queued heads).
 func TestBaseCounts(t *testing.T) {
 	g := newRig(t, Config{Base: 5})
 	g.put16(usedAt+2, 99)
