@@ -151,7 +151,7 @@ func (p *port) ask6(
 	return newLease6(m, start, managed, name, p.guarded)
 }
 
-// client6 speaks from the port's link-local address.
+// client6 returns a client that uses the port's link-local address.
 func (p *port) client6(name string) (*nclient6.Client, error) {
 	dev, err := net.InterfaceByName(name)
 	if err != nil {

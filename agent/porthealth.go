@@ -54,7 +54,7 @@ func addressHealth(r reason, late health, conf control.Port, have found) reason 
 	return r.with(late, detail)
 }
 
-// fourMissing says why there is no DHCP lease where there should be one.
+// fourMissing returns why an expected DHCP lease is missing.
 func (f *found) fourMissing(conf control.Port) string {
 	switch {
 	case !conf.HasDHCP() || f.lease != nil:
@@ -65,7 +65,7 @@ func (f *found) fourMissing(conf control.Port) string {
 	return "no DHCP offer"
 }
 
-// sixMissing says why there is no IPv6 address where routers could give one.
+// sixMissing returns why there is no IPv6 address although routers could give one.
 func (f *found) sixMissing(conf control.Port) string {
 	given := func(a netip.Prefix) bool { return a.Addr().Is6() && !slices.Contains(conf.Static(), a) }
 	switch {

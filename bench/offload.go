@@ -14,7 +14,7 @@ import (
 	"github.com/toe-project/toe/machine"
 )
 
-// OffloadOptions says what to measure of endpoint mode.
+// OffloadOptions selects what to measure of endpoint mode.
 type OffloadOptions struct {
 	Options           // Only chooses from OffloadParts; Machine and Cards are not used
 	Machines []string // kinds of the card, one after the other

@@ -93,7 +93,7 @@ func Failed(results []Result) bool {
 	return false
 }
 
-// judgeMachines says which machine a card gets.
+// judgeMachines reports which machine a card gets.
 func judgeMachines(results []Result) Result {
 	r := Result{
 		Name: "machine", State: Fail, Detail: "no kind of machine works here",

@@ -38,13 +38,12 @@ type Attachment struct {
 	Died    <-chan error // says why the other side ended; nil where that cannot happen
 	// Renewed brings another file in place of Files[0] whose other side has ended.
 	Renewed <-chan passt.Renewal
-	// Waits says what the other side is waiting for, "" for nothing; nil where
-	// it never does.
+	// Waits returns what the other side is waiting for, "" for nothing; nil if it never waits.
 	Waits func() string
 	Close func() error // removes what was made for it; nil for nothing
 }
 
-// Waits says what the other side is waiting for.
+// Waiting returns what the other side is waiting for, "" for nothing.
 func (a *Attachment) Waiting() string {
 	if a == nil || a.Waits == nil {
 		return ""

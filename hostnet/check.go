@@ -7,8 +7,8 @@ import (
 	"github.com/toe-project/toe/card/store"
 )
 
-// Check says what a card that is not running cannot have on this host:
-// before it is made, and before its firmware is.
+// Check reports what this host cannot provide for a card that is not running. It is called before
+// the card is made and before its firmware is.
 func Check(spec spec.Spec) error {
 	if !store.Privileged() {
 		if err := spec.WithoutRoot(); err != nil {

@@ -23,7 +23,7 @@ func journalOf(c *store.Card) *journal.Journal {
 	return journal.Open(c.Paths.Journal(), c.Name, kinds)
 }
 
-// do makes a change of the host by way of the card's journal.
+// do changes the host through the card's journal.
 func (h *Host) do(c journal.Change) (undo func() error, err error) {
 	return journalOf(h.card).Do(c)
 }

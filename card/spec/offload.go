@@ -5,8 +5,7 @@ import (
 	"github.com/toe-project/toe/feature"
 )
 
-// Offload says how the card acts for the host. Its own keys decide about the
-// card as a whole.
+// Offload configures how the card acts for the host. Its own keys apply to the whole card.
 type Offload struct {
 	Mode            string `yaml:"mode,omitempty" enum:"endpoint|router" doc:"endpoint: the card terminates the host's TCP and UDP and originates its own on the wire; router: the card forwards packets" default:"endpoint"`
 	Source          string `yaml:"source,omitempty" enum:"masquerade|preserve" doc:"masquerade: the wire sees the card's own addresses; preserve: it sees the host's, for networks that route them to the card" default:"masquerade"`

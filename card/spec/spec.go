@@ -179,7 +179,7 @@ const (
 	AttachNetns   AttachKind = "netns"
 )
 
-// Attach says where a port leads.
+// Attach describes what a port is attached to.
 type Attach struct {
 	Kind   AttachKind
 	Name   string // interface, bridge or lower device

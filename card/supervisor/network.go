@@ -21,8 +21,8 @@ type Network interface {
 	// Link makes the host's interface of the link: a TUN with MTU 65535, the
 	// host's addresses, up.
 	Link(ctx context.Context, want hostnet.LinkOptions) (*hostnet.Attachment, error)
-	// Exec makes the namespace for toe exec with its TUN, loopback up,
-	// addresses, and default routes by way of the card.
+	// Exec makes the namespace for toe exec with its TUN, loopback up, addresses, and default
+	// routes through the card.
 	Exec(ctx context.Context, want hostnet.LinkOptions) (*hostnet.Attachment, error)
 	// CheckPort returns why a port cannot be attached. It changes nothing.
 	CheckPort(p spec.Port) error

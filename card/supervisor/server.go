@@ -84,8 +84,8 @@ func (s *Supervisor) listen() (*server, error) {
 	return srv, nil
 }
 
-// Close takes no more requests, ends what is being answered, and waits for the
-// handlers: none of them changes anything after it.
+// Close stops accepting requests, ends the current ones and waits for the handlers. No handler
+// changes anything after Close.
 func (srv *server) Close() {
 	srv.mu.Lock()
 	srv.closed = true

@@ -93,7 +93,7 @@ func (w *world) devices() []*device {
 // address is where the agent is reached.
 func (w *world) address() netip.Addr { return w.links[0].addrs.Card()[0].Addr() }
 
-// dial opens a connection to the card by way of the first link.
+// dial opens a connection to the card through the first link.
 func (w *world) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	att := w.firstAttachment()
 	if att == nil {

@@ -169,9 +169,9 @@ func namespaceCommand(namespaces []*os.File, resolv string) nsexec.Command {
 
 const resolvConf = "/etc/resolv.conf"
 
-// binds make names resolve by way of the card: its resolv.conf over the
-// host's, and nothing where the host's resolver daemons would be asked, which
-// would answer from the host's network.
+// binds returns the bind mounts that make names resolve through the card: its resolv.conf over the
+// host's, and /dev/null over the sockets of the host's resolver daemons, which would answer from
+// the host's network.
 func binds(resolv, host string) []nsexec.Bind {
 	var list []nsexec.Bind
 	if _, err := os.Lstat(host); err == nil {

@@ -8,8 +8,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// runLogMax is the size at which a supervisor's log is moved to NAME.1 and
-// begun anew, in bytes: no more than twice that is kept.
+// runLogMax is the size in bytes at which a supervisor's log is renamed to NAME.1 and a new one
+// begins. At most twice that is kept.
 const runLogMax = 4 << 20
 
 // runLog is the standard error of a supervisor that `toe up` has pointed at a

@@ -317,7 +317,7 @@ func await(
 	}
 }
 
-// whyNot says why the supervisor ended before the card was ready.
+// whyNot returns why the supervisor ended before the card was ready.
 func whyNot(ctx context.Context, c *store.Card, err error) error {
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 20*time.Second)
 	defer cancel()

@@ -15,7 +15,7 @@ type Program struct {
 // Path is the file that names the program.
 func (p Program) Path() string { return p.Argv[len(p.Argv)-1] }
 
-// String says which program it is, and why.
+// String returns which program it is, and why.
 func (p Program) String() string {
 	if p.Package == "" {
 		return p.Path()

@@ -60,7 +60,7 @@ func flagNames(cmd *cobra.Command) []string {
 	return names
 }
 
-// want says what a flag takes, by its type.
+// want describes the value of a flag by its type.
 func want(f *pflag.Flag) string {
 	switch t := f.Value.Type(); t {
 	case "bool":

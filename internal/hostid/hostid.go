@@ -1,5 +1,5 @@
-// Package hostid tells this host from others, for addresses that must not be
-// the same on two hosts of one network.
+// Package hostid distinguishes this host from others, for addresses that must differ between the
+// hosts of one network.
 package hostid
 
 import (

@@ -119,7 +119,7 @@ func TestBindOverADanglingLink(t *testing.T) {
 }
 
 func TestSignalsAreTheDefaultAgain(t *testing.T) {
-	// Blocked and caught signals of a Go program must not be the command's.
+	// The command must not inherit the blocked and caught signals of a Go program.
 	got, _ := shell(t, home(t), "exec cat /proc/self/status")
 	for line := range strings.Lines(got) {
 		name, mask, _ := strings.Cut(line, ":")

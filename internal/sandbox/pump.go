@@ -23,7 +23,7 @@ type PumpOptions struct {
 	Parent int
 }
 
-// Report says what confinement is in place.
+// Report describes the confinement in place.
 type Report struct {
 	UID, GID int
 	Landlock int    // ABI version that is enforced; 0 means the kernel has none
