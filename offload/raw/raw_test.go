@@ -81,8 +81,11 @@ func TestConnection(t *testing.T) {
 func socket(t *testing.T, family int) int {
 	t.Helper()
 	fd, err := Socket(family, unix.SOCK_STREAM)
+	if errors.Is(err, unix.EAFNOSUPPORT) {
+		t.Skip("the kernel has no IPv6")
+	}
 	if err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = Close(fd) })
 	return fd
