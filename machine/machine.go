@@ -12,7 +12,7 @@
 //     Start, even if that process is killed with SIGKILL.
 //   - A network device is of one of the kinds that Nets names. The machine is a
 //     client of the socket of every vhost-user device; the sockets are already
-//     listening when Start is called.
+//     listening when Start is called. Every machine supports disks.
 //   - A card that reboots ends its instance with Exit.Cause Rebooted, and a
 //     card that powers off with PoweredOff. The supervisor decides whether to
 //     start it again, so that the next start sees a new Spec.
@@ -74,10 +74,8 @@ func CheckNets(m Machine, nets []Net) error {
 		if !n.IsVhostUser() {
 			continue
 		}
-		if st, err := os.Stat(n.Socket); err != nil {
-			return fmt.Errorf("network device %s: vhost-user socket: %w", n.Name, err)
-		} else if st.Mode().Type() != os.ModeSocket {
-			return fmt.Errorf("network device %s: %s has mode %v, want a vhost-user socket", n.Name, n.Socket, st.Mode())
+		if err := checkSocket(n.Socket); err != nil {
+			return fmt.Errorf("network device %s: %w", n.Name, err)
 		}
 	}
 	return nil
@@ -93,6 +91,7 @@ type Spec struct {
 	CPUs    int
 	Memory  int64 // bytes
 	Nets    []Net
+	Disks   []Disk
 	Console *os.File // the machine's end of a stream socket; Start always closes it
 }
 

@@ -19,6 +19,8 @@ const (
 
 func cellSocket(i int) string { return fmt.Sprintf("/card/net%d", i) }
 
+func cellDisk(i int) string { return fmt.Sprintf("/card/disk%d", i) }
+
 // baseArguments returns the arguments for every guest, the probe's included.
 //
 // The machine is "pc" without the devices that a card never uses. Measured on 2 virtual CPUs with
@@ -67,6 +69,9 @@ func (m *Machine) arguments(known features, spec machine.Spec) []string {
 	for i, n := range spec.Nets {
 		args = append(args, m.netArguments(known, i, n)...)
 	}
+	for i := range spec.Disks {
+		args = append(args, diskArguments(known, i)...)
+	}
 	return args
 }
 
@@ -95,6 +100,20 @@ func (m *Machine) netArguments(known features, i int, n machine.Net) []string {
 		"-chardev", fmt.Sprintf("socket,id=vhost%d,path=%s,%s", i, cellSocket(i), known.reconnect()),
 		"-netdev", fmt.Sprintf("vhost-user,id=net%d,chardev=vhost%d,queues=%d", i, i, queues),
 		"-device", dev,
+	}
+}
+
+// diskArguments returns the arguments for disk i. The card's PCI bus has the disks in the order of
+// the arguments. config-wce is off, because the disk's cache cannot be switched (package disk).
+func diskArguments(known features, i int) []string {
+	vectors := 2
+	if !known.msix {
+		vectors = 0
+	}
+	return []string{
+		"-chardev", fmt.Sprintf("socket,id=disk%d,path=%s,%s", i, cellDisk(i), known.reconnect()),
+		"-device", fmt.Sprintf("vhost-user-blk-pci,chardev=disk%d,disable-legacy=on,num-queues=1,"+
+			"queue-size=256,config-wce=off,vectors=%d", i, vectors),
 	}
 }
 

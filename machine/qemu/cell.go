@@ -67,6 +67,9 @@ func (m *Machine) cardCell(known features, spec machine.Spec) (sandbox.Cell, err
 		}
 		c.HostNetwork = true
 	}
+	for i, d := range spec.Disks {
+		c.Binds = append(c.Binds, sandbox.Bind{Source: d.Socket, Target: cellDisk(i), Write: true})
+	}
 	if c.HostNetwork {
 		// QEMU's user-mode network sends the card's DNS queries to the host's servers.
 		c.Binds = append(c.Binds, sandbox.Bind{Source: "/etc/resolv.conf", Target: "/etc/resolv.conf", Optional: true})

@@ -65,7 +65,7 @@ func (m *Machine) binary() (string, error) {
 //
 // The caller must meet these conditions. The process's main calls sandbox.Main before anything
 // else. Spec.Kernel is an uncompressed vmlinux with world read permission (its directories need
-// none). If the caller is root, Start gives Spec.Initrd and the sockets of Spec.Nets to the card's
+// none). If the caller is root, Start gives Spec.Initrd and the sockets of Spec.Nets and Spec.Disks to the card's
 // user with chown where their mode keeps that user out. A vhost-user socket must stay the same file
 // for the card's life: QEMU reconnects when its connection breaks, but the cell has the file and
 // not its directory. Spec.Dir is not used.
@@ -81,7 +81,7 @@ func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instanc
 	if err != nil {
 		return nil, err
 	}
-	known, err := m.look(ctx, path, slices.ContainsFunc(spec.Nets, machine.Net.IsVhostUser))
+	known, err := m.look(ctx, path, len(spec.Disks) > 0 || slices.ContainsFunc(spec.Nets, machine.Net.IsVhostUser))
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +104,10 @@ func (m *Machine) check(spec machine.Spec) error {
 			return fmt.Errorf("%s: %w", f.what, err)
 		}
 	}
-	return machine.CheckNets(m, spec.Nets)
+	if err := machine.CheckNets(m, spec.Nets); err != nil {
+		return err
+	}
+	return machine.CheckDisks(spec.Disks)
 }
 
 func (m *Machine) admit(spec machine.Spec) error {
@@ -119,6 +122,11 @@ func (m *Machine) admit(spec machine.Spec) error {
 		}
 		if err := sandbox.Admit(n.Socket, m.cfg.UID, m.cfg.GID, true); err != nil {
 			return fmt.Errorf("network device %s: %w", n.Name, err)
+		}
+	}
+	for _, d := range spec.Disks {
+		if err := sandbox.Admit(d.Socket, m.cfg.UID, m.cfg.GID, true); err != nil {
+			return fmt.Errorf("disk %s: %w", d.Name, err)
 		}
 	}
 	return nil

@@ -122,6 +122,7 @@ func TestStartErrors(t *testing.T) {
 		{"initrd", "/nonexistent", func(s *machine.Spec) { s.Initrd = "/nonexistent" }},
 		{"socket", "network device wan", func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Socket: "/nonexistent"}} }},
 		{"another kind", `kind "vfio", machine tcg has ["vhost-user" "user"]`, func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Kind: "vfio"}} }},
+		{"no back end of a disk", "disk flash: vhost-user socket", func(s *machine.Spec) { s.Disks = []machine.Disk{{Name: "flash"}} }},
 		{"no socket", "want a vhost-user socket", func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Socket: "/bin/true"}} }},
 		{"QEMU refuses", "last words", func(s *machine.Spec) { s.CPUs = 100000 }},
 	} {

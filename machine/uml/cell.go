@@ -29,6 +29,8 @@ func argument0(card string) string { return "toe-card-" + card }
 
 func cellSocket(i int) string { return fmt.Sprintf("/net%d", i) }
 
+func cellDisk(i int) string { return fmt.Sprintf("/disk%d", i) }
+
 // cell returns everything of the host that the kernel can see.
 func (m *Machine) cell(spec machine.Spec) sandbox.Cell {
 	c := sandbox.Cell{
@@ -66,6 +68,9 @@ func (m *Machine) cell(spec machine.Spec) sandbox.Cell {
 	for i, n := range spec.Nets {
 		c.Binds = append(c.Binds, sandbox.Bind{Source: n.Socket, Target: cellSocket(i), Write: true})
 	}
+	for i, d := range spec.Disks {
+		c.Binds = append(c.Binds, sandbox.Bind{Source: d.Socket, Target: cellDisk(i), Write: true})
+	}
 	return c
 }
 
@@ -102,6 +107,10 @@ func arguments(spec machine.Spec) []string {
 	for i := range spec.Nets {
 		// 1 is VIRTIO_ID_NET (virtio 1.2, section 5).
 		args = append(args, fmt.Sprintf("virtio_uml.device=%s:1", cellSocket(i)))
+	}
+	for i := range spec.Disks {
+		// 2 is VIRTIO_ID_BLOCK.
+		args = append(args, fmt.Sprintf("virtio_uml.device=%s:2", cellDisk(i)))
 	}
 	return append(args, strings.Fields(spec.Cmdline)...)
 }

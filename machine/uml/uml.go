@@ -44,7 +44,7 @@ func (m *Machine) Nets() []machine.NetKind { return []machine.NetKind{machine.Vh
 //
 // The caller must meet these conditions. The process's main calls sandbox.Main before anything
 // else. Spec.Kernel has world read permission (its directories need none). If the caller is root,
-// Start gives Spec.Initrd and the sockets of Spec.Nets to the card's user with chown where their
+// Start gives Spec.Initrd and the sockets of Spec.Nets and Spec.Disks to the card's user with chown where their
 // mode keeps that user out, so a file whose owner matters must not be passed. Spec.Dir is not used:
 // everything the card writes stays in its cell's memory.
 func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instance, error) {
@@ -69,6 +69,9 @@ func (m *Machine) check(spec machine.Spec) error {
 	if err := machine.CheckNets(m, spec.Nets); err != nil {
 		return fmt.Errorf("card %s: %w", spec.Name, err)
 	}
+	if err := machine.CheckDisks(spec.Disks); err != nil {
+		return fmt.Errorf("card %s: %w", spec.Name, err)
+	}
 	st, err := os.Stat(spec.Kernel)
 	if err != nil {
 		return fmt.Errorf("card %s, kernel: %w", spec.Name, err)
@@ -91,6 +94,11 @@ func (m *Machine) admit(spec machine.Spec) error {
 	for _, n := range spec.Nets {
 		if err := sandbox.Admit(n.Socket, m.cfg.UID, m.cfg.GID, true); err != nil {
 			return fmt.Errorf("network device %s: %w", n.Name, err)
+		}
+	}
+	for _, d := range spec.Disks {
+		if err := sandbox.Admit(d.Socket, m.cfg.UID, m.cfg.GID, true); err != nil {
+			return fmt.Errorf("disk %s: %w", d.Name, err)
 		}
 	}
 	return nil

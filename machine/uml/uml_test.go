@@ -116,6 +116,7 @@ func TestStartErrors(t *testing.T) {
 		{"initrd", "/nonexistent", func(s *machine.Spec) { s.Initrd = "/nonexistent" }},
 		{"no back end", "vhost-user socket", func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan"}} }},
 		{"user network", `kind "user", machine uml has ["vhost-user"]`, func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Kind: machine.UserNet}} }},
+		{"no back end of a disk", "disk flash: vhost-user socket", func(s *machine.Spec) { s.Disks = []machine.Disk{{Name: "flash"}} }},
 		{"no socket", "want a vhost-user socket", func(s *machine.Spec) { s.Nets = []machine.Net{{Name: "wan", Socket: "/bin/true"}} }},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -1,0 +1,19 @@
+package uml
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/toe-project/toe/machine"
+)
+
+// A card's disks come in the order of Spec.Disks, after its network devices.
+func TestDiskArguments(t *testing.T) {
+	s := machine.Spec{Nets: []machine.Net{{}}, Disks: []machine.Disk{{Socket: "/a"}, {Socket: "/b"}}, Cmdline: "end"}
+	want := []string{
+		"virtio_uml.device=/net0:1", "virtio_uml.device=/disk0:2", "virtio_uml.device=/disk1:2", "end",
+	}
+	if args := arguments(s); !slices.Equal(args[len(args)-4:], want) {
+		t.Errorf("%q, want %q at the end", args, want)
+	}
+}
