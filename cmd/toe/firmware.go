@@ -19,7 +19,7 @@ func firmwareCmd() *cobra.Command {
 		Use:   "firmware",
 		Short: "Build what a card boots, and show what is built",
 	}
-	cmd.AddCommand(firmwareBuildCmd(), firmwareStatusCmd())
+	cmd.AddCommand(firmwareBuildCmd(), firmwareStatusCmd(), firmwareKeysCmd())
 	return cmd
 }
 
