@@ -153,9 +153,18 @@ func (cl *Client) refusal(resp *http.Response) error {
 	defer resp.Body.Close()
 	var p status.Problem
 	if err := json.NewDecoder(io.LimitReader(resp.Body, 1<<16)).Decode(&p); err != nil || p.Error == "" {
+		if resp.StatusCode == http.StatusNotFound {
+			return cl.otherVersion()
+		}
 		return fmt.Errorf("card %s: its supervisor says %s", cl.card.Name, resp.Status)
 	}
 	return errors.New(tail.Visible(p.Error, "\n\t")) // the card's own words may be in it
+}
+
+// otherVersion is the error for a supervisor that does not know what it is asked.
+func (cl *Client) otherVersion() error {
+	const text = "card %s: its supervisor is of another version of toe; fix: `toe down %s` and `toe up %[1]s`"
+	return fmt.Errorf(text, cl.card.Name, cl.card.Name)
 }
 
 // Status asks how the card is, once its Sequence is above after (0: at once).
@@ -272,8 +281,7 @@ func (cl *Client) Exec(ctx context.Context) (e status.Exec, namespaces []*os.Fil
 	}
 	if len(namespaces) == 0 || len(namespaces) > 2 {
 		fds.CloseAll(namespaces)
-		const text = "card %s: its supervisor is of another version of toe; fix: `toe down %s` and `toe up %[1]s`"
-		return e, nil, fmt.Errorf(text, cl.card.Name, cl.card.Name)
+		return e, nil, cl.otherVersion()
 	}
 	return e, namespaces, nil
 }

@@ -19,6 +19,12 @@ type LogLine struct {
 	Missed uint64    `json:"missed,omitempty"`
 }
 
+// EventLine is a line of the stream of events.
+type EventLine struct {
+	Event
+	Missed uint64 `json:"missed,omitempty"` // events dropped just before, because the reader was slow
+}
+
 // Exec is what toe exec has to know. The descriptors of the namespaces come
 // beside it: the network's, and the user namespace's that is entered before it.
 type Exec struct {

@@ -18,11 +18,14 @@ const (
 	maxDeviceHistory = maxHistory / 2
 	deviceBurst      = 8
 	deviceWindow     = 10 * time.Second
+	maxRecent        = 128 // events that a follower may be behind
 )
 
 // history is what happened to a card, the oldest first.
 type history struct {
 	events []status.Event
+	recent []status.Event    // the newest, for followers: none is left out
+	total  uint64            // events added to recent
 	meters map[string]*meter // by device
 }
 
@@ -43,6 +46,9 @@ const machineDevice = "machine"
 // add appends an event. The oldest event goes; once devices have their half, the
 // oldest event of the device that has most.
 func (h *history) add(e status.Event) {
+	h.recent = append(h.recent, e)
+	h.recent = h.recent[max(len(h.recent)-maxRecent, 0):]
+	h.total++
 	h.events = append(slices.Clone(h.events), e) // a status may show the old ones
 	devices, most := 0, ""
 	count := map[string]int{}
@@ -60,6 +66,14 @@ func (h *history) add(e status.Event) {
 		h.events = slices.Delete(h.events, oldest, oldest+1)
 	}
 	h.events = h.events[max(len(h.events)-maxHistory, 0):]
+}
+
+// since returns the events that were added after the first n, and how many of them
+// are no longer kept.
+func (h *history) since(n uint64) (events []status.Event, missed uint64) {
+	fresh := h.total - n
+	kept := min(fresh, uint64(len(h.recent)))
+	return slices.Clone(h.recent[uint64(len(h.recent))-kept:]), fresh - kept
 }
 
 // event adds an event of the host's own to the history.

@@ -26,6 +26,7 @@ import (
 //	POST /down              takes the card down; the socket goes away when it is
 //	POST /reset             starts the machine again
 //	POST /apply             a card.yaml; answers {"changes": […]}
+//	GET  /events            EventLine after EventLine; ?follow=1
 //	GET  /logs              lines of the card's log; ?follow=1&tail=N
 //	GET  /dial?port=N       becomes a TCP connection to the card (upgrade "tcp")
 //	GET  /exec              how to get into the namespace of toe exec
@@ -63,6 +64,7 @@ func (s *Supervisor) listen() (*server, error) {
 	mux.HandleFunc("POST /down", s.serveDown)
 	mux.HandleFunc("POST /reset", s.serveReset)
 	mux.HandleFunc("POST /apply", s.serveApply)
+	mux.HandleFunc("GET /events", s.serveEvents)
 	mux.HandleFunc("GET /logs", s.serveLogs)
 	mux.HandleFunc("GET /dial", s.serveDial)
 	mux.HandleFunc("GET /exec", s.serveExec)
