@@ -354,9 +354,9 @@ func TestNeededSources(t *testing.T) {
 func TestCheckSources(t *testing.T) {
 	tree := t.TempDir()
 	for name, text := range map[string]string{
-		"drivers/scsi/Kconfig":       "config SCSI\n\ttristate \"SCSI\"\n",
-		"drivers/scsi/sub/Kconfig.x": "\tmenuconfig SCSI_SUB\n",
-		"drivers/net/Kconfig":        "config TUN\n",
+		"drivers/mmc/Kconfig":       "config MMC\n\ttristate \"MMC\"\n",
+		"drivers/mmc/sub/Kconfig.x": "\tmenuconfig MMC_SUB\n",
+		"drivers/net/Kconfig":       "config TUN\n",
 	} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(tree, name)), 0o755); err != nil {
 			t.Fatal(err)
@@ -365,11 +365,11 @@ func TestCheckSources(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := checkSources(tree, []byte("CONFIG_TUN=y\n# CONFIG_SCSI is not set\n")); err != nil {
+	if err := checkSources(tree, []byte("CONFIG_TUN=y\n# CONFIG_MMC is not set\n")); err != nil {
 		t.Error(err)
 	}
-	err := checkSources(tree, []byte("CONFIG_SCSI=y\nCONFIG_SCSI_SUB=y\nCONFIG_TUN=y\n"))
-	if err == nil || !strings.Contains(err.Error(), "CONFIG_SCSI is in drivers/scsi/\n  CONFIG_SCSI_SUB is in") {
+	err := checkSources(tree, []byte("CONFIG_MMC=y\nCONFIG_MMC_SUB=y\nCONFIG_TUN=y\n"))
+	if err == nil || !strings.Contains(err.Error(), "CONFIG_MMC is in drivers/mmc/\n  CONFIG_MMC_SUB is in") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -20,7 +20,7 @@ import (
 // Counted with Linux 7.3 and our configuration, only for the progress bars.
 const (
 	sourceFiles  = 21500 // files unpacked
-	compileSteps = 1090  // lines that make prints
+	compileSteps = 1550  // lines that make prints
 )
 
 const (

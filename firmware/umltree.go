@@ -99,11 +99,11 @@ var unneeded = []string{
 	"drivers/cpufreq/", "drivers/crypto/", "drivers/dma/", "drivers/edac/", "drivers/firmware/", "drivers/gpio/",
 	"drivers/gpu/", "drivers/hid/", "drivers/hwmon/", "drivers/hwtracing/", "drivers/i2c/", "drivers/iio/",
 	"drivers/infiniband/", "drivers/input/", "drivers/interconnect/", "drivers/iommu/", "drivers/irqchip/",
-	"drivers/leds/", "drivers/md/", "drivers/media/", "drivers/memory/", "drivers/mfd/", "drivers/misc/",
+	"drivers/leds/", "drivers/media/", "drivers/memory/", "drivers/mfd/", "drivers/misc/",
 	"drivers/mmc/", "drivers/mtd/", "drivers/nvme/", "drivers/pci/", "drivers/phy/", "drivers/pinctrl/",
 	"drivers/platform/", "drivers/pmdomain/", "drivers/power/", "drivers/regulator/", "drivers/rtc/",
-	"drivers/s390/", "drivers/scsi/", "drivers/soc/", "drivers/spi/", "drivers/staging/", "drivers/thermal/",
-	"drivers/usb/", "drivers/video/", "drivers/watchdog/",
+	"drivers/s390/", "drivers/soc/", "drivers/spi/", "drivers/staging/", "drivers/thermal/",
+	"drivers/usb/", "drivers/video/",
 }
 
 // needed reports whether a file of the sources is unpacked, and whether it is unpacked empty.
