@@ -217,7 +217,11 @@ var sigDefault [4]uint64
 //go:norace
 //go:nosplit
 func fork(pl *plan, old *unix.Sigset_t) (pid uintptr, errno unix.Errno) {
-	pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+	flags, stack := uintptr(unix.SIGCHLD), uintptr(0)
+	if runtime.GOARCH == "s390x" { // clone(2) has them the other way round there
+		flags, stack = stack, flags
+	}
+	pid, _, errno = syscall.RawSyscall6(unix.SYS_CLONE, flags, stack, 0, 0, 0, 0)
 	if errno != 0 || pid != 0 {
 		return pid, errno
 	}

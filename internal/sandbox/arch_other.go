@@ -1,4 +1,4 @@
-//go:build !amd64 && !arm64
+//go:build !amd64 && !arm64 && !arm && !riscv64 && !ppc64le && !s390x
 
 package sandbox
 
@@ -7,8 +7,8 @@ package sandbox
 const (
 	auditArch = 0
 	x32Bit    = 0
+	cloneArg  = 0
+	mmapBlock = false
 )
 
-func pumpPolicy(int) Policy { return Policy{} }
-
-func umlPolicy() Policy { return Policy{} }
+var pumpCallsArch []uintptr

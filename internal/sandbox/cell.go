@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"runtime"
 )
 
 // helperName is argument 0 of the process that prepares a cell.
@@ -39,7 +40,7 @@ type Filter string
 
 const (
 	NoFilter  Filter = ""    // the program brings its own (QEMU's -sandbox)
-	UMLFilter Filter = "uml" // see uml_policy.go
+	UMLFilter Filter = "uml" // see uml_policy_amd64.go
 )
 
 // Cell is what a confined program can see and use. The program has no capabilities, sees no process
@@ -120,6 +121,9 @@ func filterPolicy(f Filter) (*Policy, error) {
 	case NoFilter:
 		return nil, nil
 	case UMLFilter:
+		if !hasUML {
+			return nil, fmt.Errorf("sandbox cell: filter %q on %s: want amd64", f, runtime.GOARCH)
+		}
 		p := umlPolicy()
 		return &p, nil
 	}

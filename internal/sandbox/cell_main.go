@@ -108,13 +108,13 @@ func (c Cell) surrender(own bool) error {
 func (c Cell) becomeUser() error {
 	uid, gid := uintptr(orNobody(c.UID)), uintptr(orNobody(c.GID))
 	groups := append([]uint32{}, c.Groups...)
-	if err := thisThread(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0); err != nil {
+	if err := thisThread(sysSetgroups, uintptr(len(groups)), uintptr(unsafe.Pointer(unsafe.SliceData(groups))), 0); err != nil {
 		return fmt.Errorf("setgroups(%v): %w", groups, err)
 	}
-	if err := thisThread(unix.SYS_SETRESGID, gid, gid, gid); err != nil {
+	if err := thisThread(sysSetresgid, gid, gid, gid); err != nil {
 		return fmt.Errorf("setresgid(%d): %w", gid, err)
 	}
-	if err := thisThread(unix.SYS_SETRESUID, uid, uid, uid); err != nil {
+	if err := thisThread(sysSetresuid, uid, uid, uid); err != nil {
 		return fmt.Errorf("setresuid(%d): %w", uid, err)
 	}
 	return nil

@@ -6,6 +6,8 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/le"
 )
 
 // Action is what the kernel does with a system call: SECCOMP_RET_*, with an
@@ -49,20 +51,30 @@ type Policy struct {
 	Rules   []Rule
 }
 
-// Offsets in struct seccomp_data (linux/seccomp.h). Arguments are 64-bit
-// little endian words on every architecture that toe's sandbox knows.
+// Offsets in struct seccomp_data (linux/seccomp.h). Arguments are words of 64 bits in the host's
+// byte order, also where registers have 32.
 const (
 	offNr   = 0
 	offArch = 4
 	offArgs = 16
 )
 
+// halves returns the offsets of the lower and upper 32 bits of an argument.
+func halves(arg int) (low, high uint32) {
+	low = offArgs + 8*uint32(arg)
+	high = low + 4
+	if le.U16(1) != 1 {
+		low, high = high, low
+	}
+	return low, high
+}
+
 // Assemble turns the policy into a classic BPF program: the architecture check, the x32 check on
 // amd64, then one block a rule. Kernels since 5.11 remember which numbers are allowed whatever
 // their arguments, so the length of the chain costs nothing at run time.
 func (p Policy) Assemble() ([]bpf.RawInstruction, error) {
 	if auditArch == 0 {
-		return nil, fmt.Errorf("seccomp policy: there is none for %s: want amd64 or arm64", runtime.GOARCH)
+		return nil, fmt.Errorf("seccomp policy: there is none for %s: want amd64, arm64, arm, riscv64, ppc64le or s390x", runtime.GOARCH)
 	}
 	prog := []bpf.Instruction{
 		bpf.LoadAbsolute{Off: offArch, Size: 4},
@@ -100,10 +112,10 @@ func (r Rule) block() ([]bpf.Instruction, error) {
 		if c.Arg < 0 || c.Arg > 5 || len(c.Values) == 0 || len(c.Values) > 100 {
 			return nil, fmt.Errorf("seccomp policy: system call %d tests argument %d against %d values, want an argument of 0 to 5 and 1 to 100 values", r.Nr, c.Arg, len(c.Values))
 		}
-		low := uint32(offArgs + 8*c.Arg)
+		low, high := halves(c.Arg)
 		if c.High {
 			out = append(out,
-				bpf.LoadAbsolute{Off: low + 4, Size: 4},
+				bpf.LoadAbsolute{Off: high, Size: 4},
 				bpf.JumpIf{Cond: bpf.JumpEqual, Val: 0, SkipTrue: 1},
 				bpf.RetConstant{Val: uint32(r.Else)})
 		}

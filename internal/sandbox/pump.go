@@ -28,6 +28,7 @@ type Report struct {
 	UID, GID int
 	Landlock int    // ABI version that is enforced; 0 means the kernel has none
 	Note     string // why the user is not the one that was asked for; empty if it is
+	Exec     string // why the pump could make memory executable; empty if it cannot
 }
 
 // Lacks describes the confinement that is missing, for messages; empty if none is.
@@ -38,6 +39,9 @@ func (r Report) Lacks() string {
 	}
 	if r.Note != "" {
 		lacks = append(lacks, r.Note)
+	}
+	if r.Exec != "" {
+		lacks = append(lacks, r.Exec)
 	}
 	return strings.Join(lacks, "; ")
 }
@@ -63,10 +67,22 @@ func Pump(o PumpOptions) (Report, error) {
 	if err := restrictLandlock(&r); err != nil {
 		return r, err
 	}
+	refuseExec(&r)
 	if err := checkThreads(); err != nil {
 		return r, err
 	}
 	return r, install(pumpPolicy(os.Getpid()), unix.SECCOMP_FILTER_FLAG_TSYNC)
+}
+
+// refuseExec has the kernel refuse memory that becomes executable, where the filter cannot. It is
+// the weaker way: a file may still be mapped twice, to be written and to be run.
+func refuseExec(r *Report) {
+	if !mmapBlock {
+		return
+	}
+	if err := unix.Prctl(unix.PR_SET_MDWE, unix.PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0); err != nil {
+		r.Exec = fmt.Sprintf("it can make memory executable: prctl(PR_SET_MDWE): %v (needs Linux 6.3)", err)
+	}
 }
 
 // limitResources keeps the pump's memory, which maps the card's, out of core

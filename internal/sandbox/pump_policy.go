@@ -1,5 +1,3 @@
-//go:build amd64 || arm64
-
 package sandbox
 
 import "golang.org/x/sys/unix"
@@ -44,21 +42,32 @@ func pumpPolicy(pid int) Policy {
 	}
 	noExec := []Cond{{Arg: 2, Mask: unix.PROT_EXEC, Values: []uint32{0}}}
 	p.Rules = append(p.Rules,
-		Rule{Nr: unix.SYS_MMAP, Conds: noExec, Do: Allow, Else: Kill},
+		mmapRule(noExec),
 		Rule{Nr: unix.SYS_MPROTECT, Conds: noExec, Do: Allow, Else: Kill},
 		Rule{Nr: unix.SYS_CLONE, Do: Allow, Else: Kill, Conds: []Cond{
-			{Arg: 0, Mask: unix.CLONE_THREAD | unix.CLONE_VM, Values: []uint32{unix.CLONE_THREAD | unix.CLONE_VM}, High: true},
-			{Arg: 0, Mask: ^uint32(threadFlags), Values: []uint32{0}},
+			{Arg: cloneArg, Mask: unix.CLONE_THREAD | unix.CLONE_VM, Values: []uint32{unix.CLONE_THREAD | unix.CLONE_VM}, High: true},
+			{Arg: cloneArg, Mask: ^uint32(threadFlags), Values: []uint32{0}},
 		}},
 		// clone3 hides its flags in memory, where a filter cannot look:
 		// callers fall back to clone.
 		Rule{Nr: unix.SYS_CLONE3, Do: Errno(unix.ENOSYS)},
 		Rule{Nr: unix.SYS_TGKILL, Do: Allow, Else: Kill,
 			Conds: []Cond{{Arg: 0, Values: []uint32{uint32(pid)}}}},
-		Rule{Nr: unix.SYS_FCNTL, Do: Allow, Else: Kill,
-			Conds: []Cond{{Arg: 1, Values: []uint32{unix.F_GETFL, unix.F_SETFL, unix.F_GETFD, unix.F_GET_SEALS}}}},
 		Rule{Nr: unix.SYS_PRCTL, Do: Allow, Else: Kill,
 			Conds: []Cond{{Arg: 0, Values: []uint32{prSetVMA}}}},
 	)
+	for _, nr := range fcntlCalls {
+		p.Rules = append(p.Rules, Rule{Nr: nr, Do: Allow, Else: Kill,
+			Conds: []Cond{{Arg: 1, Values: []uint32{unix.F_GETFL, unix.F_SETFL, unix.F_GETFD, unix.F_GET_SEALS}}}})
+	}
 	return p
+}
+
+// mmapRule allows no mapping that could be run. On s390x the arguments of mmap(2) are in memory,
+// where a filter cannot look: see refuseExec.
+func mmapRule(noExec []Cond) Rule {
+	if mmapBlock {
+		return Rule{Nr: sysMmap, Do: Allow}
+	}
+	return Rule{Nr: sysMmap, Conds: noExec, Do: Allow, Else: Kill}
 }

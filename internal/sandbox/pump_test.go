@@ -1,4 +1,4 @@
-//go:build amd64 || arm64
+//go:build amd64 || arm64 || arm || riscv64 || ppc64le || s390x
 
 package sandbox
 
@@ -77,6 +77,7 @@ var passwd = append([]byte("/etc/passwd"), 0)
 var pumpChildren = map[string]func() error{
 	"work":         work,
 	"clone3":       clone3,
+	"mdwe":         mdwe,
 	"open":         raw(unix.SYS_OPENAT, ^uintptr(99), uintptr(unsafe.Pointer(&passwd[0])), 0),
 	"socket":       raw(unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM, 0),
 	"connect":      raw(unix.SYS_CONNECT, 0, 0, 0),
@@ -86,7 +87,7 @@ var pumpChildren = map[string]func() error{
 	"fork":         raw(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0),
 	"newuser":      raw(unix.SYS_CLONE, unix.CLONE_NEWUSER, 0, 0),
 	"unshare":      raw(unix.SYS_UNSHARE, unix.CLONE_NEWNET, 0, 0),
-	"mmap-exec":    raw(unix.SYS_MMAP, 0, 4096, unix.PROT_READ|unix.PROT_EXEC),
+	"mmap-exec":    raw(sysMmap, 0, 4096, unix.PROT_READ|unix.PROT_EXEC),
 	"mprotect":     raw(unix.SYS_MPROTECT, 0, 4096, unix.PROT_EXEC),
 	"kill":         raw(unix.SYS_KILL, 1, 0, 0),
 	"tgkill-other": raw(unix.SYS_TGKILL, 1, 1, 0),
@@ -102,7 +103,7 @@ var pumpChildren = map[string]func() error{
 // process by SIGSYS, not just with an error that an attacker could go on from.
 func TestPumpForbidden(t *testing.T) {
 	for name := range pumpChildren {
-		if name == "work" || name == "clone3" {
+		if name == "work" || name == "clone3" || name == "mdwe" || name == "mmap-exec" && mmapBlock {
 			continue
 		}
 		t.Run(name, func(t *testing.T) {
@@ -130,6 +131,28 @@ func TestPumpWorks(t *testing.T) {
 			t.Errorf("%s: privileges were not dropped: %s", name, out)
 		}
 	}
+}
+
+// TestPumpMDWE: where the filter cannot see what mmap(2) asks for, the kernel refuses memory that can
+// be written and run.
+func TestPumpMDWE(t *testing.T) {
+	if !mmapBlock {
+		t.Skip("the filter sees the arguments of mmap(2)")
+	}
+	if err := unix.Prctl(unix.PR_GET_MDWE, 0, 0, 0, 0); err != nil {
+		t.Skipf("prctl(PR_GET_MDWE): %v (needs Linux 6.3)", err)
+	}
+	if out, err := child("mdwe"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
+func mdwe() error {
+	_, err := unix.Mmap(-1, 0, 4096, unix.PROT_READ|unix.PROT_WRITE|unix.PROT_EXEC, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != unix.EACCES {
+		return fmt.Errorf("mmap of memory to write and run: %v, want EACCES", err)
+	}
+	return nil
 }
 
 // TestReportLacks: Lacks names what is missing, and nothing else.

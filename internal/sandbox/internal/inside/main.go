@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -75,7 +76,11 @@ func fork(value string) {
 	want, _ := strconv.Atoi(value)
 	var children []int
 	for range want {
-		pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, uintptr(unix.SIGCHLD), 0, 0, 0, 0, 0)
+		flags, stack := uintptr(unix.SIGCHLD), uintptr(0)
+		if runtime.GOARCH == "s390x" { // clone(2) has them the other way round there
+			flags, stack = stack, flags
+		}
+		pid, _, e := syscall.RawSyscall6(unix.SYS_CLONE, flags, stack, 0, 0, 0, 0)
 		if e != 0 {
 			fmt.Println("fork:", e)
 			break
