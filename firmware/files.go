@@ -95,7 +95,7 @@ func (img *Image) unpack(ctx context.Context, dir string) error {
 			os.Remove(part) // those that were not renamed
 		}
 	}()
-	again, err := openImage(img.Path, img.cache, func(f Member, r io.Reader) error {
+	again, err := img.reopen(func(f Member, r io.Reader) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}

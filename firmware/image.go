@@ -20,7 +20,8 @@ type Image struct {
 	Path  string // of the tar
 	Size  int64  // bytes
 	cache string
-	id    string // SHA-256 of the manifest, which stands for all of it
+	id    string            // SHA-256 of the manifest, which stands for all of it
+	slot  *io.SectionReader // of a flash, where it comes from one
 }
 
 // Digest returns the SHA-256 of the manifest in hex. The manifest holds that of each member.

@@ -64,6 +64,7 @@ type Manifest struct {
 	Agent    Agent          `json:"agent"`
 	Packages []Package      `json:"packages"`
 	Members  []Member       `json:"members"`
+	Root     *Member        `json:"root,omitempty"` // in a boot slot: the root file system of the same slot
 }
 
 var (

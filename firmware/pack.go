@@ -76,11 +76,7 @@ func pack(w io.Writer, m Manifest, contents []content) error {
 	}
 	tw := tar.NewWriter(w)
 	for _, f := range slices.Concat([]content{{manifestName, text}}, contents) {
-		err := tw.WriteHeader(&tar.Header{
-			Typeflag: tar.TypeReg, Name: f.name, Size: int64(len(f.data)),
-			Mode: int64(fileMode(f.name)), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR,
-		})
-		if err != nil {
+		if err := writeHeader(tw, f.name, int64(len(f.data))); err != nil {
 			return err
 		}
 		if _, err := tw.Write(f.data); err != nil {
@@ -88,4 +84,11 @@ func pack(w io.Writer, m Manifest, contents []content) error {
 		}
 	}
 	return tw.Close()
+}
+
+func writeHeader(tw *tar.Writer, name string, size int64) error {
+	return tw.WriteHeader(&tar.Header{
+		Typeflag: tar.TypeReg, Name: name, Size: size,
+		Mode: int64(fileMode(name)), ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR,
+	})
 }
