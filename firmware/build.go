@@ -16,6 +16,7 @@ type base struct {
 	config   string // hash of our kernel configuration; empty for Debian's kernels
 	busybox  []byte
 	modules  []newc.File
+	tree     map[string][]byte // what the kernel's package has below /usr/lib/modules/RELEASE
 	packages []Package
 }
 
@@ -47,23 +48,30 @@ func build(ctx context.Context, o Options, agent []byte) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	var more []content
+	if o.Edition == Debian {
+		if more, err = debianRoot(ctx, o, b, agent); err != nil {
+			return nil, err
+		}
+	}
 	stage := o.Progress.Stage("packing firmware", 0)
-	img, err := assemble(o, b, agent)
+	img, err := assemble(o, b, agent, more)
 	if err != nil {
 		stage.Fail(err)
 		return nil, err
 	}
-	stage.Done(fmt.Sprintf("%s, kernel %s", img.Version, img.Kernel))
+	stage.Done(fmt.Sprintf("%s, kernel %s, %d MB", img.Version, img.Kernel, img.Size/1e6))
 	return img, nil
 }
 
-// assemble needs no network and runs no program. The same base and agent give the same bytes.
-func assemble(o Options, b *base, agent []byte) (*Image, error) {
+// assemble needs no network and runs no program. The same base and agent give the same bytes. more
+// are the members of the edition.
+func assemble(o Options, b *base, agent []byte, more []content) (*Image, error) {
 	initramfs, err := microInitramfs(b, agent)
 	if err != nil {
 		return nil, err
 	}
-	contents := []content{{kernelName, b.kernel}, {initramfsName, initramfs}}
+	contents := append([]content{{name: kernelName, data: b.kernel}, {name: initramfsName, data: initramfs}}, more...)
 	m := describe(Manifest{
 		Edition: o.Edition, Arch: o.Arch, Target: o.Target,
 		Kernel: b.release, Config: b.config, Agent: agentOf(agent), Packages: b.packages,

@@ -187,6 +187,7 @@ func unpackDebianKernel(ctx context.Context, deb, release string, b *base) error
 			tree[below] = data
 		}
 	}
+	b.tree = tree
 	b.modules, err = newModuleTree(release, tree).moduleFiles(ctx)
 	return err
 }

@@ -19,6 +19,7 @@ import (
 // removes them before Close or the exit of the process that holds them.
 type Files struct {
 	Kernel, Initrd string // paths
+	Root           string // compressed; empty where the edition has none
 	lease          *flock.Lock
 }
 
@@ -42,16 +43,20 @@ func (img *Image) Files(ctx context.Context) (*Files, error) {
 	if err != nil {
 		return nil, fmt.Errorf("firmware cache: %w", err)
 	}
-	if !img.unpacked(dir) {
+	if !img.isUnpacked(dir) {
 		if err := img.unpack(ctx, dir); err != nil {
 			os.Remove(dir) // only an empty one
 			l.Release()
 			return nil, fmt.Errorf("unpacking firmware %s: %w", img.Path, err)
 		}
 	}
-	return &Files{
+	files := &Files{
 		Kernel: filepath.Join(dir, kernelName), Initrd: filepath.Join(dir, initramfsName), lease: l,
-	}, nil
+	}
+	if img.has(rootName) {
+		files.Root = filepath.Join(dir, rootName)
+	}
+	return files, nil
 }
 
 // lease makes dir and takes its shared lock. A build that is removing dir holds the lock for
@@ -73,11 +78,11 @@ func lease(ctx context.Context, dir string) (*flock.Lock, error) {
 	}
 }
 
-// unpacked reads no contents, so that a start does not read the kernel twice. A member gets its
+// isUnpacked reads no contents, so that a start does not read the kernel twice. A member gets its
 // name by a rename after the whole image was verified.
-func (img *Image) unpacked(dir string) bool {
+func (img *Image) isUnpacked(dir string) bool {
 	for _, f := range img.Members {
-		if !slices.Contains(known, f.Name) {
+		if !slices.Contains(unpacked, f.Name) {
 			continue
 		}
 		info, err := os.Stat(filepath.Join(dir, f.Name))
@@ -99,7 +104,7 @@ func (img *Image) unpack(ctx context.Context, dir string) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if !slices.Contains(known, f.Name) {
+		if !slices.Contains(unpacked, f.Name) {
 			return nil
 		}
 		part, err := writePart(dir, fileMode(f.Name), r)

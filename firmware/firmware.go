@@ -11,10 +11,13 @@
 //	manifest.json    versions, packages, and the members: name, size and SHA-256, in order
 //	kernel           vmlinux (qemu) or the linux program (uml)
 //	initramfs        newc cpio, not compressed
+//	root.ext4.zst    edition debian: the root file system, compressed
+//	sbom.spdx.json   edition debian: its packages, SPDX 2.3
 //
 // The cache directory holds
 //
-//	apt/                       the private apt root and the packages fetched
+//	apt/                       the private apt roots and the packages fetched
+//	debian/                    root file systems of Debian's packages only
 //	uml/                       User-Mode Linux kernels, by version and configuration
 //	firmware/*.tar             images
 //	firmware/current-*         links to the image that Find returns
@@ -26,6 +29,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"runtime"
+	"slices"
 
 	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/machine"
@@ -84,7 +88,9 @@ type Options struct {
 	Mirror    string // URL of a Debian mirror; default the host's own
 	// Update asks the mirror for newer packages. Without it the packages in the cache are used, and
 	// the mirror is asked only for missing ones.
-	Update   bool
+	Update bool
+	// Packages are Debian packages to install in addition; edition debian only.
+	Packages []string
 	Progress *progress.Progress // nil reports nothing
 
 	keyring string // of a test's own archive
@@ -102,8 +108,10 @@ func (o Options) normal() (Options, error) {
 		o.Arch = HostArch()
 	}
 	switch {
-	case o.Edition != Micro:
-		return o, fmt.Errorf("firmware edition %q: want %q", o.Edition, Micro)
+	case !slices.Contains(Editions, o.Edition):
+		return o, fmt.Errorf("firmware edition %q: want one of %q", o.Edition, Editions)
+	case len(o.Packages) > 0 && o.Edition != Debian:
+		return o, fmt.Errorf("package %s: only edition %s has packages of its own", o.Packages[0], Debian)
 	case o.Target != QEMU && o.Target != UML:
 		return o, fmt.Errorf("firmware machine %q: want %q or %q", o.Target, QEMU, UML)
 	case o.Arch != "amd64":
@@ -112,6 +120,9 @@ func (o Options) normal() (Options, error) {
 		return o, fmt.Errorf("kernel %s: only machine uml has a choice of kernels; qemu takes Debian's", o.Kernel)
 	case !filepath.IsAbs(o.CacheDir):
 		return o, fmt.Errorf("cache directory %q: want an absolute path", o.CacheDir)
+	}
+	if err := checkPackages(o.Packages); err != nil {
+		return o, err
 	}
 	if o.AgentPath == "" {
 		var err error

@@ -45,9 +45,9 @@ func imageOf(t testing.TB, manifest string) []byte {
 	t.Helper()
 	manifest = strings.Replace(manifest, "KERNEL", member("", testKernel).SHA256, 1)
 	manifest = strings.Replace(manifest, "INITRAMFS", member("", testInitramfs).SHA256, 1)
-	files := slices.Concat([]content{{manifestName, []byte(manifest)}}, testContents)
+	files := slices.Concat([]content{{name: manifestName, data: []byte(manifest)}}, testContents)
 	if strings.Contains(manifest, "verity") {
-		files = slices.Insert(files, 2, content{"verity", []byte("of a later toe")})
+		files = slices.Insert(files, 2, content{name: "verity", data: []byte("of a later toe")})
 	}
 	var headers []tar.Header
 	var bodies [][]byte

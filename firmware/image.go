@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/toe-project/toe/machine"
 )
@@ -26,6 +27,29 @@ type Image struct {
 
 // Digest returns the SHA-256 of the manifest in hex. The manifest holds that of each member.
 func (img *Image) Digest() string { return img.id }
+
+func (m *Manifest) has(member string) bool {
+	return slices.ContainsFunc(m.Members, func(f Member) bool { return f.Name == member })
+}
+
+// SBOM returns the bill of materials of an image, SPDX 2.3 in JSON. An edition that is not made of
+// a system's packages has none.
+func (img *Image) SBOM() ([]byte, error) {
+	if !img.has(sbomName) {
+		return nil, fmt.Errorf("firmware %s: edition %s has no bill of materials; edition %s has", img.Path, img.Edition, Debian)
+	}
+	var text []byte
+	_, err := img.reopen(func(f Member, r io.Reader) (err error) {
+		if f.Name == sbomName {
+			text, err = io.ReadAll(r)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("firmware %s: %w", img.Path, err)
+	}
+	return text, nil
+}
 
 // Open reads and verifies the whole image at path, which is untrusted. cacheDir is where Files
 // unpacks it. Errors: ErrInvalid.

@@ -17,7 +17,7 @@ import (
 
 var testKernel, testInitramfs = []byte("a kernel"), bytes.Repeat([]byte("i"), 1000)
 
-var testContents = []content{{kernelName, testKernel}, {initramfsName, testInitramfs}}
+var testContents = []content{{name: kernelName, data: testKernel}, {name: initramfsName, data: testInitramfs}}
 
 func testManifest() Manifest {
 	return describe(Manifest{

@@ -25,21 +25,28 @@ const (
 	manifestName  = "manifest.json"
 	kernelName    = "kernel"
 	initramfsName = "initramfs"
+	rootName      = "root.ext4.zst"
+	sbomName      = "sbom.spdx.json"
 
 	maxManifest = 1 << 20 // bytes
 	maxMember   = 1 << 30 // bytes
 	maxMembers  = 64
 )
 
-// known lists the members that this package knows and every image has.
-var known = []string{kernelName, initramfsName}
+// required lists the members that every image has, and unpacked those that Files unpacks, where the
+// image has them. known are all that this package knows.
+var (
+	required = []string{kernelName, initramfsName}
+	unpacked = append(required[:2:2], rootName)
+	known    = append(unpacked[:3:3], sbomName)
+)
 
 // Package is a Debian package that contributed to an image.
 type Package struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
 	Arch    string `json:"architecture"`
-	SHA256  string `json:"sha256"` // of the .deb, from the signed index
+	SHA256  string `json:"sha256,omitempty"` // of the .deb, from the signed index; not known of a root's
 }
 
 // Member is one file of an image.
@@ -125,7 +132,7 @@ func (m *Manifest) checkMembers() error {
 		}
 		seen[f.Name] = true
 	}
-	for _, name := range known {
+	for _, name := range required {
 		if !seen[name] {
 			return fmt.Errorf("no member %s", name)
 		}

@@ -23,6 +23,9 @@ var late = []string{
 	"nf_tables", "nft_ct", "nft_chain_nat", "nft_masq", "virtio_rng", "virtio_blk",
 }
 
+// disk lists what a card with a root on a disk needs before it.
+var disk = []string{"virtio_blk", "ext4"}
+
 // endpoint lists the additional modules of mode: endpoint. The agent loads them from a separate
 // list when it starts that mode. This delays no card's start, and saves a request by the kernel for
 // each module.
@@ -182,8 +185,8 @@ func parseModule(data []byte) (*module, error) {
 }
 
 // moduleFiles returns the modules of a card and their indexes: modules.dep and modules.alias for
-// modprobe, and load.list, late.list and endpoint.list for the agent. These name what it loads at
-// once, later, and for mode: endpoint, in order, as paths below /lib/modules/RELEASE.
+// modprobe, and load.list, late.list, disk.list and endpoint.list for the agent. These name what it
+// loads at once, later, before a root on a disk, and for mode: endpoint, in order, as paths below /lib/modules/RELEASE.
 func (t *moduleTree) moduleFiles(ctx context.Context) ([]newc.File, error) {
 	first, err := t.pick(ctx, early)
 	if err != nil {
@@ -202,11 +205,16 @@ func (t *moduleTree) moduleFiles(ctx context.Context) ([]newc.File, error) {
 		return nil, err
 	}
 	root := "/lib/modules/" + t.release
+	forDisk, err := t.pick(ctx, disk)
+	if err != nil {
+		return nil, err
+	}
 	slices.SortFunc(all, func(a, b *module) int { return strings.Compare(a.path, b.path) })
 	dep, alias := t.indexes(all)
 	files := []newc.File{
 		newc.Regular("/lib/modules/load.list", 0o644, paths(first)),
 		newc.Regular("/lib/modules/late.list", 0o644, paths(both[len(first):])),
+		newc.Regular("/lib/modules/disk.list", 0o644, paths(forDisk)),
 		newc.Regular("/lib/modules/endpoint.list", 0o644, paths(three[len(both):])),
 		newc.Regular(root+"/modules.dep", 0o644, dep),
 		newc.Regular(root+"/modules.alias", 0o644, alias),

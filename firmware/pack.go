@@ -26,8 +26,9 @@ func imageSize(manifest int64, members []Member) int64 {
 
 // content is a member and its bytes.
 type content struct {
-	name string
-	data []byte
+	name     string
+	data     []byte
+	critical bool // a reader that does not know it must not use the image
 }
 
 // describe fills in the fields of a manifest that follow from the contents.
@@ -36,7 +37,9 @@ func describe(m Manifest, contents []content) Manifest {
 	m.Machines = m.Target.kinds()
 	m.Members = nil
 	for _, c := range contents {
-		m.Members = append(m.Members, member(c.name, c.data))
+		f := member(c.name, c.data)
+		f.Critical = c.critical
+		m.Members = append(m.Members, f)
 	}
 	m.Packages = slices.Clone(m.Packages)
 	slices.SortFunc(m.Packages, func(a, b Package) int { return strings.Compare(a.Name, b.Name) })
@@ -75,7 +78,7 @@ func pack(w io.Writer, m Manifest, contents []content) error {
 		return err
 	}
 	tw := tar.NewWriter(w)
-	for _, f := range slices.Concat([]content{{manifestName, text}}, contents) {
+	for _, f := range slices.Concat([]content{{name: manifestName, data: text}}, contents) {
 		if err := writeHeader(tw, f.name, int64(len(f.data))); err != nil {
 			return err
 		}

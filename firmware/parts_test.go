@@ -259,7 +259,7 @@ func TestAssembleIsReproducible(t *testing.T) {
 	var images [][]byte
 	for range 2 {
 		o := Options{Edition: Micro, Target: QEMU, Arch: "amd64", CacheDir: t.TempDir()}
-		img, err := assemble(o, testBase(t), []byte("agent"))
+		img, err := assemble(o, testBase(t), []byte("agent"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,7 +13,7 @@ import (
 func storeNumber(t *testing.T, cache string, i int) *Image {
 	t.Helper()
 	initramfs := bytes.Repeat([]byte{byte(i)}, 10)
-	contents := []content{{kernelName, testKernel}, {initramfsName, initramfs}}
+	contents := []content{{name: kernelName, data: testKernel}, {name: initramfsName, data: initramfs}}
 	img, err := store(cache, describe(testManifest(), contents), contents)
 	if err != nil {
 		t.Fatal(err)

@@ -13,9 +13,6 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// slotRoot is the member with the root file system.
-const slotRoot = "root.ext4.zst"
-
 // A boot slot of a flash holds an image file of its own: the kernel and the initramfs of an image,
 // and a manifest with the digest of the root file system that belongs to them. So the manifest's
 // digest stands for all of the slot.
@@ -27,9 +24,9 @@ func (img *Image) WriteBoot(w io.Writer) (digest string, size int64, err error) 
 	m.Members = nil
 	for _, f := range img.Members {
 		switch {
-		case slices.Contains([]string{kernelName, initramfsName}, f.Name):
+		case slices.Contains(required, f.Name):
 			m.Members = append(m.Members, f)
-		case f.Name == slotRoot:
+		case f.Name == rootName:
 			m.Root = &f
 		}
 	}

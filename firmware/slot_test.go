@@ -21,7 +21,7 @@ func slotOf(image []byte, size int) *io.SectionReader {
 // debianImage is an image with a root, in a file.
 func debianImage(t testing.TB, root []byte) *Image {
 	t.Helper()
-	contents := append(testContents[:2:2], content{name: slotRoot, data: root})
+	contents := append(testContents[:2:2], content{name: rootName, data: root})
 	var b bytes.Buffer
 	if err := pack(&b, describe(testManifest(), contents), contents); err != nil {
 		t.Fatal(err)

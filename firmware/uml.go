@@ -132,13 +132,36 @@ func configHash(config []byte) string {
 	return hex.EncodeToString(sum[:6])
 }
 
+// builtinInfo is what the kernel's build knows of the modules that are built in.
+const builtinInfo = "modules.builtin.modinfo"
+
+// builtinModules makes modules.builtin, which depmod reads, of NUL-terminated MODULE.KEY=VALUE. The
+// value of the key file is the module's path without its ending.
+func builtinModules(info []byte) []byte {
+	var b bytes.Buffer
+	for field := range strings.SplitSeq(string(info), "\x00") {
+		key, value, _ := strings.Cut(field, "=")
+		if strings.HasSuffix(key, ".file") {
+			fmt.Fprintf(&b, "kernel/%s.ko\n", value)
+		}
+	}
+	return b.Bytes()
+}
+
 func readUML(dir string, b *base) error {
 	release, err := os.ReadFile(filepath.Join(dir, "release"))
 	if err != nil {
 		return err
 	}
 	b.release = strings.TrimSpace(string(release))
-	b.kernel, err = os.ReadFile(filepath.Join(dir, "linux"))
+	if b.kernel, err = os.ReadFile(filepath.Join(dir, "linux")); err != nil {
+		return err
+	}
+	info, err := os.ReadFile(filepath.Join(dir, builtinInfo))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // built by an older toe: modprobe of what is built in fails
+	}
+	b.tree = map[string][]byte{builtinInfo: info, "modules.builtin": builtinModules(info), "modules.order": nil}
 	return err
 }
 

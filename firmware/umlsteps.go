@@ -188,6 +188,13 @@ func (u *umlBuild) try(ctx context.Context, _ *counter) error {
 	if out, err := command(ctx, "strip", "-o", kernel, filepath.Join(u.tree, "linux")).CombinedOutput(); err != nil {
 		return fmt.Errorf("strip: %w: %s", err, bytes.TrimSpace(out))
 	}
+	info, err := os.ReadFile(filepath.Join(u.tree, builtinInfo))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(u.out, builtinInfo), info, 0o644)
+	}
+	if err != nil {
+		return err
+	}
 	release, err := os.ReadFile(filepath.Join(u.tree, "include/config/kernel.release"))
 	if err != nil {
 		return err

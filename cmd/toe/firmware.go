@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -35,9 +36,14 @@ this host uses, verifies them, and makes one image of kernel, initramfs and
 manifest. For machine uml it compiles User-Mode Linux from Debian's newest
 linux-source, which takes minutes the first time. Where the host's passt moves
 wrong data, as Debian 12's does, Build fetches another one, so that a card's
-first start needs no network.`,
-		Example: "  toe firmware build\n  toe firmware build --machine uml",
-		Args:    cli.NoArgs,
+first start needs no network.
+
+Edition debian is a whole Debian 13 with systemd, OpenSSH and apt, made by
+mmdebstrap, which needs no root. Its packages are kept in the cache and made
+again when the mirror has newer ones.`,
+		Example: "  toe firmware build\n  toe firmware build --machine uml\n" +
+			"  toe firmware build --edition debian --machine uml --package vim",
+		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Edition, o.Target = firmware.Edition(edition), firmware.Target(target)
 			if target == "kvm" || target == "tcg" {
@@ -46,8 +52,11 @@ first start needs no network.`,
 			if o.Target != firmware.QEMU && o.Target != firmware.UML {
 				return cli.Usagef("--machine %q: want qemu or uml", target)
 			}
-			if o.Edition != firmware.Micro {
-				return cli.Usagef("--edition %q: want %s", edition, firmware.Micro)
+			if !slices.Contains(firmware.Editions, o.Edition) {
+				return cli.Usagef("--edition %q: want one of %q", edition, firmware.Editions)
+			}
+			if len(o.Packages) > 0 && o.Edition != firmware.Debian {
+				return cli.Usagef("--package %s: only --edition debian has packages of its own", o.Packages[0])
 			}
 			dir, err := firmware.CacheDir()
 			if err != nil {
@@ -77,8 +86,10 @@ first start needs no network.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&edition, "edition", string(firmware.Micro), "edition to build: micro")
+	f.StringVar(&edition, "edition", string(firmware.Micro), "edition to build: micro or debian")
 	f.StringVar(&target, "machine", string(firmware.QEMU), "machine to build for: qemu or uml")
+	f.StringSliceVar(&o.Packages, "package", nil,
+		"install this Debian package too, for edition debian; may be repeated")
 	f.StringVar(&o.Kernel, "kernel", "",
 		"series X.Y of linux-source to build, for uml (default the newest)")
 	f.StringVar(&o.Mirror, "mirror", "",

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,8 +53,9 @@ type Options struct {
 
 // Root is a private apt root.
 type Root struct {
-	o    Options
-	conf string // path of its apt.conf
+	o        Options
+	conf     string   // path of its apt.conf
+	settings []string // of the host, in it
 }
 
 // Open writes the root's configuration. It does not use the network.
@@ -77,7 +79,7 @@ func Open(ctx context.Context, o Options) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Root{o: o, conf: filepath.Join(o.Dir, "apt.conf")}
+	r := &Root{o: o, conf: filepath.Join(o.Dir, "apt.conf"), settings: settings}
 	return r, r.write(ctx, sources, settings)
 }
 
@@ -142,7 +144,7 @@ func (r *Root) write(ctx context.Context, sources, settings []string) error {
 // first, and finds no other one below Dir.
 func (r *Root) config(settings []string) string {
 	in := func(name string) string { return quote(filepath.Join(r.o.Dir, name)) }
-	lines := append(settings,
+	lines := append(slices.Clone(settings),
 		"Dir "+in("")+";",
 		"Dir::Etc::sourcelist "+in("sources.list")+";",
 		`Dir::Etc::sourceparts "-";`,

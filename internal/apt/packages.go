@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -155,4 +156,35 @@ func watch(progress func(int64), paths ...string) (stop func()) {
 		}
 	}()
 	return func() { close(quit); <-done }
+}
+
+// Candidates is Candidate for many packages at once. Names that no suite has are left out.
+func (r *Root) Candidates(ctx context.Context, names []string) (map[string]Package, error) {
+	known, err := r.Names(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	asked := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return !slices.Contains(known, n) })
+	all := map[string]Package{}
+	if len(asked) == 0 {
+		return all, nil
+	}
+	out, err := r.apt(ctx, "apt-cache", append([]string{"show", "--no-all-versions"}, asked...)...)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range stanzas(out) {
+		p, err := packageOf(f)
+		if err != nil {
+			return nil, err
+		}
+		all[p.Name] = p
+	}
+	return all, nil
+}
+
+// Sources returns the root's sources.list, and the settings of the host's apt that say how to reach
+// the mirror, each a line of apt.conf: for a program that installs a whole system.
+func (r *Root) Sources() (path string, settings []string) {
+	return filepath.Join(r.o.Dir, "sources.list"), r.settings
 }
