@@ -12,6 +12,9 @@ import (
 // and of the boot script in its manual. The others are ours, and what does not know them keeps them.
 const orderVar = "BOOT_ORDER" // slots, the preferred one first: "A B"
 
+// lastVar is the slot that was started last.
+const lastVar = "BOOT_LAST"
+
 func leftVar(s Slot) string { return "BOOT_" + string(s) + "_LEFT" } // attempts, hexadecimal
 
 // goodVar has the digest of the boot slot that was found healthy. It is void once the slot has
@@ -79,12 +82,14 @@ func Choose(env Env, held map[Slot]Held) Choice {
 			continue
 		}
 		c.Slot, c.Trial = s, state == Trial
+		c.Env[lastVar] = string(s)
 		if c.Trial {
 			c.Env.setLeft(s, env.Left(s)-1)
 		}
 		c.Why = strings.Join(append(passed, fmt.Sprintf("slot %s: %s", s, c.reason(s))), "; ")
 		return c
 	}
+	delete(c.Env, lastVar)
 	c.Why = strings.Join(append(passed, "no slot can be started"), "; ")
 	return c
 }
@@ -123,6 +128,14 @@ func (e Env) Order() []Slot {
 		}
 	}
 	return order
+}
+
+// Last returns the slot that was started last; empty where there is none, or it was the rescue system.
+func (e Env) Last() Slot {
+	if s := Slot(e[lastVar]); slices.Contains(Slots, s) {
+		return s
+	}
+	return ""
 }
 
 // Left returns the attempts that a slot has left. As in RAUC and its boot script they are

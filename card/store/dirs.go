@@ -72,6 +72,10 @@ func (p Paths) Links() string   { return filepath.Join(p.State, "links.json") }
 func (p Paths) Keys() string    { return filepath.Join(p.State, "keys") }
 func (p Paths) Last() string    { return filepath.Join(p.State, "last.json") }
 func (p Paths) Journal() string { return filepath.Join(p.State, "journal.json") }
+func (p Paths) Flash() string   { return filepath.Join(p.State, "flash.img") }
+
+// FirmwareHistory is the file that firmware history is appended to.
+func (p Paths) FirmwareHistory() string { return filepath.Join(p.State, "firmware-history.jsonl") }
 
 // Files of the runtime folder.
 func (p Paths) Lock() string        { return filepath.Join(p.Runtime, "supervisor.pid") }

@@ -35,7 +35,12 @@ func Write(path string, data []byte, mode fs.FileMode) error {
 }
 
 // WriteFunc is Write for content that write produces.
-func WriteFunc(path string, mode fs.FileMode, write func(io.Writer) error) (err error) {
+func WriteFunc(path string, mode fs.FileMode, write func(io.Writer) error) error {
+	return Make(path, mode, func(f *os.File) error { return write(f) })
+}
+
+// Make is Write for content that write puts into the file at any offset.
+func Make(path string, mode fs.FileMode, write func(*os.File) error) (err error) {
 	dir := filepath.Dir(path)
 	f, err := os.CreateTemp(dir, unfinished+"*") // mode 0600
 	if err != nil {

@@ -1,0 +1,167 @@
+package rom
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/flash"
+)
+
+// Start is a slot that is about to be started, or the reason for the rescue system.
+type Start struct {
+	flash.Choice
+	Image *firmware.Image // of the slot; nil for the rescue system
+	// From is the slot that was started before, where that is another one or none.
+	From     flash.Slot
+	Switched bool
+}
+
+// Boot chooses a slot, checks its image and writes the environment. The image that it returns was
+// verified to its last byte; a slot with a damaged one is passed over like an empty one. Files
+// unpacks it. The card's machine must be off.
+func (r *ROM) Boot(ctx context.Context, machine string) (Start, error) {
+	env, err := r.Env()
+	if err != nil {
+		return Start{}, err
+	}
+	images, holds := map[flash.Slot]*firmware.Image{}, map[flash.Slot]flash.Held{}
+	for _, s := range flash.Slots {
+		img, err := r.image(s)
+		if err == nil {
+			err = fits(img, machine)
+		}
+		images[s], holds[s] = img, held(img, err)
+	}
+	for {
+		c := flash.Choose(env, holds)
+		start := Start{Choice: c, Image: images[c.Slot], From: env.Last(), Switched: env.Last() != c.Slot}
+		if c.Slot == "" {
+			start.Image = nil
+			return start, flash.WriteEnv(r.env(), c.Env)
+		}
+		err := start.Image.Verify(ctx)
+		if ctx.Err() != nil {
+			return Start{}, ctx.Err()
+		}
+		if err == nil {
+			return start, flash.WriteEnv(r.env(), c.Env)
+		}
+		holds[c.Slot] = flash.Held{Err: fmt.Errorf("partition %s: %w", c.Slot.Boot(), err)}
+	}
+}
+
+// fits rejects an image for another machine or architecture (which a card's flash may hold: it can
+// have been written on the card).
+func fits(img *firmware.Image, machine string) error {
+	if machine == "" {
+		return nil
+	}
+	for _, kind := range img.Machines {
+		if string(kind) == machine {
+			if img.Arch == firmware.HostArch() || machine == "tcg" {
+				return nil
+			}
+			return fmt.Errorf("architecture %s, this machine has %s", img.Arch, firmware.HostArch())
+		}
+	}
+	return fmt.Errorf("an image for %v, this machine is %s", img.Machines, machine)
+}
+
+// IsGood reports whether the slot that was started has been found healthy since.
+func (r *ROM) IsGood(s Start) (bool, error) {
+	env, err := r.Env()
+	if err != nil || s.Image == nil {
+		return false, err
+	}
+	return isGood(env, s), nil
+}
+
+func isGood(env flash.Env, s Start) bool {
+	state, _ := env.State(s.Slot, flash.Held{Digest: s.Image.Digest()})
+	return state == flash.Good
+}
+
+// GiveBack gives a slot on trial the attempt back that its start took: somebody asked for the end
+// of this life. It reports whether it did, or the card itself has. The card's machine must be off.
+func (r *ROM) GiveBack(s Start) (bool, error) {
+	env, err := r.Env()
+	if err != nil || s.Image == nil || !s.Trial {
+		return false, err
+	}
+	if isGood(env, s) {
+		return false, nil
+	}
+	if env.Left(s.Slot) > s.Env.Left(s.Slot) {
+		return true, nil
+	}
+	changes := env.GiveBack(s.Env, s.Slot, s.Image.Digest())
+	return changes != nil, r.change(changes)
+}
+
+// errSame is the error of a rollback without a slot to go to.
+var errSame = errors.New("there is no other slot to go back to")
+
+// Rollback makes the slot beside the one that was started last the first of the order, and returns
+// it. The card's machine must be off.
+func (r *ROM) Rollback(machine string) (flash.Slot, error) {
+	env, err := r.Env()
+	if err != nil {
+		return "", err
+	}
+	to, err := r.BackTo(machine)
+	if err != nil {
+		return "", err
+	}
+	return to, r.change(env.Preferred(to))
+}
+
+// BackTo returns the slot that Rollback makes the first, or why it cannot.
+func (r *ROM) BackTo(machine string) (flash.Slot, error) {
+	env, err := r.Env()
+	if err != nil {
+		return "", err
+	}
+	from := env.Last()
+	if from == "" {
+		return "", fmt.Errorf("%w: no slot was started last", errSame)
+	}
+	to := from.Other()
+	img, err := r.image(to)
+	if err == nil {
+		err = fits(img, machine)
+	}
+	if state, why := env.State(to, held(img, err)); state == flash.Broken || state == flash.Bad {
+		return "", fmt.Errorf("%w: slot %s: %s", errSame, to, why)
+	}
+	return to, nil
+}
+
+// ClearData makes the data partition empty. The slots stay. The card's machine must be off: the card
+// makes a new file system at its next start.
+func (r *ROM) ClearData() error {
+	p := r.table.Find(flash.DataName)
+	err := unix.Fallocate(int(r.file.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, p.Offset, p.Size)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		err = r.zero(p)
+	}
+	if err != nil {
+		return fmt.Errorf("partition %s: %w", p.Name, err)
+	}
+	return r.file.Sync()
+}
+
+// zero writes zeros over a partition, on a file system that cannot punch holes.
+func (r *ROM) zero(p flash.Partition) error {
+	block := make([]byte, 1<<20)
+	for off := int64(0); off < p.Size; off += int64(len(block)) {
+		n := min(int64(len(block)), p.Size-off)
+		if _, err := r.file.WriteAt(block[:n], p.Offset+off); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,42 @@
+package status
+
+import "time"
+
+// Slot is one of the two systems on a card's flash.
+type Slot struct {
+	Name  string `json:"name"` // A or B
+	State string `json:"state"`
+	// Reason says why the slot cannot be started; empty where it can.
+	Reason   string `json:"reason,omitempty"`
+	Active   bool   `json:"active"`  // it was started last
+	Primary  bool   `json:"primary"` // it is tried first
+	Attempts int    `json:"attempts_left"`
+	Edition  string `json:"edition,omitempty"`
+	Version  string `json:"version,omitempty"`
+	Kernel   string `json:"kernel,omitempty"`
+	Digest   string `json:"digest,omitempty"` // of its manifest
+}
+
+// Flash is what `toe firmware status NAME` prints.
+type Flash struct {
+	Name    string `json:"name"`
+	Size    int64  `json:"size"`   // bytes
+	OnDisk  int64  `json:"disk"`   // bytes that it takes on the host
+	Rescue  string `json:"rescue"` // why the rescue system was started last; empty where a slot was
+	Slots   []Slot `json:"slots"`
+	Default string `json:"default,omitempty"` // the environment is missing, and this is why
+}
+
+// FirmwareEvent is an entry of a card's firmware history. Text that the card wrote is untrusted.
+type FirmwareEvent struct {
+	Time    time.Time `json:"time"`
+	Who     string    `json:"who"`  // a user of the host, "card", or "supervisor"
+	What    string    `json:"what"` // flashed, started, good, failed, rescue, rollback, factory-reset
+	Slot    string    `json:"slot,omitempty"`
+	Version string    `json:"version,omitempty"`
+	Why     string    `json:"why,omitempty"`
+	Outcome string    `json:"outcome,omitempty"`
+	Check   string    `json:"check,omitempty"`   // that failed
+	Output  string    `json:"output,omitempty"`  // of that check
+	Console string    `json:"console,omitempty"` // its end
+}
