@@ -12,13 +12,16 @@ import (
 // has just died, the next one gets the whole wish and the front end does not notice.
 type backend Keeper
 
-func (b *backend) Features() uint64 { return b.dev.features(b.accepted) }
-func (b *backend) Pairs() int       { return len(b.dev.Files) }
-func (b *backend) Config() []byte   { return b.dev.config() }
+func (b *backend) Shape() vhostuser.Shape { return b.kind.Shape() }
+func (b *backend) Features() uint64       { return b.kind.Features() }
+func (b *backend) Config() []byte         { return b.kind.Config() }
 
 func (b *backend) SetMTU(mtu uint64) error {
-	if mtu > uint64(b.dev.MTU) {
-		return fmt.Errorf("device %s: MTU %d, want at most %d", b.dev.Name, mtu, b.dev.MTU)
+	if b.net == nil {
+		return fmt.Errorf("device %s has no MTU", b.name)
+	}
+	if most := b.net.dev.MTU; mtu > uint64(most) {
+		return fmt.Errorf("device %s: MTU %d, want at most %d", b.name, mtu, most)
 	}
 	return nil
 }
@@ -43,12 +46,12 @@ func (b *backend) SetFeatures(f uint64) error {
 // setOffload sets the packets that the host's kernel may hand out to those that the driver accepts.
 // k.mu is held.
 func (k *Keeper) setOffload(features uint64) error {
-	if k.dev.Stream {
+	if k.net == nil || k.net.dev.Stream {
 		return nil
 	}
-	for _, file := range k.dev.Files {
-		if err := tun.SetOffload(int(file.Fd()), offload(features)&k.accepted); err != nil {
-			return fmt.Errorf("device %s: %w", k.dev.Name, err)
+	for _, file := range k.net.dev.Files {
+		if err := tun.SetOffload(int(file.Fd()), offload(features)&k.net.accepted); err != nil {
+			return fmt.Errorf("device %s: %w", k.name, err)
 		}
 	}
 	return nil
@@ -103,13 +106,13 @@ func (b *backend) StopRing(i int) (uint16, error) {
 			}
 		}
 		if try > 0 {
-			k.event("a pump did not stop ring %d, replaced by %d", i, k.pump.process.PID())
+			k.event("a %s did not stop ring %d, replaced by %d", k.opts.Worker, i, k.pump.process.PID())
 		}
 		if r, ok := k.wish.rings[i]; !ok || r.lost {
 			// The position is unknown and must not be made up. The front
 			// end finds it in the used index when the conversation ends.
 			delete(k.wish.rings, i)
-			return 0, fmt.Errorf("device %s: ring %d was lost with its pump", k.dev.Name, i)
+			return 0, fmt.Errorf("device %s: ring %d was lost with its pump", k.name, i)
 		}
 		var a answer
 		if a, err = k.pump.tell(order{Op: opStop, Index: i}); err == nil {

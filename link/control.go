@@ -55,7 +55,7 @@ func (q *queuePair) obeyCard() {
 			err = errNoAck
 		}
 		if err != nil {
-			if !q.chainError(&c.virtqueue, 2*c.pairs, head, err) {
+			if !q.chainError(&c.virtqueue, head, err) {
 				return
 			}
 			continue

@@ -37,7 +37,7 @@ func TestControl(t *testing.T) {
 		for deadline := time.Now().Add(2 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 			w.k.mu.Lock()
 			now := 0
-			for _, off := range w.k.detached {
+			for _, off := range w.k.net.detached {
 				if !off {
 					now++
 				}

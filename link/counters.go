@@ -1,13 +1,11 @@
 package link
 
 import (
-	"fmt"
 	"os"
-	"sync"
 	"sync/atomic"
 	"unsafe"
 
-	"golang.org/x/sys/unix"
+	"github.com/toe-project/toe/internal/sharedmem"
 )
 
 // counters is one direction of one queue pair, in memory that the keeper shares with every pump of
@@ -69,58 +67,34 @@ type QueueStats struct {
 // board is the shared memory with the counters: two per queue pair, towards
 // the card first.
 type board struct {
-	mu   sync.Mutex // guards mem and all against close; never held across a wait
-	file *os.File
-	mem  []byte
-	all  []counters
+	*sharedmem.Memory
+	all []counters
 }
 
 // newBoard makes the memory; openBoard maps one that was passed in.
 func newBoard(pairs int) (*board, error) {
-	fd, err := unix.MemfdCreate("toe-counters", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
-	if err != nil {
-		return nil, fmt.Errorf("memfd_create for counters: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "counters")
-	if err := f.Truncate(int64(2 * pairs * countersLen)); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("counters: %w", err)
-	}
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_SHRINK|unix.F_SEAL_GROW|unix.F_SEAL_SEAL); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("counters: F_ADD_SEALS: %w", err)
-	}
-	return openBoard(f, pairs)
+	m, err := sharedmem.New("counters", 2*pairs*countersLen)
+	return boardOf(m, pairs, err)
 }
 
 func openBoard(f *os.File, pairs int) (*board, error) {
-	n := 2 * pairs * countersLen
-	mem, err := unix.Mmap(int(f.Fd()), 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	m, err := sharedmem.Open(f, 2*pairs*countersLen)
+	return boardOf(m, pairs, err)
+}
+
+func boardOf(m *sharedmem.Memory, pairs int, err error) (*board, error) {
 	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("counters: mmap of %d bytes: %w", n, err)
+		return nil, err
 	}
-	return &board{file: f, mem: mem, all: unsafe.Slice((*counters)(unsafe.Pointer(&mem[0])), 2*pairs)}, nil
+	return &board{m, unsafe.Slice((*counters)(unsafe.Pointer(&m.Bytes()[0])), 2*pairs)}, nil
 }
 
-func (b *board) close() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	unix.Munmap(b.mem)
-	b.mem, b.all = nil, nil
-	b.file.Close()
-}
-
-func (b *board) stats() []QueueStats {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.all == nil {
-		return nil
-	}
-	out := make([]QueueStats, len(b.all)/2)
-	for i := range out {
-		out[i] = QueueStats{ToCard: b.all[2*i].read(), ToHost: b.all[2*i+1].read()}
-	}
+func (b *board) stats() (out []QueueStats) {
+	b.Read(func() {
+		for i := 0; i < len(b.all); i += 2 {
+			out = append(out, QueueStats{ToCard: b.all[i].read(), ToHost: b.all[i+1].read()})
+		}
+	})
 	return out
 }
 

@@ -2,6 +2,7 @@ package link
 
 import (
 	"encoding/binary"
+	"encoding/json"
 	"os"
 	"testing"
 	"time"
@@ -80,9 +81,9 @@ func newBareOn(t testing.TB, host int, theirs *os.File, spin time.Duration) *bar
 		}
 		b.kicks[i] = os.NewFile(uintptr(e), "kick")
 	}
-	b.r, err = start(here)
+	b.r, err = start(here, answerWithin)
 	check()
-	b.tell(order{Op: opInit, Setup: &setup{Name: "fuzz", Pairs: 1, Seam: true, Spin: int64(spin)}}, b.board.file, theirs)
+	b.tell(order{Op: opInit, Setup: inJSON(setup{Name: "fuzz", Pairs: 1, Seam: true, Spin: int64(spin)})}, b.board.File, theirs)
 	b.tell(order{Op: opMemory, Regions: []vhostuser.Region{{Guest: fuzzGuest, User: fuzzUser, Size: fuzzMem}}}, b.file)
 	t.Cleanup(b.close)
 	return b
@@ -93,7 +94,7 @@ func (b *bare) close() {
 	for range b.r.news {
 	}
 	b.r.closeOrders()
-	b.board.close()
+	b.board.Close()
 	unix.Munmap(b.mem)
 	closeAll(append(b.kicks[:], b.file))
 	if b.host >= 0 {
@@ -226,6 +227,15 @@ func FuzzPump(f *testing.F) {
 		}
 		b.drain()
 	})
+}
+
+// inJSON is a value as an order carries it.
+func inJSON(v any) json.RawMessage {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	return b
 }
 
 // overlaps says whether any descriptor may let the device write to the rings.

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,7 +13,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/toe-project/toe/link/tun"
 	"github.com/toe-project/toe/link/vhostuser"
 )
 
@@ -31,17 +31,33 @@ type Options struct {
 	// Event is called for each event, one at a time and without a lock held,
 	// so it may block. Close waits for the last call.
 	Event func(Event)
+	// AnswerWithin bounds a worker's answer to an order. It is killed afterwards. 0 means 5 s.
+	AnswerWithin time.Duration
+	// Worker is what messages call a worker; "pump" by default.
+	Worker string
 
 	dieWithin time.Duration // for tests; dieWithin by default
 }
 
+// Kind is what a keeper must know of the device that it keeps.
+type Kind interface {
+	// Shape, Features and Config are told to front ends (vhostuser.Device).
+	Shape() vhostuser.Shape
+	Features() uint64
+	Config() []byte
+	// Setup is what each worker gets first: a value for JSON, and files that stay the keeper's.
+	Setup() (value any, files []*os.File)
+	// Close closes the files. No worker runs then.
+	Close()
+}
+
 // Keeper serves one device: it listens on the device's socket, talks to one front end at a time,
-// and keeps a pump running that moves the packets.
+// and keeps a worker running: the pump that moves the packets, or that of a disk.
 type Keeper struct {
-	dev      Device
+	name     string // for messages
+	kind     Kind
+	net      *network // the kind, if it is a network device
 	opts     Options
-	accepted tun.Offload
-	board    *board
 	events   *events
 	pid      atomic.Int64 // of the pump; readable without mu
 	listener *net.UnixListener
@@ -50,7 +66,6 @@ type Keeper struct {
 	// orders reach the pump one at a time and in the order of the conversation.
 	mu        sync.Mutex
 	wish      wish
-	detached  []bool // queue pairs that the host's kernel hands nothing to
 	pump      *running
 	conn      *net.UnixConn
 	closed    bool
@@ -78,39 +93,49 @@ type wishedRing struct {
 
 // NewKeeper makes the socket and the first pump. Serve accepts front ends.
 // NewKeeper takes ownership of the device's files, also when it returns an error.
-func NewKeeper(dev Device, opts Options) (k *Keeper, err error) {
-	k = &Keeper{dev: dev, opts: opts, wish: wish{rings: map[int]wishedRing{}}, quit: make(chan struct{})}
+func NewKeeper(dev Device, opts Options) (*Keeper, error) {
+	n, err := newNetwork(dev)
+	if err != nil {
+		closeAll(dev.Files)
+		return nil, err
+	}
+	if opts.Launch == nil {
+		opts.Launch = LaunchProcess
+	}
+	return newKeeper(dev.Name, dev.Socket, n, n, opts)
+}
+
+// NewKeeperOf is NewKeeper for another kind of device, of which it takes ownership. Options.Launch
+// starts its workers.
+func NewKeeperOf(name, socket string, kind Kind, opts Options) (*Keeper, error) {
+	return newKeeper(name, socket, kind, nil, opts)
+}
+
+func newKeeper(name, socket string, kind Kind, n *network, opts Options) (k *Keeper, err error) {
+	k = &Keeper{
+		name: name, kind: kind, net: n, opts: opts,
+		wish: wish{rings: map[int]wishedRing{}}, quit: make(chan struct{}),
+	}
 	k.events = newEvents(opts.Event)
 	defer func() {
 		if err != nil {
 			k.Close()
 		}
 	}()
-	if err := dev.check(); err != nil {
-		return k, err
-	}
-	if k.opts.Launch == nil {
-		k.opts.Launch = LaunchProcess
-	}
 	if k.opts.dieWithin == 0 {
 		k.opts.dieWithin = dieWithin
 	}
-	if !dev.Stream {
-		if k.accepted, err = tun.Probe(int(dev.Files[0].Fd())); err != nil {
-			return k, fmt.Errorf("device %s: %w", dev.Name, err)
-		}
+	k.opts.Worker = cmp.Or(k.opts.Worker, "pump")
+	if k.opts.AnswerWithin == 0 {
+		k.opts.AnswerWithin = answerWithin
 	}
-	if k.board, err = newBoard(len(dev.Files)); err != nil {
-		return k, err
-	}
-	if dev.Socket != "" {
-		if k.listener, err = listen(dev.Socket); err != nil {
-			return k, fmt.Errorf("device %s: %w", dev.Name, err)
+	if socket != "" {
+		if k.listener, err = listen(socket); err != nil {
+			return k, fmt.Errorf("device %s: %w", name, err)
 		}
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.detached = make([]bool, len(dev.Files))
 	k.steer()
 	return k, k.launch()
 }
@@ -130,7 +155,7 @@ func (k *Keeper) Serve(ctx context.Context) error {
 			return nil
 		}
 		if !passes(err) {
-			return fmt.Errorf("device %s: %w", k.dev.Name, err)
+			return fmt.Errorf("device %s: %w", k.name, err)
 		}
 		if pause == 0 {
 			k.event("front ends cannot connect for now: %v", err)
@@ -184,7 +209,7 @@ func (k *Keeper) Connected() bool {
 
 // Stats returns the counters of every queue pair, none after Close. The read stops nothing and does
 // not wait for the pump.
-func (k *Keeper) Stats() []QueueStats { return k.board.stats() }
+func (k *Keeper) Stats() []QueueStats { return k.net.board.stats() }
 
 // PumpPID returns the pid of the pump that runs, 0 if none does.
 func (k *Keeper) PumpPID() int {
@@ -224,13 +249,8 @@ func (k *Keeper) Close() error {
 		pump.end()
 	}
 	k.done.Wait()
-	closeAll(k.dev.Files)
+	k.kind.Close()
 	k.events.end()
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.board != nil {
-		k.board.close()
-	}
 	return nil
 }
 
@@ -241,5 +261,5 @@ func (k *Keeper) isClosed() bool {
 }
 
 func (k *Keeper) event(format string, args ...any) {
-	k.events.add(Event{Device: k.dev.Name, Time: time.Now(), Text: fmt.Sprintf(format, args...)})
+	k.events.add(Event{Device: k.name, Time: time.Now(), Text: fmt.Sprintf(format, args...)})
 }

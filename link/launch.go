@@ -1,6 +1,7 @@
 package link
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -14,16 +15,19 @@ var errNoPump = errors.New("no pump")
 
 // launch starts a pump and sends it the whole wish. k.mu is held.
 func (k *Keeper) launch() error {
-	r, err := start(k.opts.Launch)
+	value, files := k.kind.Setup()
+	what, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("device %s: setup: %w", k.name, err)
+	}
+	r, err := start(k.opts.Launch, k.opts.AnswerWithin)
 	if err != nil {
 		return err
 	}
 	k.setPump(r)
 	k.done.Add(1)
 	go k.watch(r)
-	a, err := r.tell(order{Op: opInit, Setup: &setup{
-		Name: k.dev.Name, Pairs: len(k.dev.Files), Seam: k.dev.Seam, Stream: k.dev.Stream, Spin: int64(k.dev.Spin),
-	}}, append([]*os.File{k.board.file}, k.dev.Files...)...)
+	a, err := r.tell(order{Op: opInit, Setup: what}, files...)
 	k.confined(a.Lacks)
 	if err == nil && k.wish.features != 0 {
 		_, err = r.tell(order{Op: opOffer, Features: k.wish.features})
@@ -53,7 +57,7 @@ func (k *Keeper) launch() error {
 		k.wish.rings[i] = ring
 	}
 	if err != nil {
-		err = fmt.Errorf("device %s: pump: %w", k.dev.Name, err)
+		err = fmt.Errorf("device %s: %s: %w", k.name, k.opts.Worker, err)
 		return errors.Join(err, k.bury())
 	}
 	return nil
@@ -64,7 +68,7 @@ func (k *Keeper) launch() error {
 func (k *Keeper) bury() error {
 	r := k.pump
 	if err := r.kill(k.opts.dieWithin); err != nil {
-		return fmt.Errorf("device %s: %w", k.dev.Name, err)
+		return fmt.Errorf("device %s: %w", k.name, err)
 	}
 	k.hear(r)
 	k.setPump(nil)
@@ -90,7 +94,7 @@ func (k *Keeper) start(i int, ring wishedRing) error {
 // k.mu is held.
 func (k *Keeper) confined(lacks string) {
 	if lacks != "" && lacks != k.lacks {
-		k.event("the pump is confined less than it could be: %s", lacks)
+		k.event("the %s is confined less than it could be: %s", k.opts.Worker, lacks)
 	}
 	k.lacks = lacks
 }
@@ -123,10 +127,11 @@ func (k *Keeper) watch(r *running) {
 		return
 	}
 	k.setPump(nil)
-	if !k.revive(fmt.Sprintf("pump %d ended (%s)", r.process.PID(), why)) {
+	if !k.revive(fmt.Sprintf("%s %d ended (%s)", k.opts.Worker, r.process.PID(), why)) {
 		return
 	}
-	k.event("pump %d ended (%s), replaced by %d in %s", r.process.PID(), why, k.pump.process.PID(), time.Since(gone).Round(time.Millisecond))
+	k.event("%s %d ended (%s), replaced by %d in %s", k.opts.Worker, r.process.PID(), why,
+		k.pump.process.PID(), time.Since(gone).Round(time.Millisecond))
 }
 
 // revive starts pumps until one stays or the keeper is closed. It reports whether a pump runs. k.mu
@@ -159,7 +164,7 @@ func (k *Keeper) relaunch() error {
 	k.deaths = append(k.deaths, now)
 	if len(k.deaths) > most {
 		wait := within - now.Sub(k.deaths[0])
-		k.event("pump ended %d times in %s: the next one starts in %s", len(k.deaths), within, wait.Round(time.Second))
+		k.event("%s ended %d times in %s: the next one starts in %s", k.opts.Worker, len(k.deaths), within, wait.Round(time.Second))
 		k.mu.Unlock()
 		select {
 		case <-time.After(wait):
@@ -187,7 +192,7 @@ func (k *Keeper) reviveLater() {
 		defer k.done.Done()
 		k.mu.Lock()
 		defer k.mu.Unlock()
-		k.revive("the pump was ended")
+		k.revive("the " + k.opts.Worker + " was ended")
 	}()
 }
 

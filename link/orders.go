@@ -1,6 +1,7 @@
 package link
 
 import (
+	"encoding/json"
 	"os"
 
 	"github.com/toe-project/toe/internal/fds"
@@ -15,7 +16,7 @@ import (
 type op string
 
 const (
-	opInit   op = "init"   // files: counters, then the host's end of each queue pair
+	opInit   op = "init"   // files: of the device, such as the host's end of each queue pair
 	opMemory op = "memory" // files: one per region
 	opOffer  op = "offer"  // negotiated features
 	opStart  op = "start"  // files: kick, then call and err where Has says so. Nothing moves before opRun
@@ -27,7 +28,7 @@ const (
 type order struct {
 	Seq      uint64             `json:"seq"`
 	Op       op                 `json:"op"`
-	Setup    *setup             `json:"setup,omitempty"`
+	Setup    json.RawMessage    `json:"setup,omitempty"`
 	Regions  []vhostuser.Region `json:"regions,omitempty"`
 	Features uint64             `json:"features,omitempty"`
 	Index    int                `json:"index,omitempty"`
@@ -38,7 +39,7 @@ type order struct {
 	On       bool               `json:"on,omitempty"`
 }
 
-// setup is what a pump gets once, with opInit.
+// setup is what the pump of a network device gets once, with opInit.
 type setup struct {
 	Name   string `json:"name"`
 	Pairs  int    `json:"pairs"`

@@ -44,6 +44,7 @@ const (
 type running struct {
 	process Process
 	seq     uint64
+	within  time.Duration // for an answer to an order
 	answers chan answer
 	news    chan string   // closed when the pump has hung up
 	pairs   atomic.Int64  // queue pairs that the driver wants to use, from the last news; 0 if none
@@ -75,21 +76,21 @@ type refusal string
 
 func (r refusal) Error() string { return string(r) }
 
-func start(launch func(*os.File) (Process, error)) (*running, error) {
+func start(launch func(*os.File) (Process, error), within time.Duration) (*running, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("socketpair for the pump: %w", err)
+		return nil, fmt.Errorf("socketpair for a worker: %w", err)
 	}
 	theirs := os.NewFile(uintptr(pair[1]), "orders")
 	defer theirs.Close()
 	p, err := launch(theirs)
 	if err != nil {
 		unix.Close(pair[0])
-		return nil, fmt.Errorf("start pump: %w", err)
+		return nil, fmt.Errorf("start worker: %w", err)
 	}
 	r := &running{
 		process: p, orders: pair[0], answers: make(chan answer, 1), news: make(chan string, 16),
-		gone: make(chan struct{}),
+		gone: make(chan struct{}), within: within,
 	}
 	go func() { p.Wait(); close(r.gone) }()
 	go r.listen(r.orders)
@@ -140,7 +141,7 @@ func (r *running) tell(o order, files ...*os.File) (answer, error) {
 	if err := fds.Socket(r.orders).Send(o, files...); err != nil {
 		return answer{}, fmt.Errorf("%w: order %s: %w", errNoPump, o.Op, err)
 	}
-	timer := time.NewTimer(answerWithin)
+	timer := time.NewTimer(r.within)
 	defer timer.Stop()
 	for {
 		select {
@@ -155,7 +156,7 @@ func (r *running) tell(o order, files ...*os.File) (answer, error) {
 			}
 			return a, nil
 		case <-timer.C:
-			return answer{}, fmt.Errorf("%w: no answer to order %s in %s", errNoPump, o.Op, answerWithin)
+			return answer{}, fmt.Errorf("%w: no answer to order %s in %s", errNoPump, o.Op, r.within)
 		}
 	}
 }
@@ -210,7 +211,7 @@ func (r *running) kill(within time.Duration) error {
 	select {
 	case <-r.gone:
 	case <-timer.C:
-		return fmt.Errorf("pump %d is not dead %s after it was killed", r.process.PID(), within)
+		return fmt.Errorf("process %d is not dead %s after it was killed", r.process.PID(), within)
 	}
 	r.hangUp()
 	for range r.answers { // until listen has read everything
@@ -219,8 +220,11 @@ func (r *running) kill(within time.Duration) error {
 }
 
 // LaunchProcess starts this program anew as a pump.
-func LaunchProcess(orders *os.File) (Process, error) {
-	cmd := exec.Command("/proc/self/exe", PumpVerb)
+func LaunchProcess(orders *os.File) (Process, error) { return LaunchVerb(PumpVerb, orders) }
+
+// LaunchVerb starts this program anew with a hidden verb that makes it a worker.
+func LaunchVerb(verb string, orders *os.File) (Process, error) {
+	cmd := exec.Command("/proc/self/exe", verb)
 	cmd.Args[0] = "toe"
 	cmd.ExtraFiles = []*os.File{orders}
 	cmd.Stderr = os.Stderr

@@ -51,9 +51,9 @@ type owed struct {
 // recall repeats the calls that were not acted on. It returns the time in ms
 // after which to check again, -1 if no call is pending. ago is the least time
 // since the last call.
-func (q *queuePair) recall(ago time.Duration) (ms int) {
+func (q *queue) recall(ago time.Duration) (ms int) {
 	ms = -1
-	for _, e := range q.virtqueues() {
+	for _, e := range q.all {
 		if left, waits := e.recall(ago); waits && (ms < 0 || left < ms) {
 			ms = left
 		}

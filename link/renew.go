@@ -11,12 +11,13 @@ import (
 func (k *Keeper) Renew(files []*os.File) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.closed || !k.dev.Stream || len(files) != len(k.dev.Files) {
+	dev := &k.net.dev
+	if k.closed || !dev.Stream || len(files) != len(dev.Files) {
 		closeAll(files)
-		return fmt.Errorf("device %s: %d files for it, want %d for a stream that is open", k.dev.Name, len(files), len(k.dev.Files))
+		return fmt.Errorf("device %s: %d files for it, want %d for a stream that is open", k.name, len(files), len(dev.Files))
 	}
-	closeAll(k.dev.Files)
-	copy(k.dev.Files, files)
+	closeAll(dev.Files)
+	copy(dev.Files, files)
 	if k.pump != nil {
 		k.pump.process.Kill()
 	}

@@ -1,6 +1,7 @@
 package link
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"testing"
@@ -63,7 +64,9 @@ func TestSpinIsSet(t *testing.T) {
 	k, err := NewKeeper(Device{Name: "test", MAC: make([]byte, 6), MTU: 1500, Files: newBareFile(t), Stream: true, Spin: spin}, Options{
 		Launch: func(orders *os.File) (Process, error) {
 			return puppet(orders, -1, func(_ int, o order) bool {
-				told <- o.Setup.Spin
+				var s setup
+				_ = json.Unmarshal(o.Setup, &s)
+				told <- s.Spin
 				return true
 			})
 		},

@@ -9,23 +9,23 @@ import (
 // enabled, so that no packet waits in a queue that is not served. If there is no such pair, packets
 // wait in the first one. k.mu is held.
 func (k *Keeper) steer() {
-	if len(k.dev.Files) < 2 || k.closed {
+	if k.net == nil || len(k.net.dev.Files) < 2 || k.closed {
 		return
 	}
 	none := true
-	for i := range k.dev.Files {
+	for i := range k.net.dev.Files {
 		none = none && !k.serves(i)
 	}
 	// Attach first: a packet for an interface without any queue is dropped.
 	for _, on := range []bool{true, false} {
-		for i, f := range k.dev.Files {
-			if (k.serves(i) || i == 0 && none) != on || k.detached[i] != on {
+		for i, f := range k.net.dev.Files {
+			if (k.serves(i) || i == 0 && none) != on || k.net.detached[i] != on {
 				continue
 			}
 			if err := tun.SetQueue(int(f.Fd()), on); err != nil {
 				k.event("queue pair %d: %v", i, err)
 			}
-			k.detached[i] = !on
+			k.net.detached[i] = !on
 		}
 	}
 }
@@ -53,7 +53,7 @@ func (k *Keeper) usePairs(r *running) {
 // hear records the number of pairs that the pump has reported. The driver does not repeat it to the
 // next pump. k.mu is held.
 func (k *Keeper) hear(r *running) {
-	if n := int(r.pairs.Load()); n > 0 && n <= len(k.dev.Files) {
+	if n := int(r.pairs.Load()); k.net != nil && n > 0 && n <= len(k.net.dev.Files) {
 		k.wish.pairs = n
 		k.steer()
 	}

@@ -100,8 +100,8 @@ func TestSuperPackets(t *testing.T) {
 		buf := make([]byte, fakecard.FrameMax)
 		for _, s := range supers {
 			t.Run(name+"/"+s.name, func(t *testing.T) {
-				if w.k.accepted&s.needs != s.needs {
-					t.Skipf("this kernel's TUN does offloads %#x, and not %#x (USO: since Linux 6.2)", w.k.accepted, s.needs)
+				if w.k.net.accepted&s.needs != s.needs {
+					t.Skipf("this kernel's TUN does offloads %#x, and not %#x (USO: since Linux 6.2)", w.k.net.accepted, s.needs)
 				}
 				for _, size := range []int{3000, 60000} {
 					p, skip := s.packet(size), frame.SeamLen // before what is p on the bus

@@ -55,7 +55,7 @@ func (q *queuePair) fill() bool {
 				break
 			}
 			q.giveBack()
-			if !q.chainError(&q.rx, 0, head, err) {
+			if !q.chainError(&q.rx, head, err) {
 				return false
 			}
 			continue

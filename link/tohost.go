@@ -38,7 +38,7 @@ func (q *queuePair) toHost() bool {
 			head, iov, size, err = r.Take(q.iov[:1])
 		}
 		if err != nil {
-			if !q.chainError(&q.tx, 1, head, err) {
+			if !q.chainError(&q.tx, head, err) {
 				break
 			}
 			continue

@@ -31,7 +31,7 @@ func TestNumbers(t *testing.T) {
 	if !ok {
 		t.Fatalf("no numbers are recorded for %s", runtime.GOARCH)
 	}
-	p := pumpPolicy(1)
+	p := pumpPolicy(1, &DiskFile{})
 	for name, nr := range map[string]uintptr{"readv": n.readv, "writev": n.writev, "recvmsg": n.recvmsg, "sendto": n.sendto,
 		"futex": n.futex, "mmap": n.mmap, "mprotect": n.mprotect} {
 		if got := run(t, p, n.arch, nr, 0, 4096, unix.PROT_READ); got != Allow {

@@ -51,7 +51,7 @@ func run(t *testing.T, p Policy, arch uint32, nr uintptr, args ...uint64) Action
 func TestPumpPolicy(t *testing.T) {
 	const pid = 4242
 	const goThread = 0x50f00 // what the Go runtime's newosproc asks for
-	p := pumpPolicy(pid)
+	p := pumpPolicy(pid, nil)
 	// The kernel's clone(2) has the flags first, but on s390x the stack.
 	clone := func(flags uint64) []uint64 {
 		if runtime.GOARCH == "s390x" {

@@ -21,6 +21,14 @@ type PumpOptions struct {
 	// when it ends the pump gets SIGKILL, also after the change of user,
 	// which would otherwise cancel that. Pump fails if it ended already.
 	Parent int
+	// Disk, if not nil, also allows the system calls of a disk's worker on its file.
+	Disk *DiskFile
+}
+
+// DiskFile is the descriptor of a disk's file.
+type DiskFile struct {
+	FD       int
+	ReadOnly bool
 }
 
 // Report describes the confinement in place.
@@ -71,7 +79,7 @@ func Pump(o PumpOptions) (Report, error) {
 	if err := checkThreads(); err != nil {
 		return r, err
 	}
-	return r, install(pumpPolicy(os.Getpid()), unix.SECCOMP_FILTER_FLAG_TSYNC)
+	return r, install(pumpPolicy(os.Getpid(), o.Disk), unix.SECCOMP_FILTER_FLAG_TSYNC)
 }
 
 // refuseExec has the kernel refuse memory that becomes executable, where the filter cannot. It is

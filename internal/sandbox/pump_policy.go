@@ -31,11 +31,11 @@ var pumpCalls = []uintptr{
 	unix.SYS_PREAD64,
 }
 
-// pumpPolicy is the pump's allow list; pid is its own process.
+// pumpPolicy is the pump's allow list; pid is its own process. A disk's worker has a few calls more.
 // Deliberately missing: open, socket, connect, execve, ioctl, ptrace, kill,
 // every way to gain a descriptor but recvmsg from a socket it already holds,
 // and every mapping that could be run.
-func pumpPolicy(pid int) Policy {
+func pumpPolicy(pid int, disk *DiskFile) Policy {
 	p := Policy{Default: Kill, Foreign: Kill}
 	for _, nr := range append(append([]uintptr{}, pumpCalls...), pumpCallsArch...) {
 		p.Rules = append(p.Rules, Rule{Nr: nr, Do: Allow})
@@ -60,6 +60,9 @@ func pumpPolicy(pid int) Policy {
 		p.Rules = append(p.Rules, Rule{Nr: nr, Do: Allow, Else: Kill,
 			Conds: []Cond{{Arg: 1, Values: []uint32{unix.F_GETFL, unix.F_SETFL, unix.F_GETFD, unix.F_GET_SEALS}}}})
 	}
+	if disk != nil {
+		p.Rules = append(p.Rules, disk.rules()...)
+	}
 	return p
 }
 
@@ -70,4 +73,17 @@ func mmapRule(noExec []Cond) Rule {
 		return Rule{Nr: sysMmap, Do: Allow}
 	}
 	return Rule{Nr: sysMmap, Conds: noExec, Do: Allow, Else: Kill}
+}
+
+// rules allows what a disk's worker does, on its file only.
+func (d *DiskFile) rules() (rules []Rule) {
+	calls := []uintptr{unix.SYS_PREADV}
+	if !d.ReadOnly {
+		calls = append(calls, unix.SYS_PWRITEV, unix.SYS_FDATASYNC, unix.SYS_FALLOCATE)
+	}
+	for _, nr := range calls {
+		rules = append(rules, Rule{Nr: nr, Do: Allow, Else: Kill,
+			Conds: []Cond{{Arg: 0, Values: []uint32{uint32(d.FD)}}}})
+	}
+	return rules
 }

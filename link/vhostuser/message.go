@@ -1,6 +1,6 @@
 // Package vhostuser is the back end's side of the vhost-user conversation
-// (QEMU docs/interop/vhost-user.rst) for a virtio-net device. It handles the
-// protocol. A Device moves the packets.
+// (QEMU docs/interop/vhost-user.rst) for a virtio device: a network device or a
+// disk. It handles the protocol. A Device works on the rings.
 package vhostuser
 
 import (

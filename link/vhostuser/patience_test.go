@@ -13,7 +13,7 @@ import (
 // mute is a device that is never called.
 type mute struct{ Device }
 
-func (mute) Pairs() int       { return 1 }
+func (mute) Shape() Shape     { return NetShape(1) }
 func (mute) Features() uint64 { return Version1 }
 func (mute) Reset()           {}
 

@@ -27,14 +27,14 @@ type Ring struct {
 	Enabled           bool
 }
 
-// Device moves the packets. The session calls it from one goroutine. The
+// Device works on the rings. The session calls it from one goroutine. The
 // arguments of a call stay valid until a later call replaces them.
 type Device interface {
 	// Features are the virtio feature bits that the device offers.
 	Features() uint64
-	// Pairs is the number of queue pairs, at least 1.
-	Pairs() int
-	// Config is the device's configuration space, virtio 1.2 section 5.1.4.
+	// Shape is its type and the number of its rings.
+	Shape() Shape
+	// Config is the device's configuration space, virtio 1.2 sections 5.1.4 and 5.2.4.
 	Config() []byte
 	// SetMTU refuses an MTU that the device does not support.
 	SetMTU(mtu uint64) error
@@ -43,8 +43,8 @@ type Device interface {
 	// SetMemory replaces the memory table, also while rings run.
 	SetMemory(table []Region) error
 	// StartRing starts ring i, or updates the descriptors of a running one.
-	// From the card's side ring 2n receives and 2n+1 transmits. With several
-	// pairs the last ring is for control.
+	// From the card's side ring 2n of a network device receives and 2n+1 transmits.
+	// With several pairs the last ring is for control.
 	StartRing(i int, r Ring) error
 	// StopRing stops ring i and returns the next avail index to take. The
 	// device does not access the ring's memory after StopRing has returned.
@@ -61,7 +61,8 @@ type Device interface {
 func Serve(c *net.UnixConn, dev Device) error { return serve(c, dev, patience) }
 
 func serve(c *net.UnixConn, dev Device, patience time.Duration) error {
-	s := &session{conn: c, dev: dev, patience: patience, rings: make([]ring, rings(dev.Pairs()))}
+	s := &session{conn: c, dev: dev, patience: patience, shape: dev.Shape()}
+	s.rings = make([]ring, s.shape.rings)
 	defer s.end()
 	buf := make([]byte, maxPayload)
 	for {
@@ -91,6 +92,7 @@ type session struct {
 	conn     *net.UnixConn
 	patience time.Duration // with a message or an answer in progress
 	dev      Device
+	shape    Shape
 	features uint64
 	protocol uint64
 	status   byte
@@ -165,9 +167,9 @@ func (s *session) do(m *message) ([]byte, error) {
 	case GetFeatures:
 		return u64(s.dev.Features() | ProtocolFeature), nil
 	case GetProtocolFeatures:
-		return u64(offered(s.dev.Pairs())), nil
+		return u64(s.shape.protocol), nil
 	case GetQueueNum:
-		return u64(queueNum(s.protocol, s.dev.Pairs())), nil
+		return u64(s.shape.queueNum(s.protocol)), nil
 	case GetMaxMemSlots:
 		return u64(maxMemSlots), nil
 	case GetStatus:
@@ -208,7 +210,7 @@ func (s *session) setValue(m *message) error {
 	case SetFeatures:
 		return s.setFeatures(v)
 	case SetProtocolFeatures:
-		if have := offered(s.dev.Pairs()); v&^have != 0 {
+		if have := s.shape.protocol; v&^have != 0 {
 			return fmt.Errorf("%w: protocol features %#x, offered %#x", ErrMessage, v, have)
 		}
 		s.protocol = v

@@ -56,9 +56,9 @@ func (d *device) refusing(prefix string) {
 
 const features = vhostuser.Version1 | vhostuser.NetMAC | vhostuser.NetMTU | vhostuser.RingEventIdx
 
-func (d *device) Features() uint64 { return features }
-func (d *device) Pairs() int       { return max(d.pairs, 1) }
-func (d *device) Config() []byte   { return []byte{2, 1, 2, 3, 4, 5, 1, 0, 1, 0, 0xff, 0xff} }
+func (d *device) Features() uint64       { return features }
+func (d *device) Shape() vhostuser.Shape { return vhostuser.NetShape(max(d.pairs, 1)) }
+func (d *device) Config() []byte         { return []byte{2, 1, 2, 3, 4, 5, 1, 0, 1, 0, 0xff, 0xff} }
 func (d *device) SetMTU(mtu uint64) error {
 	return d.note("mtu %d", mtu)
 }

@@ -1,6 +1,7 @@
 package vring
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -26,7 +27,7 @@ var (
 	errHead  = fmt.Errorf("%w: head out of range", ErrBroken)
 	errNext  = fmt.Errorf("%w: next out of range", ErrChain)
 	errLoop  = fmt.Errorf("%w: longer than the ring", ErrChain)
-	errBytes = fmt.Errorf("%w: more bytes than any packet needs", ErrChain)
+	errBytes = fmt.Errorf("%w: more bytes than any packet or request needs", ErrChain)
 	// ErrSegments is an ErrChain: more segments than the caller has room for.
 	ErrSegments = fmt.Errorf("%w: more segments than one system call takes", ErrChain)
 	errWay      = fmt.Errorf("%w: segment of the wrong direction", ErrChain)
@@ -34,8 +35,8 @@ var (
 	errRange    = fmt.Errorf("%w: %w", ErrChain, ErrAddress)
 )
 
-// MaxChain bounds the bytes of one chain. A receive buffer of virtio_net's
-// big packets (17 pages and a header) fits.
+// MaxChain bounds the bytes of one chain, unless Config.Most says otherwise. A receive buffer of
+// virtio_net's big packets (17 pages and a header) fits.
 const MaxChain = 256 << 10
 
 // Config is the place and the mode of a ring.
@@ -46,7 +47,8 @@ type Config struct {
 	EventIdx          bool   // VIRTIO_F_EVENT_IDX was negotiated
 	Indirect          bool   // VIRTIO_F_INDIRECT_DESC was negotiated
 	Write             bool   // the device writes into the buffers: a receive ring
-	Both              bool   // segments to read, then segments to write: a control ring
+	Both              bool   // segments to read, then segments to write: a ring for requests
+	Most              int    // bytes of a chain; 0 means MaxChain
 }
 
 // descriptor is struct virtq_desc, virtio 1.2 section 2.7.5:
@@ -89,6 +91,7 @@ type Ring struct {
 	mem  *Memory
 	cfg  Config
 	mask uint16
+	most int // bytes of a chain
 
 	desc  unsafe.Pointer
 	avail unsafe.Pointer // flags, idx, ring[size], used_event
@@ -118,7 +121,7 @@ func New(mem *Memory, cfg Config) (*Ring, error) {
 	if cfg.Desc%16 != 0 || cfg.Avail%2 != 0 || cfg.Used%4 != 0 {
 		return nil, fmt.Errorf("ring at desc %#x, avail %#x, used %#x: want alignment to 16, 2 and 4 bytes", cfg.Desc, cfg.Avail, cfg.Used)
 	}
-	r := &Ring{mem: mem, cfg: cfg, mask: uint16(n - 1)}
+	r := &Ring{mem: mem, cfg: cfg, mask: uint16(n - 1), most: cmp.Or(cfg.Most, MaxChain)}
 	if err := r.place(); err != nil {
 		return nil, err
 	}
@@ -198,9 +201,6 @@ func (r *Ring) Take(iov []unix.Iovec) (head uint16, out []unix.Iovec, size int, 
 	r.next++
 	n := len(iov)
 	r.first = n
-	if r.cfg.Both {
-		r.first = cap(iov) // segments to read and to write are not merged
-	}
 	out, size, err = r.chain(iov, r.desc, uint16(r.cfg.Size), head, true)
 	if err != nil {
 		return head, out[:n], 0, err
@@ -232,15 +232,15 @@ func (r *Ring) chain(iov []unix.Iovec, table unsafe.Pointer, limit, i uint16, di
 			}
 			// An indirect table may end a chain of plain descriptors, 2.7.5.3.2.
 			out, more, err := r.indirect(iov, d)
-			if err == nil && size+more > MaxChain {
+			if err == nil && size+more > r.most {
 				err = errBytes
 			}
 			return out, size + more, err
 		}
-		if write := d.flags&descWrite != 0; write != r.cfg.Write && !(r.cfg.Both && (write || r.readable == len(iov))) {
+		if write := d.flags&descWrite != 0; write != r.cfg.Write && !(r.cfg.Both && r.turn(iov, write)) {
 			return iov, 0, errWay
 		}
-		if d.len > MaxChain || size+int(d.len) > MaxChain {
+		if uint64(d.len) > uint64(r.most) || size+int(d.len) > r.most {
 			return iov, 0, errBytes
 		}
 		var err error
@@ -259,6 +259,15 @@ func (r *Ring) chain(iov []unix.Iovec, table unsafe.Pointer, limit, i uint16, di
 		}
 	}
 	return iov, 0, errLoop
+}
+
+// turn reports whether a segment of this direction may follow in a chain of Both. Segments to read
+// and segments to write are not merged.
+func (r *Ring) turn(iov []unix.Iovec, write bool) bool {
+	if write && r.readable == len(iov) {
+		r.first = len(iov)
+	}
+	return write || r.readable == len(iov)
 }
 
 // indirect walks an indirect table, virtio 1.2 section 2.7.5.3. The table
@@ -286,7 +295,7 @@ func (r *Ring) segment(iov []unix.Iovec, addr, size uint64) ([]unix.Iovec, error
 		}
 		addr, size = addr+n, size-n
 		if k := len(iov) - 1; k >= r.first && Adjoins(&iov[k], p) {
-			iov[k].SetLen(int(iov[k].Len) + int(n)) // MaxChain at most
+			iov[k].SetLen(int(iov[k].Len) + int(n)) // r.most at most
 			continue
 		}
 		if len(iov) == cap(iov) {

@@ -23,6 +23,8 @@ func main() {
 		end(syscall.LINUX_REBOOT_CMD_RESTART)
 	case "panic":
 		os.Exit(3)
+	case "disk":
+		fmt.Println("trial: disk:", disk())
 	case "echo":
 		in := bufio.NewScanner(os.Stdin)
 		for in.Scan() {

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+)
+
+const (
+	blockLen = 64 << 10
+	device   = "/vda"
+)
+
+// disk tries the first disk: what it says of itself, a flushed write of every block from the second
+// on, over and over, and what was written before. Each step is a line on the console.
+func disk() error {
+	_ = os.Mkdir("/sys", 0o755)
+	if err := syscall.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
+		return fmt.Errorf("mounting /sys: %w", err)
+	}
+	for range 100 {
+		if _, err := os.Stat("/sys/block/vda"); err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	for _, name := range []string{"size", "ro", "queue/write_cache", "serial", "queue/discard_max_bytes"} {
+		v, err := os.ReadFile("/sys/block/vda/" + name)
+		fmt.Printf("trial: %s: %s %v\n", name, strings.TrimSpace(string(v)), err)
+	}
+	var major, minor int
+	dev, _ := os.ReadFile("/sys/block/vda/dev")
+	if _, err := fmt.Sscanf(string(dev), "%d:%d", &major, &minor); err != nil {
+		return fmt.Errorf("dev: %w", err)
+	}
+	if err := syscall.Mknod(device, syscall.S_IFBLK|0o600, major<<8|minor); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		fmt.Println("trial: for reading only:", err)
+		f, err = os.Open(device)
+	}
+	if err != nil {
+		return err
+	}
+	first := make([]byte, blockLen)
+	if _, err := f.ReadAt(first, 0); err != nil {
+		return err
+	}
+	fmt.Printf("trial: first block of %q\n", first[0])
+	end, err := f.Seek(0, 2)
+	if err != nil {
+		return err
+	}
+	for round := byte(1); ; round++ {
+		for at := int64(blockLen); at < end; at += blockLen {
+			if _, err := f.WriteAt(bytes.Repeat([]byte{round}, blockLen), at); err != nil {
+				return err
+			}
+			if err := f.Sync(); err != nil {
+				return err
+			}
+			fmt.Printf("trial: flushed %d at %d\n", round, at)
+		}
+	}
+}
