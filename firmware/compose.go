@@ -27,12 +27,12 @@ const rootSlack = 10
 // composeRoot installs our packages into the root in the tar at base, and returns the compressed file
 // system and dpkg's list of packages.
 func composeRoot(ctx context.Context, o Options, base string, b *base, agent []byte) (root, status []byte, err error) {
-	stage := o.Progress.Stage("making the root's file system", 0)
-	defer func() { stage.Fail(err) }()
-	added, err := addedToRoot(o, b, agent)
+	added, err := addedToRoot(ctx, o, b, agent)
 	if err != nil {
 		return nil, nil, err
 	}
+	stage := o.Progress.Stage("making the root's file system", 0)
+	defer func() { stage.Fail(err) }()
 	in, err := os.Open(base)
 	if err != nil {
 		return nil, nil, err
@@ -129,9 +129,12 @@ func pipe() (w, r *os.File, err error) {
 
 // addedToRoot is the tar of what the script adds to the root: our packages, and the files that make
 // the root a card's.
-func addedToRoot(o Options, b *base, agent []byte) ([]byte, error) {
+func addedToRoot(ctx context.Context, o Options, b *base, agent []byte) ([]byte, error) {
 	debs := []debPackage{agentPackage(o, agent), kernelPackage(o, b)}
-	var files []newc.File
+	files, err := newerRAUC(ctx, o, b.release)
+	if err != nil {
+		return nil, err
+	}
 	for _, p := range debs {
 		data, err := p.deb()
 		if err != nil {
@@ -139,12 +142,13 @@ func addedToRoot(o Options, b *base, agent []byte) ([]byte, error) {
 		}
 		files = append(files, newc.Regular("/deb/"+p.name+".deb", 0o644, data))
 	}
-	for _, f := range rootFiles() {
+	compatible := Manifest{Edition: o.Edition, Arch: o.Arch, Target: o.Target}.Compatible()
+	for _, f := range append(rootFiles(), raucFiles(compatible, o.Keyring)...) {
 		f.Name = "/files" + f.Name
 		files = append(files, f)
 	}
 	var out bytes.Buffer
-	err := writeTar(&out, withParents(files), "./")
+	err = writeTar(&out, withParents(files), "./")
 	return out.Bytes(), err
 }
 

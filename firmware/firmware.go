@@ -91,6 +91,9 @@ type Options struct {
 	Update bool
 	// Packages are Debian packages to install in addition; edition debian only.
 	Packages []string
+	// Keyring has the certificates whose bundles a card installs, in PEM; edition debian only. With
+	// none a card installs no bundle, until its admin gives it a keyring.
+	Keyring  []byte
 	Progress *progress.Progress // nil reports nothing
 
 	keyring string // of a test's own archive

@@ -20,13 +20,13 @@ func firmwareCmd() *cobra.Command {
 		Use:   "firmware",
 		Short: "Build what a card boots, and show what is built",
 	}
-	cmd.AddCommand(firmwareBuildCmd(), firmwareStatusCmd(), firmwareKeysCmd())
+	cmd.AddCommand(firmwareBuildCmd(), firmwareStatusCmd(), firmwareKeysCmd(), firmwareBundleCmd())
 	return cmd
 }
 
 func firmwareBuildCmd() *cobra.Command {
 	var o firmware.Options
-	var edition, target, output string
+	var edition, target, output, keyring string
 	var quiet, asJSON, offline bool
 	cmd := &cobra.Command{
 		Use:   "build",
@@ -62,6 +62,9 @@ again when the mirror has newer ones.`,
 			if err != nil {
 				return err
 			}
+			if o.Keyring, err = releaseKeyring(keyring); err != nil {
+				return err
+			}
 			o.CacheDir, o.Update = dir, !offline
 			if !quiet {
 				o.Progress = progress.New(cmd.ErrOrStderr())
@@ -90,6 +93,9 @@ again when the mirror has newer ones.`,
 	f.StringVar(&target, "machine", string(firmware.QEMU), "machine to build for: qemu or uml")
 	f.StringSliceVar(&o.Packages, "package", nil,
 		"install this Debian package too, for edition debian; may be repeated")
+	f.StringVar(&keyring, "keyring", "",
+		"file of the certificates whose bundles a card installs, for edition debian\n"+
+			"(default that of `toe firmware keys`, where there is one)")
 	f.StringVar(&o.Kernel, "kernel", "",
 		"series X.Y of linux-source to build, for uml (default the newest)")
 	f.StringVar(&o.Mirror, "mirror", "",

@@ -41,7 +41,13 @@ func realParts(c *store.Card, logger *log.Logger, p *progress.Progress) supervis
 func image(
 	ctx context.Context, cache, edition string, kind machine.Kind, p *progress.Progress,
 ) (supervisor.Image, error) {
-	img, err := firmware.Ensure(ctx, kind, firmware.Options{Edition: firmware.Edition(edition), CacheDir: cache, Progress: p})
+	ring, err := releaseKeyring("")
+	if err != nil {
+		return supervisor.Image{}, err
+	}
+	img, err := firmware.Ensure(ctx, kind, firmware.Options{
+		Edition: firmware.Edition(edition), CacheDir: cache, Keyring: ring, Progress: p,
+	})
 	if err != nil {
 		return supervisor.Image{}, err
 	}

@@ -229,3 +229,15 @@ func readCerts(path string) ([]*x509.Certificate, error) {
 	}
 	return certs, nil
 }
+
+// KeyringIn returns the path of the keyring in a folder of keys.
+func KeyringIn(dir string) string { return filepath.Join(dir, keyringName) }
+
+// ReadKeyring returns the certificates in a file, in PEM and without what else is in it.
+func ReadKeyring(path string) ([]byte, error) {
+	certs, err := readCerts(path)
+	if err != nil {
+		return nil, err
+	}
+	return encodeCerts(certs...), nil
+}

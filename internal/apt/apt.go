@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -46,6 +47,10 @@ type Options struct {
 	Suites  []string // of the mirror, component main
 	Mirror  string   // URL; default the host's own
 	Keyring string   // default the Debian archive's
+	// Stale accepts indexes that are older than they say they may be. Their signatures are checked
+	// as ever. A mirror that is kept as it was offers no others of a suite that changes daily; the
+	// caller has a lower bound for the versions that it takes.
+	Stale bool
 	// Security is the suite to take from the host's own security mirror,
 	// when the host has one and Mirror is not given.
 	Security string
@@ -159,7 +164,7 @@ func (r *Root) config(settings []string) string {
 		"APT::Architectures { "+quote(r.o.Arch)+"; };",
 		`Acquire::Languages "none";`,
 		`Acquire::PDiffs "false";`,
-		`Acquire::Check-Valid-Until "true";`,
+		`Acquire::Check-Valid-Until `+quote(strconv.FormatBool(!r.o.Stale))+`;`,
 		`Acquire::Check-Date "true";`,
 		`Acquire::AllowInsecureRepositories "false";`,
 		`Acquire::AllowWeakRepositories "false";`,
