@@ -310,10 +310,10 @@ func TestPickSeries(t *testing.T) {
 
 func TestCheckConfig(t *testing.T) {
 	got := "CONFIG_A=y\n# CONFIG_B is not set\nCONFIG_C=\"x\"\n"
-	if err := checkConfig([]byte("# comment\nCONFIG_A=y\nCONFIG_C=\"x\"\nCONFIG_D=n\n"), []byte(got)); err != nil {
+	if err := checkConfig(&recipe{config: []byte("# comment\nCONFIG_A=y\nCONFIG_C=\"x\"\nCONFIG_D=n\n")}, []byte(got)); err != nil {
 		t.Error(err)
 	}
-	err := checkConfig([]byte("CONFIG_A=y\nCONFIG_B=y\nCONFIG_E=y\nCONFIG_C=\"y\"\n"), []byte(got))
+	err := checkConfig(&recipe{config: []byte("CONFIG_A=y\nCONFIG_B=y\nCONFIG_E=y\nCONFIG_C=\"y\"\n")}, []byte(got))
 	for _, want := range []string{"CONFIG_B=y is n", "CONFIG_E=y is n", `CONFIG_C="y" is "x"`} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %q in it", err, want)
@@ -344,7 +344,7 @@ func TestNeededSources(t *testing.T) {
 		"drivers/gpu/Makefile": {true, true}, "drivers/gpu/drm/Makefile": {true, true},
 		"drivers/net/virtio_net.c": {true, false}, "drivers/net/Makefile": {true, false}, "fs/ext4/super.c": {true, false},
 	} {
-		if wanted, empty := needed(name); wanted != want.wanted || wanted && empty != want.empty {
+		if wanted, empty := umlRecipe.needed(name); wanted != want.wanted || wanted && empty != want.empty {
 			t.Errorf("needed(%s) is %v, %v", name, wanted, empty)
 		}
 	}
@@ -365,23 +365,25 @@ func TestCheckSources(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := checkSources(tree, []byte("CONFIG_TUN=y\n# CONFIG_MMC is not set\n")); err != nil {
+	if err := checkSources(tree, &recipe{config: []byte("CONFIG_TUN=y\n# CONFIG_MMC is not set\n")}); err != nil {
 		t.Error(err)
 	}
-	err := checkSources(tree, []byte("CONFIG_MMC=y\nCONFIG_MMC_SUB=y\nCONFIG_TUN=y\n"))
+	err := checkSources(tree, &recipe{config: []byte("CONFIG_MMC=y\nCONFIG_MMC_SUB=y\nCONFIG_TUN=y\n")})
 	if err == nil || !strings.Contains(err.Error(), "CONFIG_MMC is in drivers/mmc/\n  CONFIG_MMC_SUB is in") {
 		t.Errorf("error %v", err)
 	}
 }
 
+func hashOf(config []byte) string { return (&recipe{version: "1", config: config}).hash() }
+
 // A comment in the configuration must not cause a rebuild.
 func TestConfigHash(t *testing.T) {
-	one := configHash([]byte("CONFIG_A=y\n# CONFIG_B is not set\n"))
-	if same := configHash([]byte("# why\n\nCONFIG_A=y\n\t# CONFIG_B is not set\n")); same != one {
+	one := hashOf([]byte("CONFIG_A=y\n# CONFIG_B is not set\n"))
+	if same := hashOf([]byte("# why\n\nCONFIG_A=y\n\t# CONFIG_B is not set\n")); same != one {
 		t.Error("a comment changes the hash")
 	}
 	for _, other := range []string{"CONFIG_A=y\n", "CONFIG_A=n\n# CONFIG_B is not set\n"} {
-		if configHash([]byte(other)) == one {
+		if hashOf([]byte(other)) == one {
 			t.Errorf("%q has the hash of another configuration", other)
 		}
 	}

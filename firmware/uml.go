@@ -3,19 +3,15 @@ package firmware
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	_ "embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/toe-project/toe/internal/apt"
 	"github.com/toe-project/toe/internal/atomicfile"
@@ -32,8 +28,14 @@ var umlConfig []byte
 //go:embed uml/config.older
 var umlOlder []byte
 
-// umlRecipe is part of the cache key. Raise it when a change of the build changes its result.
-const umlRecipe = "1"
+// umlRecipe builds User-Mode Linux: a kernel that is a program.
+var umlRecipe = recipe{
+	name: "uml", title: "User-Mode Linux", version: "1",
+	file: "firmware/uml/config", config: umlConfig, older: umlOlder,
+	args: []string{"ARCH=um", "SUBARCH=x86_64"}, arches: []string{"um", "x86"},
+	tools: umlTools, check: checkStaticLibc, goal: "linux", steps: compileSteps,
+	kernel: "linux", finish: tryUML,
+}
 
 // umlOldest is the oldest Linux that runs on all CPUs as User-Mode Linux: earlier versions cannot
 // save the registers of a CPU with AMX.
@@ -110,26 +112,16 @@ func pickSeries(names []string, pinned string) (series, error) {
 
 // collectUML takes the User-Mode Linux kernel from the cache or builds it.
 func collectUML(ctx context.Context, o Options, root *apt.Root, source apt.Package, b *base) error {
-	b.config = configHash(slices.Concat(umlConfig, umlOlder))
-	dir := filepath.Join(o.CacheDir, "uml", fmt.Sprintf("linux-%s-%s", source.Version, b.config))
-	err := readUML(dir, b)
+	dir, err := collectKernel(ctx, o, root, &umlRecipe, source, b)
+	if err != nil {
+		return err
+	}
+	info, err := os.ReadFile(filepath.Join(dir, builtinInfo))
 	if errors.Is(err, os.ErrNotExist) {
-		if err = buildUML(ctx, o, root, source, dir); err == nil {
-			err = readUML(dir, b)
-		}
+		return nil // built by an older toe: modprobe of what is built in fails
 	}
+	b.tree = map[string][]byte{builtinInfo: info, "modules.builtin": builtinModules(info), "modules.order": nil}
 	return err
-}
-
-// configHash names a configuration in the cache, by its options alone.
-func configHash(config []byte) string {
-	key := umlRecipe + "\n"
-	all := options(config)
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		key += name + "=" + all[name] + "\n"
-	}
-	sum := sha256.Sum256([]byte(key))
-	return hex.EncodeToString(sum[:6])
 }
 
 // builtinInfo is what the kernel's build knows of the modules that are built in.
@@ -148,77 +140,10 @@ func builtinModules(info []byte) []byte {
 	return b.Bytes()
 }
 
-func readUML(dir string, b *base) error {
-	release, err := os.ReadFile(filepath.Join(dir, "release"))
-	if err != nil {
-		return err
-	}
-	b.release = strings.TrimSpace(string(release))
-	if b.kernel, err = os.ReadFile(filepath.Join(dir, "linux")); err != nil {
-		return err
-	}
-	info, err := os.ReadFile(filepath.Join(dir, builtinInfo))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil // built by an older toe: modprobe of what is built in fails
-	}
-	b.tree = map[string][]byte{builtinInfo: info, "modules.builtin": builtinModules(info), "modules.order": nil}
-	return err
-}
-
 // umlTools maps the programs that the build runs to their packages.
 var umlTools = map[string]string{
 	"gcc": "gcc", "ld": "binutils", "make": "make", "flex": "flex", "bison": "bison", "bc": "bc",
 	"xz": "xz-utils", "perl": "perl", "strip": "binutils", "awk": "mawk", "sed": "sed",
-}
-
-// buildUML builds the kernel in a temporary directory and moves the result to dir atomically.
-func buildUML(ctx context.Context, o Options, root *apt.Root, source apt.Package, dir string) error {
-	if err := needTools(umlTools); err != nil {
-		return err
-	}
-	if err := checkStaticLibc(ctx); err != nil {
-		return err
-	}
-	if err := fetch(ctx, o, root, source); err != nil {
-		return err
-	}
-	parent := filepath.Dir(dir)
-	if err := removeStale(parent); err != nil {
-		return err
-	}
-	work, err := os.MkdirTemp(parent, buildPrefix)
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(work)
-	u := &umlBuild{
-		o: o, source: source, dir: dir, tree: filepath.Join(work, "src"),
-		out: filepath.Join(work, "out"), log: filepath.Join(parent, "build.log"),
-	}
-	if err := os.Mkdir(u.out, 0o755); err != nil {
-		return err
-	}
-	return u.run(ctx, root.Path(source))
-}
-
-const buildPrefix = ".build-"
-
-// removeStale removes the directories of killed builds. The caller holds the cache's lock, so no
-// other build is running.
-func removeStale(parent string) error {
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return err
-	}
-	old, err := filepath.Glob(filepath.Join(parent, buildPrefix+"*"))
-	if err != nil {
-		return err
-	}
-	for _, dir := range old {
-		if err := os.RemoveAll(dir); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // checkStaticLibc links a program. The package that has libc.a depends on the distribution; whether
@@ -237,71 +162,31 @@ func checkStaticLibc(ctx context.Context) error {
 	return nil
 }
 
-// umlBuild is one run of the kernel's build.
-type umlBuild struct {
-	o      Options
-	source apt.Package
-	dir    string // where the result goes
-	tree   string // the sources
-	out    string // what becomes dir
-	log    string
-}
-
-func (u *umlBuild) run(ctx context.Context, deb string) error {
-	steps := []struct {
-		name  string
-		total int64
-		do    func(context.Context, *counter) error
-	}{
-		{"unpacking Linux " + u.source.Version, sourceFiles, func(ctx context.Context, c *counter) error { return u.unpack(ctx, deb, c) }},
-		{"configuring Linux for User-Mode Linux", 0, u.configure},
-		{"compiling Linux", compileSteps, u.compile},
-		{"trying the kernel", 0, u.try},
+// tryUML strips the kernel and checks that it starts and reports the release that was built.
+func tryUML(ctx context.Context, k *kernelBuild) error {
+	kernel := filepath.Join(k.out, "linux")
+	if out, err := command(ctx, "strip", "-o", kernel, filepath.Join(k.tree, "linux")).CombinedOutput(); err != nil {
+		return fmt.Errorf("strip: %w: %s", err, bytes.TrimSpace(out))
 	}
-	for _, step := range steps {
-		stage := u.o.Progress.Stage(step.name, step.total)
-		if err := step.do(ctx, &counter{stage: stage}); err != nil {
-			if ctx.Err() != nil {
-				err = ctx.Err()
-			}
-			stage.Fail(err)
-			return fmt.Errorf("%s: %w", step.name, err)
-		}
-		stage.Done("")
+	info, err := os.ReadFile(filepath.Join(k.tree, builtinInfo))
+	if err == nil {
+		err = os.WriteFile(filepath.Join(k.out, builtinInfo), info, 0o644)
 	}
-	if err := os.RemoveAll(u.dir); err != nil {
-		return err
-	}
-	if err := errors.Join(os.Chmod(u.out, 0o755), atomicfile.SyncDir(u.out)); err != nil {
-		return err
-	}
-	if err := os.Rename(u.out, u.dir); err != nil {
-		return err
-	}
-	pruneKernels(u.dir)
-	return atomicfile.SyncDir(filepath.Dir(u.dir))
-}
-
-// pruneKernels removes the oldest kernels. Images hold copies, and readers of a kernel in the cache
-// hold its lock, as the caller does.
-func pruneKernels(current string) {
-	dirs, err := filepath.Glob(filepath.Join(filepath.Dir(current), "linux-*"))
 	if err != nil {
-		return
+		return err
 	}
-	dirs = slices.DeleteFunc(dirs, func(dir string) bool { return dir == current })
-	slices.SortFunc(dirs, func(a, b string) int { return modTime(b).Compare(modTime(a)) })
-	for _, dir := range dirs[min(len(dirs), keepImages-1):] {
-		os.RemoveAll(dir)
+	release, err := os.ReadFile(filepath.Join(k.tree, "include/config/kernel.release"))
+	if err != nil {
+		return err
 	}
-}
-
-// environment is the whole environment of the build: neither an outer make nor a user's flags
-// affect it. The names and the time go into the kernel's banner.
-func (u *umlBuild) environment() []string {
-	return []string{
-		"PATH=" + os.Getenv("PATH"), "HOME=" + u.tree, "TMPDIR=" + os.TempDir(), "LC_ALL=C",
-		"KBUILD_BUILD_TIMESTAMP=" + time.Unix(0, 0).UTC().Format(time.UnixDate),
-		"KBUILD_BUILD_USER=toe", "KBUILD_BUILD_HOST=toe", "KBUILD_BUILD_VERSION=1",
+	ctx, cancel := context.WithTimeout(ctx, tryLimit)
+	defer cancel()
+	said, err := command(ctx, kernel, "--version").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s --version: %w: %s", kernel, err, bytes.TrimSpace(said))
 	}
+	if !bytes.Equal(bytes.TrimSpace(said), bytes.TrimSpace(release)) {
+		return fmt.Errorf("%s --version says %q, built was %q", kernel, bytes.TrimSpace(said), bytes.TrimSpace(release))
+	}
+	return atomicfile.Write(filepath.Join(k.out, "release"), release, 0o644)
 }

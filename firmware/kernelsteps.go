@@ -13,7 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/toe-project/toe/internal/atomicfile"
 	"github.com/toe-project/toe/internal/progress"
 )
 
@@ -34,8 +33,8 @@ type counter struct{ stage *progress.Stage }
 func (c *counter) one() { c.stage.Add(1) }
 
 // unpack unpacks the sources. The package holds them as one tar.xz.
-func (u *umlBuild) unpack(ctx context.Context, deb string, c *counter) error {
-	if err := os.Mkdir(u.tree, 0o755); err != nil {
+func (k *kernelBuild) unpack(ctx context.Context, deb string, c *counter) error {
+	if err := os.Mkdir(k.tree, 0o755); err != nil {
 		return err
 	}
 	found := false
@@ -44,7 +43,7 @@ func (u *umlBuild) unpack(ctx context.Context, deb string, c *counter) error {
 			return nil
 		}
 		found = true
-		if err := u.unpackTarXz(ctx, r, c); err != nil {
+		if err := k.unpackTarXz(ctx, r, c); err != nil {
 			return err
 		}
 		return errEnough
@@ -55,7 +54,7 @@ func (u *umlBuild) unpack(ctx context.Context, deb string, c *counter) error {
 	return err
 }
 
-func (u *umlBuild) unpackTarXz(ctx context.Context, compressed io.Reader, c *counter) error {
+func (k *kernelBuild) unpackTarXz(ctx context.Context, compressed io.Reader, c *counter) error {
 	var complaint bytes.Buffer
 	cmd := command(ctx, "xz", "-dc", "-T0")
 	cmd.Stdin, cmd.Stderr = compressed, &complaint
@@ -66,7 +65,7 @@ func (u *umlBuild) unpackTarXz(ctx context.Context, compressed io.Reader, c *cou
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	err = u.writeTree(bufio.NewReaderSize(out, 1<<20), c)
+	err = k.writeTree(bufio.NewReaderSize(out, 1<<20), c)
 	if err != nil {
 		out.Close() // SIGPIPE ends xz
 	}
@@ -76,36 +75,36 @@ func (u *umlBuild) unpackTarXz(ctx context.Context, compressed io.Reader, c *cou
 	return err
 }
 
-func (u *umlBuild) configure(ctx context.Context, _ *counter) error {
-	fragment := filepath.Join(u.tree, "toe.config")
-	if err := os.WriteFile(fragment, slices.Concat(umlConfig, umlOlder), 0o644); err != nil {
+func (k *kernelBuild) configure(ctx context.Context, _ *counter) error {
+	fragment := filepath.Join(k.tree, "toe.config")
+	if err := os.WriteFile(fragment, slices.Concat(k.config, k.older), 0o644); err != nil {
 		return err
 	}
-	if err := os.WriteFile(u.log, nil, 0o644); err != nil {
+	if err := os.WriteFile(k.log, nil, 0o644); err != nil {
 		return err
 	}
-	if err := u.make(ctx, nil, jobs(), "KCONFIG_ALLCONFIG="+fragment, "allnoconfig"); err != nil {
+	if err := k.make(ctx, nil, jobs(), "KCONFIG_ALLCONFIG="+fragment, "allnoconfig"); err != nil {
 		return err
 	}
-	if err := checkSources(u.tree, umlConfig); err != nil {
-		return fmt.Errorf("sources of Linux %s: %w", u.source.Version, err)
+	if err := checkSources(k.tree, k.recipe); err != nil {
+		return fmt.Errorf("sources of Linux %s: %w", k.source.Version, err)
 	}
-	got, err := os.ReadFile(filepath.Join(u.tree, ".config"))
+	got, err := os.ReadFile(filepath.Join(k.tree, ".config"))
 	if err != nil {
 		return err
 	}
-	if err := checkConfig(umlConfig, got); err != nil {
-		return fmt.Errorf("configuration of Linux %s: %w", u.source.Version, err)
+	if err := checkConfig(k.recipe, got); err != nil {
+		return fmt.Errorf("configuration of Linux %s: %w", k.source.Version, err)
 	}
-	return os.WriteFile(filepath.Join(u.out, "config"), got, 0o644)
+	return os.WriteFile(filepath.Join(k.out, "config"), got, 0o644)
 }
 
 // checkConfig compares the options asked for with the resulting configuration. Kconfig silently
 // drops options that no longer exist or whose dependencies are missing.
-func checkConfig(asked, got []byte) error {
+func checkConfig(r *recipe, got []byte) error {
 	have := options(got)
 	var lost []string
-	for name, want := range options(asked) {
+	for name, want := range options(r.config) {
 		if is := orElse(have[name], "n"); is != want {
 			lost = append(lost, fmt.Sprintf("%s=%s is %s", name, want, is))
 		}
@@ -114,7 +113,7 @@ func checkConfig(asked, got []byte) error {
 		return nil
 	}
 	slices.Sort(lost)
-	return fmt.Errorf("options of firmware/uml/config that did not come out as asked:\n  %s", strings.Join(lost, "\n  "))
+	return fmt.Errorf("options of %s that did not come out as asked:\n  %s", r.file, strings.Join(lost, "\n  "))
 }
 
 // options parses CONFIG_X=value and "# CONFIG_X is not set" lines.
@@ -136,8 +135,8 @@ func options(config []byte) map[string]string {
 	return all
 }
 
-func (u *umlBuild) compile(ctx context.Context, c *counter) error {
-	return u.make(ctx, c, jobs(), "linux")
+func (k *kernelBuild) compile(ctx context.Context, c *counter) error {
+	return k.make(ctx, c, jobs(), k.goal)
 }
 
 // jobs returns one more than the number of CPUs, because a job at times waits for the disk or a
@@ -145,20 +144,20 @@ func (u *umlBuild) compile(ctx context.Context, c *counter) error {
 func jobs() string { return fmt.Sprintf("-j%d", runtime.NumCPU()+1) }
 
 // make runs the kernel's build with its output in the log. c counts the lines.
-func (u *umlBuild) make(ctx context.Context, c *counter, args ...string) error {
-	log, err := os.OpenFile(u.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
+func (k *kernelBuild) make(ctx context.Context, c *counter, args ...string) error {
+	log, err := os.OpenFile(k.log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o644)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	cmd := command(ctx, "make", append([]string{"-C", u.tree, "ARCH=um", "SUBARCH=x86_64"}, args...)...)
-	cmd.Env = u.environment()
+	cmd := command(ctx, "make", append([]string{"-C", k.tree}, slices.Concat(k.args, args)...)...)
+	cmd.Env = k.environment()
 	cmd.Stdout, cmd.Stderr = io.MultiWriter(log, lineCounter{c}), log
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		return fmt.Errorf("make %s: %w; the end of %s:\n%s", strings.Join(args, " "), err, u.log, tail(u.log, logTail))
+		return fmt.Errorf("make %s: %w; the end of %s:\n%s", strings.Join(args, " "), err, k.log, tail(k.log, logTail))
 	}
 	return nil
 }
@@ -180,33 +179,4 @@ func tail(name string, n int) string {
 	}
 	lines := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
 	return "  " + strings.Join(lines[max(0, len(lines)-n):], "\n  ")
-}
-
-// try strips the kernel and checks that it starts and reports the release that was built.
-func (u *umlBuild) try(ctx context.Context, _ *counter) error {
-	kernel := filepath.Join(u.out, "linux")
-	if out, err := command(ctx, "strip", "-o", kernel, filepath.Join(u.tree, "linux")).CombinedOutput(); err != nil {
-		return fmt.Errorf("strip: %w: %s", err, bytes.TrimSpace(out))
-	}
-	info, err := os.ReadFile(filepath.Join(u.tree, builtinInfo))
-	if err == nil {
-		err = os.WriteFile(filepath.Join(u.out, builtinInfo), info, 0o644)
-	}
-	if err != nil {
-		return err
-	}
-	release, err := os.ReadFile(filepath.Join(u.tree, "include/config/kernel.release"))
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, tryLimit)
-	defer cancel()
-	said, err := command(ctx, kernel, "--version").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("%s --version: %w: %s", kernel, err, bytes.TrimSpace(said))
-	}
-	if !bytes.Equal(bytes.TrimSpace(said), bytes.TrimSpace(release)) {
-		return fmt.Errorf("%s --version says %q, built was %q", kernel, bytes.TrimSpace(said), bytes.TrimSpace(release))
-	}
-	return atomicfile.Write(filepath.Join(u.out, "release"), release, 0o644)
 }

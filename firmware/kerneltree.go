@@ -15,8 +15,8 @@ import (
 )
 
 // writeTree unpacks a tar and strips the directory at its top.
-func (u *umlBuild) writeTree(r io.Reader, c *counter) error {
-	root, err := os.OpenRoot(u.tree)
+func (k *kernelBuild) writeTree(r io.Reader, c *counter) error {
+	root, err := os.OpenRoot(k.tree)
 	if err != nil {
 		return err
 	}
@@ -32,7 +32,7 @@ func (u *umlBuild) writeTree(r io.Reader, c *counter) error {
 			return err
 		}
 		_, name, _ := strings.Cut(path.Clean(hdr.Name), "/")
-		wanted, empty := needed(name)
+		wanted, empty := k.needed(name)
 		if name == "" || !wanted {
 			continue
 		}
@@ -107,17 +107,17 @@ var unneeded = []string{
 }
 
 // needed reports whether a file of the sources is unpacked, and whether it is unpacked empty.
-func needed(name string) (wanted, empty bool) {
+func (r *recipe) needed(name string) (wanted, empty bool) {
 	base := path.Base(name)
 	if strings.HasPrefix(base, "Kconfig") {
 		return true, false
 	}
 	if arch, ok := strings.CutPrefix(name, "arch/"); ok {
 		first, _, _ := strings.Cut(arch, "/")
-		return first == "um" || first == "x86", false
+		return slices.Contains(r.arches, first), false
 	}
 	for _, dir := range unneeded {
-		if strings.HasPrefix(name, dir) {
+		if strings.HasPrefix(name, dir) && !slices.Contains(r.needs, dir) {
 			return base == "Makefile" || base == "Kbuild", true
 		}
 	}
@@ -128,10 +128,13 @@ var optionPattern = regexp.MustCompile(`(?m)^\s*(?:menu)?config\s+(\w+)`)
 
 // checkSources refuses options whose sources are not unpacked. With the empty Makefile the kernel
 // would lack them without an error.
-func checkSources(tree string, asked []byte) error {
-	want := options(asked)
+func checkSources(tree string, r *recipe) error {
+	want := options(r.config)
 	var lost []string
 	for _, dir := range unneeded {
+		if slices.Contains(r.needs, dir) {
+			continue
+		}
 		err := filepath.WalkDir(filepath.Join(tree, dir), func(name string, d fs.DirEntry, err error) error {
 			if err != nil || !strings.HasPrefix(d.Name(), "Kconfig") {
 				return err
@@ -152,6 +155,6 @@ func checkSources(tree string, asked []byte) error {
 		return nil
 	}
 	slices.Sort(lost)
-	return fmt.Errorf("firmware/uml/config asks for what is not unpacked; take its directory out of unneeded (firmware/umltree.go):\n  %s",
-		strings.Join(slices.Compact(lost), "\n  "))
+	return fmt.Errorf("%s asks for what is not unpacked; add its directory to the recipe's needs (unneeded is in firmware/kerneltree.go):\n  %s",
+		r.file, strings.Join(slices.Compact(lost), "\n  "))
 }
