@@ -41,6 +41,10 @@ type Options struct {
 	// Modules is where the lists of kernel modules are, normally /lib/modules;
 	// empty where nothing needs loading.
 	Modules string
+	// Service: the agent is a service of the init of a root on a disk, whose OpenSSH serves port 22.
+	Service bool
+	// NoRoot is why a card with such a root runs without it.
+	NoRoot error
 	// Linked is called after the first try to bring up the links; it may be nil.
 	Linked func()
 }

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -39,7 +40,11 @@ func Init(version string) {
 	asked := make(chan Action, 4)
 	watchSignals(asked)
 
-	a, err := boot(version, log)
+	noRoot := goToRoot(log)
+	if noRoot != nil {
+		log.Sayf("%v; the card goes on without it", noRoot)
+	}
+	a, err := boot(version, log, setting{dir: "/etc/toe", noRoot: noRoot})
 	kids := newProcs()
 	if err == nil {
 		kids = a.procs
@@ -61,28 +66,40 @@ func Init(version string) {
 	shutdown(action, log, console)
 }
 
+// setting is where an agent runs.
+type setting struct {
+	dir     string // with the files that the host wrote
+	service bool   // see Options
+	noRoot  error
+}
+
+// in is a file of the host below the setting's folder; path is where the host wrote it.
+func (s setting) in(path string) string { return filepath.Join(s.dir, filepath.Base(path)) }
+
 // boot makes the agent from the files that the host wrote.
-func boot(version string, log *Log) (*Agent, error) {
-	data, err := os.ReadFile(control.ConfigPath)
+func boot(version string, log *Log, s setting) (*Agent, error) {
+	path := s.in(control.ConfigPath)
+	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%s is missing: the host wrote no configuration", control.ConfigPath)
+		return nil, fmt.Errorf("%s is missing: the host wrote no configuration", path)
 	}
 	if err != nil {
 		return nil, err
 	}
 	conf, err := control.ParseConfig(data)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", control.ConfigPath, err)
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	keys, err := control.LoadCardKeys(control.KeysDir)
+	keys, err := control.LoadCardKeys(s.in(control.KeysDir))
 	if err != nil {
 		return nil, err
 	}
-	image, _ := os.ReadFile(control.ImagePath) // an older host writes none
+	image, _ := os.ReadFile(s.in(control.ImagePath)) // an older host writes none
 	return New(Options{
 		Config: conf, Keys: keys, Log: log,
 		Version: version, Image: strings.TrimSpace(string(image)),
 		Sysctl: "/proc/sys", Resolv: "/etc/resolv.conf", Modules: modulesDir,
+		Service: s.service, NoRoot: s.noRoot,
 	})
 }
 

@@ -18,6 +18,7 @@ const (
 	modulesDir = "/lib/modules"
 	earlyList  = "load.list"
 	lateList   = "late.list"
+	diskList   = "disk.list" // what a root on a disk needs
 	// endpointList is what only endpoint mode needs.
 	endpointList = "endpoint.list"
 )

@@ -39,7 +39,7 @@ type part interface {
 // not know is closed, not open. To add a service, write a file with its part
 // and put it on this list.
 func newParts(e *env) ([]part, error) {
-	ssh, err := newSSHPart(e)
+	ssh, err := newLogin(e)
 	if err != nil {
 		return nil, err
 	}
@@ -47,10 +47,22 @@ func newParts(e *env) ([]part, error) {
 	ports := &portsPart{env: e, learned: func() {}}
 	names := newNamesPart(e, ports, fire)
 	ports.learned = names.update
-	return []part{
+	parts := []part{
 		&linksPart{env: e}, &systemPart{env: e}, ssh, newTimePart(e),
 		fire, ports, newOffloadPart(e), names,
-	}, nil
+	}
+	if e.opts.NoRoot != nil {
+		parts = append(parts, &rootPart{err: e.opts.NoRoot})
+	}
+	return parts, nil
+}
+
+// newLogin makes the part that lets people log in: the agent's own ssh, or the root's OpenSSH.
+func newLogin(e *env) (part, error) {
+	if e.opts.Service {
+		return newSSHDPart(e, sshdDir)
+	}
+	return newSSHPart(e)
 }
 
 // env is what the parts of one agent share.

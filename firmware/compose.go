@@ -78,7 +78,7 @@ func runCompose(ctx context.Context, base io.Reader, added []byte, kernel string
 	cmd.Env = []string{
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "TMPDIR=" + os.TempDir(), "HOME=/",
 		fmt.Sprintf("SOURCE_DATE_EPOCH=%d", int64(debianEpoch)), "EXT4_UUID=" + ext4UUID,
-		fmt.Sprintf("SLACK=%d", rootSlack), "KERNEL=" + kernel,
+		fmt.Sprintf("SLACK=%d", rootSlack), "KERNEL=" + kernel, "DISABLED=" + strings.Join(disabled, " "),
 	}
 	ourIn, theirIn, err := pipe()
 	if err != nil {

@@ -55,8 +55,13 @@ var masked = []string{
 	"systemd-ask-password-wall.path",
 
 	"hwclock.service", "fstrim.timer", "e2scrub_all.timer", "e2scrub_reap.service", "systemd-pstore.service",
-	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "systemd-networkd-wait-online.service",
+	"dpkg-db-backup.timer", "systemd-networkd-wait-online.service",
+	"unattended-upgrades.service", // holds a shutdown while it upgrades, and 26 MB always
 }
+
+// disabled lists links that start a unit which an admin may enable: a card installs nothing by itself
+// before somebody wants it.
+var disabled = []string{"timers.target.wants/apt-daily.timer", "timers.target.wants/apt-daily-upgrade.timer"}
 
 // maskedGenerators look for what a card has not: each is a process at every start.
 var maskedGenerators = []string{

@@ -40,7 +40,7 @@ type Machine struct {
 
 // Firmware is the software.
 type Firmware struct {
-	Edition string `yaml:"edition,omitempty" enum:"micro" doc:"micro: kernel, agent and busybox" default:"micro"`
+	Edition string `yaml:"edition,omitempty" enum:"micro|debian" doc:"micro: kernel, agent and busybox; debian: a whole Debian 13 on a disk" default:"micro"`
 }
 
 // Link is the host's side of the link.

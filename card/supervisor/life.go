@@ -111,12 +111,12 @@ func (l *life) powerOff(ctx context.Context, reached bool) error {
 	}
 	if reached && ctx.Err() != nil {
 		l.board.setStage("waiting for the card to power off")
-		rpc, cancel := context.WithTimeout(context.Background(), l.limits.Shutdown)
+		rpc, cancel := context.WithTimeout(context.Background(), l.patience(l.limits.Shutdown))
 		if _, err := l.world.agent.PowerOff(rpc, &cardpb.PowerOffRequest{}); err == nil {
 			select {
 			case <-l.inst.Done():
 			case <-rpc.Done():
-				l.board.event("the card did not power itself off within %s", l.limits.Shutdown)
+				l.board.event("the card did not power itself off within %s", l.patience(l.limits.Shutdown))
 			}
 		}
 		cancel()
@@ -125,6 +125,18 @@ func (l *life) powerOff(ctx context.Context, reached bool) error {
 	stop, cancel := context.WithTimeout(context.Background(), l.limits.Stop)
 	defer cancel()
 	return l.inst.Stop(stop)
+}
+
+// patience stretches a limit for a card with a root on a disk, whose init starts and ends a whole
+// system. On QEMU's translator that takes a minute.
+func (l *life) patience(limit time.Duration) time.Duration {
+	switch {
+	case len(l.world.disks) == 0:
+		return limit
+	case l.world.machine.Kind() == machine.TCG:
+		return 12 * limit
+	}
+	return 4 * limit
 }
 
 func ended(inst machine.Instance) bool {

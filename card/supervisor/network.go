@@ -81,6 +81,13 @@ type Image struct {
 	Digest                          string // SHA-256, in hex, of the image's manifest
 	AgentVersion, AgentSHA256       string // of the agent in it; the version may be empty
 	Kernel, Initrd                  string // paths
+	Root                            string // path of the root file system, compressed; empty without one
 	// InUse keeps the files in the cache until it is closed. May be nil.
-	InUse io.Closer
+	InUse io.Closer `json:"-"`
+}
+
+// DiskKeeper serves a disk of the card (disk.Keeper).
+type DiskKeeper interface {
+	Serve(ctx context.Context) error
+	Close() error
 }

@@ -88,6 +88,9 @@ func (w *world) bringImage(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("firmware: %w", err)
 	}
+	if err := w.bringDisk(ctx, &img); err != nil {
+		return err
+	}
 	w.mu.Lock()
 	w.image = img
 	w.mu.Unlock()
@@ -139,7 +142,10 @@ func (w *world) machineSpec() machine.Spec {
 	m := w.specNow().Machine
 	out := machine.Spec{
 		Name: w.name, Dir: w.paths.Machine(), Kernel: w.image.Kernel, Initrd: w.paths.Initrd(),
-		CPUs: m.CPUs, Memory: int64(m.Memory),
+		CPUs: m.CPUs, Memory: int64(m.Memory), Disks: w.disks,
+	}
+	if len(w.disks) > 0 {
+		out.Cmdline = rootOption
 	}
 	for _, d := range w.devices() {
 		name := d.Name

@@ -114,7 +114,7 @@ const verdictStands = time.Second
 // before it is called degraded. It fails when a reset is asked for.
 func (l *life) settle(ctx context.Context) error {
 	l.board.setStage("addresses and health")
-	ctx, cancel := context.WithTimeout(ctx, l.limits.Settle)
+	ctx, cancel := context.WithTimeout(ctx, l.patience(l.limits.Settle))
 	defer cancel()
 	var since time.Time // of a verdict that may be the last one
 	err := l.insist(ctx, func(ctx context.Context) error {

@@ -33,6 +33,9 @@ type Parts struct {
 	// Keeper makes a device's socket and starts its pump; event is called
 	// for what happens to it.
 	Keeper func(d Device, event func(text string)) (Keeper, error)
+	// Disk makes a disk's socket and starts its back end over a file; event is called for what
+	// happens to it.
+	Disk func(d Device, path string, event func(text string)) (DiskKeeper, error)
 	// Control prepares a client of the card's agent.
 	Control func(addr netip.AddrPort, keys control.Keys, dial control.DialFunc) (cardpb.CardClient, func(), error)
 	// Initrd writes the card's initramfs. Nil for the usual one.

@@ -34,6 +34,8 @@ type world struct {
 	image   Image
 	links   []*device // the link where there is one, then exec
 	ports   []*device
+	disk    DiskKeeper     // nil without a disk
+	disks   []machine.Disk // what the machine is told of it
 	agent   cardpb.CardClient
 	hangUp  func()
 
@@ -152,6 +154,9 @@ func (w *world) takeDown() error {
 	}
 	for _, d := range w.devices() {
 		errs = append(errs, w.shut(d))
+	}
+	if w.disk != nil {
+		errs = append(errs, w.disk.Close())
 	}
 	if w.image.InUse != nil {
 		errs = append(errs, w.image.InUse.Close())

@@ -22,6 +22,17 @@ func main() {
 	if os.Getpid() == 1 {
 		agent.Init(version)
 	}
+	if len(os.Args) == 2 && (os.Args[1] == "early" || os.Args[1] == "serve") {
+		run := agent.Serve
+		if os.Args[1] == "early" {
+			run = agent.Early
+		}
+		if err := run(version); err != nil {
+			fmt.Fprintln(os.Stderr, "toe-agent:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) == 3 && os.Args[1] == "bench-serve" { // toe bench's far end, through ssh
 		if err := agent.BenchServe(os.Args[2], os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, "toe-agent: bench-serve:", err)

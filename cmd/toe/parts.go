@@ -26,6 +26,13 @@ func realParts(c *store.Card, logger *log.Logger, p *progress.Progress) supervis
 		},
 		Network: hostnet.NewHost(c, logger.Printf),
 		Keeper:  supervisor.LinkKeeper,
+		Disk: func(d supervisor.Device, path string, event func(string)) (supervisor.DiskKeeper, error) {
+			k, err := supervisor.FileDisk(d, path, event)
+			if err != nil {
+				return nil, err
+			}
+			return k, nil
+		},
 		Control: func(addr netip.AddrPort, keys control.Keys, dial control.DialFunc) (cardpb.CardClient, func(), error) {
 			client, err := control.Dial(addr, keys, dial)
 			if err != nil {
@@ -58,7 +65,7 @@ func image(
 	return supervisor.Image{
 		Edition: string(img.Edition), Version: img.Version, KernelVersion: img.Kernel, Digest: img.Digest(),
 		AgentVersion: img.Agent.Version, AgentSHA256: img.Agent.SHA256,
-		Kernel: files.Kernel, Initrd: files.Initrd, InUse: files,
+		Kernel: files.Kernel, Initrd: files.Initrd, Root: files.Root, InUse: files,
 	}, nil
 }
 

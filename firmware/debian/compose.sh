@@ -4,7 +4,7 @@
 #   3      tar of deb/*.deb, which are installed, and files/, which are copied over the root
 #   stdout the ext4 file system
 #   4      dpkg's list of the packages
-# The environment has SOURCE_DATE_EPOCH, EXT4_UUID, SLACK (per cent of free space) and KERNEL.
+# The environment has SOURCE_DATE_EPOCH, EXT4_UUID, SLACK (per cent of free space), KERNEL and DISABLED.
 set -eu
 work=$(mktemp -d "${TMPDIR:-/tmp}/toe-root-XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -24,6 +24,9 @@ dpkg --root="$root" --force-confnew,unsafe-io --log=/dev/null --install "$work"/
 cp -a "$work/files/." "$root/"
 [ ! -d "$root/usr/lib/modules/$KERNEL" ] || own /usr/sbin/depmod -b "$root" "$KERNEL" >&2
 
+for link in $DISABLED; do
+	rm -f "$root/etc/systemd/system/$link"
+done
 # What a card makes for itself, what only the build had, and what differs from one build to the next.
 rm -rf "$root"/etc/ssh/ssh_host_* "$root"/etc/hostname "$root"/etc/machine-id "$root"/var/lib/dbus/machine-id \
 	"$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb \
