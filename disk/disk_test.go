@@ -38,8 +38,9 @@ const (
 
 type world struct {
 	*disktest.Card
-	k    *disk.Keeper
-	path string // of the image
+	k      *disk.Keeper
+	path   string // of the image
+	socket string
 
 	mu     sync.Mutex
 	events []string
@@ -50,22 +51,24 @@ type options struct {
 	process  bool // the worker is a confined process of its own
 	wrap     func(disk.File) disk.File
 	refuse   uint64
-	dir      string
 }
 
 func newWorld(t testing.TB, o options) *world {
 	t.Helper()
-	if o.dir == "" {
-		o.dir = t.TempDir()
-	}
-	w := &world{path: filepath.Join(o.dir, "image")}
+	path := filepath.Join(t.TempDir(), "image")
 	content := make([]byte, size)
 	for i := range content {
 		content[i] = byte(i / disk.SectorSize)
 	}
-	if err := os.WriteFile(w.path, content, 0o600); err != nil {
+	if err := os.WriteFile(path, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return newWorldOn(t, path, o)
+}
+
+func newWorldOn(t testing.TB, image string, o options) *world {
+	t.Helper()
+	w := &world{path: image}
 	f, err := disk.Open(w.path, o.readOnly)
 	if err != nil {
 		t.Fatal(err)
@@ -79,6 +82,7 @@ func newWorld(t testing.TB, o options) *world {
 		opts.Launch = disktest.Launch(o.wrap)
 	}
 	socket := filepath.Join(t.TempDir(), "s")
+	w.socket = socket
 	if w.k, err = disk.NewKeeper(disk.Disk{Name: "flash", Socket: socket, File: f, ReadOnly: o.readOnly}, opts); err != nil {
 		t.Fatal(err)
 	}

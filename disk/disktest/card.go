@@ -222,3 +222,23 @@ func (c *Card) Request(kind uint32, sector uint64, data []byte, in bool) (byte, 
 	}
 	return c.Status(), nil
 }
+
+// Raw writes descriptors and heads as they are and makes so many heads available, for tests that
+// break the rules.
+func (c *Card) Raw(descs, heads []byte, ahead uint16) {
+	copy(c.Mem[descAt:availAt], descs)
+	copy(c.Mem[availAt+4:availAt+4+2*Entries], heads)
+	c.next += ahead
+	atomic.StoreUint32((*uint32)(unsafe.Pointer(&c.Mem[availAt])), uint32(c.next)<<16)
+	c.kick.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0})
+}
+
+// Settle stops the ring, after the request under way, and returns the number of requests that were
+// completed.
+func (c *Card) Settle() uint16 {
+	b, err := c.Front.Ask(vhostuser.GetVringBase, fakecard.U32(0, 0))
+	if err != nil || len(b) != 8 {
+		return 0
+	}
+	return uint16(binary.NativeEndian.Uint32(b[4:]))
+}
