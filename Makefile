@@ -16,7 +16,7 @@ NATIVE_FILES := /usr/include/stdlib.h=libc6-dev /usr/include/libelf.h=libelf-dev
 
 export CGO_ENABLED ?= 0
 
-.PHONY: all build up native test man completion install clean deps-up deps-native go
+.PHONY: all build agents up native test man completion install clean deps-up deps-native go
 
 all: build
 
@@ -25,6 +25,11 @@ build: go
 	$(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS) -X main.buildVersion=$(VERSION)' -o bin/toe ./cmd/toe
 	$(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS) -X main.buildVersion=$(VERSION)' -o bin/toe-bench ./cmd/toe-bench
 	$(GO) build $(GOFLAGS) -ldflags '$(LDFLAGS) -X "main.stamp=toe-agent-version=$(VERSION);"' -o bin/toe-agent ./cmd/toe-agent
+	@bin/toe firmware agents --built
+
+# The agents of the other architectures. A card that needs one compiles it, too: this is for an installation.
+agents: build
+	bin/toe firmware agents
 
 # A healthy card on this machine. A second time changes nothing.
 up: deps-up build
@@ -54,7 +59,7 @@ install: build man completion
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/lib/systemd/system
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions $(DESTDIR)$(PREFIX)/share/zsh/site-functions
 	install -d $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	install -m 0755 bin/toe bin/toe-agent bin/toe-bench $(DESTDIR)$(PREFIX)/bin/
+	install -m 0755 bin/toe bin/toe-bench $$(ls bin/toe-agent*) $(DESTDIR)$(PREFIX)/bin/
 	install -m 0644 dist/man/*.1 $(DESTDIR)$(PREFIX)/share/man/man1/
 	install -m 0644 dist/completion/toe dist/completion/toe-bench $(DESTDIR)$(PREFIX)/share/bash-completion/completions/
 	install -m 0644 dist/completion/_toe dist/completion/_toe-bench $(DESTDIR)$(PREFIX)/share/zsh/site-functions/

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/newc"
 	"github.com/toe-project/toe/machine"
 	"github.com/toe-project/toe/machine/qemu"
@@ -31,7 +32,7 @@ func (r *run) bareStart(ctx context.Context, kind machine.Kind) (took time.Durat
 	if runtime.GOARCH != "amd64" {
 		return 0, fmt.Errorf("the bare machine's program is for amd64, this is %s", runtime.GOARCH)
 	}
-	img, err := firmware.Find(r.Cache, firmware.Micro, kind, firmware.HostArch())
+	img, err := firmware.Find(r.Cache, firmware.Micro, kind, arch.Host().Name)
 	if err != nil {
 		return 0, err
 	}

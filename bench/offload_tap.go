@@ -11,9 +11,9 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/link"
 	"github.com/toe-project/toe/link/tun"
-	"github.com/toe-project/toe/machine/qemu"
 )
 
 // tapWays boot the same card once more for each of QEMU's own taps. One that cannot be made is
@@ -143,7 +143,7 @@ func (b *offloadRun) startTapCard(g *rig, kind tapKind, socket string) (pid int,
 	fromRoot(command, had, fmt.Sprintf("/proc/%d/root", qemuPID))
 	command = append(command,
 		"-chardev", "socket,id=vhost1,path="+socket, "-netdev", "vhost-user,id=net1,chardev=vhost1,queues=1", "-device", port)
-	program, err := exec.LookPath(qemu.DefaultBinary)
+	program, err := exec.LookPath(arch.Host().QEMU)
 	if err != nil {
 		return 0, err
 	}

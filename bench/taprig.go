@@ -15,8 +15,8 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/toe-project/toe/control"
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/link/tun"
-	"github.com/toe-project/toe/machine/qemu"
 )
 
 // tapKind is one configuration of QEMU's own tap.
@@ -130,7 +130,7 @@ func (r *run) rivalQEMU(c *testCard, g *rig, args rivalArgs, files ...*os.File) 
 	if err != nil {
 		return 0, err
 	}
-	program, err := exec.LookPath(qemu.DefaultBinary)
+	program, err := exec.LookPath(arch.Host().QEMU)
 	if err != nil {
 		return 0, err
 	}

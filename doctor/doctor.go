@@ -51,6 +51,7 @@ func checks() []check {
 		{"kvm", checkKVM},
 		{"uml", checkUML},
 		{"qemu", checkQEMU},
+		{"architectures", checkArchitectures},
 		{"passt", checkPasst},
 		{"tun", checkTUN},
 		{"user namespaces", checkUserns},

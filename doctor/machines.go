@@ -13,6 +13,7 @@ import (
 
 	"github.com/toe-project/toe/firmware"
 	"github.com/toe-project/toe/hostnet/passt"
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/privilege"
 	"github.com/toe-project/toe/machine"
 )
@@ -53,7 +54,7 @@ func checkKVM(ctx context.Context, h Host) Result {
 }
 
 func checkUML(ctx context.Context, h Host) Result {
-	if _, err := firmware.Find(h.Dirs.Cache, firmware.Micro, machine.UML, firmware.HostArch()); err != nil {
+	if _, err := firmware.Find(h.Dirs.Cache, firmware.Micro, machine.UML, arch.Host().Name); err != nil {
 		return Result{
 			State: Warn, Detail: "the User-Mode Linux kernel is not built",
 			Fix: "toe firmware build --machine uml   # minutes, once",
@@ -91,7 +92,7 @@ func checkQEMU(ctx context.Context, h Host) Result {
 			State: Fail, Detail: program + " is not installed",
 			Fix: "sudo apt install qemu-system-x86",
 		}
-		if _, err := firmware.Find(h.Dirs.Cache, firmware.Micro, machine.UML, firmware.HostArch()); err == nil {
+		if _, err := firmware.Find(h.Dirs.Cache, firmware.Micro, machine.UML, arch.Host().Name); err == nil {
 			r.State = Warn // cards run without it
 		}
 		return r
@@ -155,7 +156,7 @@ func checkPasst(ctx context.Context, h Host) Result {
 func checkFirmware(_ context.Context, h Host) Result {
 	var have []string
 	for _, kind := range []machine.Kind{machine.UML, machine.TCG} {
-		if img, err := firmware.Find(h.Dirs.Cache, firmware.Micro, kind, firmware.HostArch()); err == nil {
+		if img, err := firmware.Find(h.Dirs.Cache, firmware.Micro, kind, arch.Host().Name); err == nil {
 			have = append(have, fmt.Sprintf("%s %s (Linux %s)", img.Target, img.Version, img.Kernel))
 		}
 	}

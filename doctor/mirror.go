@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/machine"
 )
 
@@ -33,7 +34,7 @@ func checkMirror(ctx context.Context, h Host) Result {
 		Fix: "toe firmware build --mirror URL   # a Debian mirror that this host reaches",
 	}
 	for _, kind := range []machine.Kind{machine.UML, machine.TCG} {
-		if _, err := firmware.Find(h.Dirs.Cache, firmware.Micro, kind, firmware.HostArch()); err == nil {
+		if _, err := firmware.Find(h.Dirs.Cache, firmware.Micro, kind, arch.Host().Name); err == nil {
 			r.State, r.Detail = Warn, r.Detail+"; firmware is built, so cards start without it"
 			break
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/ownnet"
 	"github.com/toe-project/toe/internal/sandbox"
 	"github.com/toe-project/toe/machine"
@@ -47,7 +48,7 @@ func TestWithoutSysAdmin(t *testing.T) {
 	withoutCapability(t, "sys_admin", func() {
 		h := host(t, qemu.New(qemu.Config{Kind: machine.TCG}))
 		all := []Result{checkPrivileges(t.Context(), h)}
-		if _, err := exec.LookPath(qemu.DefaultBinary); err == nil {
+		if _, err := exec.LookPath(arch.Host().QEMU); err == nil {
 			all = append(all, checkQEMU(t.Context(), h))
 		}
 		for _, r := range all {

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/toe-project/toe/internal/arch"
 )
 
 // Agent identifies the agent of an image or of this host.
@@ -42,10 +44,14 @@ func (a Agent) Difference(host Agent) string {
 	return fmt.Sprintf("its agent is %v, this host has %v", a, host)
 }
 
-// HostAgent returns the agent that a build on this host puts into an image: the one beside this
-// program.
-func HostAgent() (Agent, error) {
-	path, err := defaultAgent()
+// HostAgent returns the agent that a build on this host puts into an image of an architecture: the
+// one beside this program.
+func HostAgent(architecture string) (Agent, error) {
+	a, err := arch.Find(architecture)
+	if err != nil {
+		return Agent{}, err
+	}
+	path, err := agentPath(a)
 	if err != nil {
 		return Agent{}, err
 	}
@@ -71,44 +77,51 @@ func agentOf(program []byte) Agent {
 	return a
 }
 
-// agentName is the file beside the toe program that becomes a card's /init.
-const agentName = "toe-agent"
+// agentName returns the file beside the toe program that becomes a card's /init.
+func agentName(a arch.Arch) string {
+	if a.IsHost() {
+		return "toe-agent"
+	}
+	return "toe-agent-" + a.Name
+}
 
-func defaultAgent() (string, error) {
+func agentPath(a arch.Arch) (string, error) {
 	self, err := os.Executable()
 	if err != nil {
-		return "", fmt.Errorf("finding %s beside this program: %w", agentName, err)
+		return "", fmt.Errorf("finding %s beside this program: %w", agentName(a), err)
 	}
 	if real, err := filepath.EvalSymlinks(self); err == nil {
 		self = real
 	}
-	return filepath.Join(filepath.Dir(self), agentName), nil
+	return filepath.Join(filepath.Dir(self), agentName(a)), nil
 }
 
 // readAgent reads the agent and checks that it is statically linked.
-func readAgent(path, arch string) ([]byte, error) {
+func readAgent(path string, a arch.Arch) ([]byte, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the card's agent %s is missing; want %s beside toe (make builds both)", path, agentName)
+		return nil, fmt.Errorf("the card's agent %s is missing; want %s beside toe (in the source tree: make agents)", path, agentName(a))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("the card's agent: %w", err)
 	}
-	if err := checkStatic(b, arch); err != nil {
+	if err := checkStatic(b, a.Name); err != nil {
 		return nil, fmt.Errorf("the card's agent %s: %w", path, err)
 	}
 	return b, nil
 }
 
-var elfMachines = map[string]elf.Machine{"amd64": elf.EM_X86_64, "arm64": elf.EM_AARCH64, "riscv64": elf.EM_RISCV}
-
-func checkStatic(program []byte, arch string) error {
+func checkStatic(program []byte, architecture string) error {
+	a, err := arch.Find(architecture)
+	if err != nil {
+		return err
+	}
 	f, err := elf.NewFile(bytes.NewReader(program))
 	if err != nil {
 		return fmt.Errorf("not an ELF program: %w", err)
 	}
-	if want, ok := elfMachines[arch]; ok && f.Machine != want {
-		return fmt.Errorf("is for %v, want %v", f.Machine, want)
+	if err := a.CheckELF(f); err != nil {
+		return err
 	}
 	for _, p := range f.Progs {
 		if p.Type == elf.PT_INTERP {

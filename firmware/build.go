@@ -27,18 +27,21 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	agent, err := readAgent(o.AgentPath, o.Arch)
+	if err := ensureAgent(ctx, o); err != nil {
+		return nil, err
+	}
+	agent, err := readAgent(o.AgentPath, o.row())
 	if err != nil {
 		return nil, err
 	}
-	unlock, err := lockCache(ctx, o.CacheDir, fmt.Sprintf("building firmware %s for %s", o.Edition, o.Target), o.Progress)
+	unlock, err := lockCache(ctx, o.CacheDir, fmt.Sprintf("building firmware %s for %s on %s", o.Edition, o.Target, o.Arch), o.Progress)
 	if err != nil {
 		return nil, err
 	}
 	defer unlock()
 	img, err := build(ctx, o, agent)
 	if err != nil {
-		return nil, fmt.Errorf("building firmware %s for %s: %w", o.Edition, o.Target, err)
+		return nil, fmt.Errorf("building firmware %s for %s on %s: %w", o.Edition, o.Target, o.Arch, err)
 	}
 	return img, nil
 }

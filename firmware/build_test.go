@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/toe-project/toe/internal/apt/apttest"
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/atomicfile"
 	"github.com/toe-project/toe/machine"
 )
@@ -38,7 +39,7 @@ func fakeDebian(t *testing.T) (*apttest.Repo, Options) {
 
 func publish(t *testing.T, r *apttest.Repo) {
 	t.Helper()
-	for _, suite := range suites {
+	for _, suite := range suitesOf("trixie", arch.Host()) {
 		r.Publish(t, suite, "amd64", time.Time{})
 	}
 }
@@ -50,7 +51,7 @@ func addKernel(t *testing.T, r *apttest.Repo, release, version string) {
 		"/boot/vmlinuz-" + release: bzImageOf(zstdOf(t, tinyELF(t, false, "kernel "+version))),
 		root + "modules.builtin":   []byte("kernel/fs/ext4/ext4.ko\n"),
 	}
-	for _, name := range slices.Concat(early, late, endpoint, onDemand) {
+	for _, name := range slices.Concat(early(arch.PCI), late, endpoint, onDemand) {
 		files[root+"kernel/"+name+".ko"] = tinyELF(t, false, "depends=\x00alias="+name+"\x00")
 	}
 	r.Add(t, apttest.Deb{Name: "linux-image-" + release, Version: version, Arch: "amd64", Files: files})

@@ -1,6 +1,7 @@
 package firmware
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,25 +12,37 @@ import (
 	"strings"
 
 	"github.com/toe-project/toe/internal/apt"
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/atomicfile"
 )
 
-// The suites that packages come from: Debian 13, and newer kernels for it.
-var suites = []string{"trixie", "trixie-backports"}
-
-const securitySuite = "trixie-security"
+// suitesOf returns the suites of one of Debian's releases that packages come from. Only the kernel
+// of User-Mode Linux needs newer sources, and only the host's architecture has that.
+func suitesOf(release string, a arch.Arch) []string {
+	if a.IsHost() {
+		return []string{release, release + "-backports"}
+	}
+	return []string{release}
+}
 
 // resolved names the packages of a target's last build. The cache keeps it, so that an image with
 // another agent needs no network.
 type resolved struct {
+	Release string      `json:"release,omitempty"` // of Debian; empty: the architecture's newest
 	Kernel  apt.Package `json:"kernel"`
 	Busybox apt.Package `json:"busybox"`
 }
 
-func openRoot(ctx context.Context, o Options) (*apt.Root, error) {
+// openRoot opens the private apt root of a release. That of the architecture's newest release is
+// named after the architecture alone.
+func openRoot(ctx context.Context, o Options, release string) (*apt.Root, error) {
+	a, dir := o.row(), o.Arch
+	if release != a.Releases[0] {
+		dir += "-" + release
+	}
 	return apt.Open(ctx, apt.Options{
-		Dir: filepath.Join(o.CacheDir, "apt", o.Arch), Arch: o.Arch,
-		Suites: suites, Security: securitySuite, Mirror: o.Mirror, Keyring: o.keyring,
+		Dir: filepath.Join(o.CacheDir, "apt", dir), Arch: o.Arch,
+		Suites: suitesOf(release, a), Security: release + "-security", Mirror: o.Mirror, Keyring: o.keyring,
 	})
 }
 
@@ -39,13 +52,50 @@ type fetchError struct{ error }
 func (e fetchError) Unwrap() error { return e.error }
 
 // collect collects everything in an image except the agent. If packages of the last build are gone
-// from cache and mirror, it takes the mirror's current ones.
+// from cache and mirror, it takes the mirror's current ones. Where the mirror cannot provide a
+// release of Debian for the architecture, the next older one that has it is taken.
 func collect(ctx context.Context, o Options) (*base, error) {
-	root, err := openRoot(ctx, o)
+	releases, last := o.row().Releases, lastRelease(o)
+	var errs []error
+	for i, release := range releases {
+		if !o.Update && last != "" && release != last {
+			continue
+		}
+		b, err := collectRelease(ctx, o, release)
+		if err == nil || ctx.Err() != nil {
+			return b, err
+		}
+		errs = append(errs, err)
+		if !atMirror(err) || i == len(releases)-1 {
+			break
+		}
+		last = releases[i+1]
+		o.Progress.Log("this mirror does not provide %s for %s, taking %s: %v", release, o.Arch, last, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+// lastRelease returns the release of the last build, or "".
+func lastRelease(o Options) string {
+	r, err := loadResolved(o)
+	if err != nil {
+		return ""
+	}
+	return cmp.Or(r.Release, o.row().Releases[0])
+}
+
+// atMirror reports whether an error is about the mirror's packages.
+func atMirror(err error) bool {
+	var missing fetchError
+	return errors.As(err, &missing) || errors.Is(err, apt.ErrNoPackage) || errors.Is(err, apt.ErrIndex)
+}
+
+func collectRelease(ctx context.Context, o Options, release string) (*base, error) {
+	root, err := openRoot(ctx, o, release)
 	if err != nil {
 		return nil, err
 	}
-	r, cached, err := packages(ctx, o, root)
+	r, cached, err := packages(ctx, o, root, release)
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +106,7 @@ func collect(ctx context.Context, o Options) (*base, error) {
 	}
 	o.Progress.Log("the mirror no longer has a package of the last build; asking it for its current ones: %v", err)
 	o.Update = true
-	if r, _, err = packages(ctx, o, root); err != nil {
+	if r, _, err = packages(ctx, o, root, release); err != nil {
 		return nil, errors.Join(missing, err)
 	}
 	return gather(ctx, o, root, r)
@@ -88,8 +138,8 @@ func asPackage(p apt.Package) Package {
 
 // packages chooses the packages: those of the last build, unless o asks for newer ones or another
 // kernel. cached is true for those of the last build.
-func packages(ctx context.Context, o Options, root *apt.Root) (r *resolved, cached bool, err error) {
-	if last, err := loadResolved(o); err == nil && !o.Update && (o.Kernel == "" || last.Kernel.Name == sourcePackage(o.Kernel)) {
+func packages(ctx context.Context, o Options, root *apt.Root, release string) (r *resolved, cached bool, err error) {
+	if last, err := loadResolved(o); err == nil && !o.Update && lastRelease(o) == release && (o.Kernel == "" || last.Kernel.Name == sourcePackage(o.Kernel)) {
 		return last, true, nil
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		o.Progress.Log("the cached choice of packages cannot be read, asking the mirror: %v", err)
@@ -99,20 +149,25 @@ func packages(ctx context.Context, o Options, root *apt.Root) (r *resolved, cach
 		stage.Fail(err)
 		return nil, false, err
 	}
+	r.Release = release
 	stage.Done(r.Kernel.Name + " " + r.Kernel.Version)
 	return r, false, nil
 }
 
 func resolve(ctx context.Context, o Options, root *apt.Root) (*resolved, error) {
-	if err := root.Update(ctx); err != nil {
+	err := root.Update(ctx)
+	if errors.Is(err, apt.ErrNoSecurity) && !o.row().IsHost() {
+		o.Progress.Log("the packages for %s may lack security updates: %v", o.Arch, err)
+		err = nil
+	}
+	if err != nil {
 		return nil, err
 	}
 	var r resolved
-	var err error
 	if o.Target == UML {
 		r.Kernel, err = newestSource(ctx, root, o.Kernel)
 	} else {
-		r.Kernel, err = cloudKernel(ctx, root, o.Arch)
+		r.Kernel, err = debianKernel(ctx, root, o.row().Kernel)
 	}
 	if err != nil {
 		return nil, err
@@ -121,9 +176,9 @@ func resolve(ctx context.Context, o Options, root *apt.Root) (*resolved, error) 
 	return &r, err
 }
 
-// cloudKernel resolves the metapackage to the kernel that it currently depends on.
-func cloudKernel(ctx context.Context, root *apt.Root, arch string) (apt.Package, error) {
-	meta, err := root.Candidate(ctx, "linux-image-cloud-"+arch)
+// debianKernel resolves a metapackage to the kernel that it currently depends on.
+func debianKernel(ctx context.Context, root *apt.Root, metapackage string) (apt.Package, error) {
+	meta, err := root.Candidate(ctx, metapackage)
 	if err != nil {
 		return apt.Package{}, err
 	}
@@ -154,7 +209,7 @@ func collectDebianKernel(ctx context.Context, o Options, root *apt.Root, p apt.P
 		return err
 	}
 	stage := o.Progress.Stage("unpacking "+p.Name, 0)
-	err := unpackDebianKernel(ctx, root.Path(p), strings.TrimPrefix(p.Name, "linux-image-"), b)
+	err := unpackDebianKernel(ctx, o.row(), root.Path(p), strings.TrimPrefix(p.Name, "linux-image-"), b)
 	if err != nil {
 		stage.Fail(err)
 		return fmt.Errorf("package %s: %w", p.Name, err)
@@ -163,11 +218,11 @@ func collectDebianKernel(ctx context.Context, o Options, root *apt.Root, p apt.P
 	return nil
 }
 
-func unpackDebianKernel(ctx context.Context, deb, release string, b *base) error {
+func unpackDebianKernel(ctx context.Context, a arch.Arch, deb, release string, b *base) error {
 	if err := needTools(map[string]string{"xz": "xz-utils"}); err != nil {
 		return err
 	}
-	image, modules := "/boot/vmlinuz-"+release, "/usr/lib/modules/"+release+"/"
+	image, modules := "/boot/"+a.Image+"-"+release, "/usr/lib/modules/"+release+"/"
 	files, err := readDeb(ctx, deb, func(name string) bool {
 		return name == image || strings.HasPrefix(usrMerged(name), modules)
 	})
@@ -177,9 +232,11 @@ func unpackDebianKernel(ctx context.Context, deb, release string, b *base) error
 	if files[image] == nil {
 		return fmt.Errorf("there is no %s in it", image)
 	}
-	b.release = release
-	if b.kernel, err = vmlinux(ctx, files[image]); err != nil {
-		return err
+	b.release, b.kernel = release, files[image]
+	if a.BzImage {
+		if b.kernel, err = vmlinux(ctx, b.kernel); err != nil {
+			return err
+		}
 	}
 	tree := map[string][]byte{}
 	for name, data := range files {
@@ -188,7 +245,7 @@ func unpackDebianKernel(ctx context.Context, deb, release string, b *base) error
 		}
 	}
 	b.tree = tree
-	b.modules, err = newModuleTree(release, tree).moduleFiles(ctx)
+	b.modules, err = newModuleTree(release, tree).moduleFiles(ctx, a.Bus)
 	return err
 }
 

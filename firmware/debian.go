@@ -27,8 +27,10 @@ var Editions = []Edition{Micro, Debian}
 // seconds since 1970. With one time for all builds the same packages give the same bytes.
 const debianEpoch = 1754697600
 
-// debianSuites are those of an ordinary Debian 13. The security suite is securitySuite.
+// debianSuites are those of an ordinary Debian 13. Their updates come from debianSecurity.
 var debianSuites = []string{"trixie", "trixie-updates"}
+
+const debianSecurity = "trixie-security"
 
 // debianPackages are those of every root, besides the essential ones and their dependencies.
 var debianPackages = []string{
@@ -91,7 +93,7 @@ func debianBase(ctx context.Context, o Options) (string, error) {
 	wanted := slices.Compact(slices.Sorted(slices.Values(slices.Concat(debianPackages, o.Packages))))
 	root, err := apt.Open(ctx, apt.Options{
 		Dir: filepath.Join(o.CacheDir, "apt", "debian-"+o.Arch), Arch: o.Arch,
-		Suites: debianSuites, Security: securitySuite, Mirror: o.Mirror, Keyring: o.keyring,
+		Suites: debianSuites, Security: debianSecurity, Mirror: o.Mirror, Keyring: o.keyring,
 	})
 	if err != nil {
 		return "", err

@@ -28,9 +28,9 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"runtime"
 	"slices"
 
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/machine"
 )
@@ -82,8 +82,11 @@ type Options struct {
 	Arch     string  // Debian's name; default that of the host
 	CacheDir string
 	// AgentPath is the static toe-agent program; default: toe-agent in the directory of the
-	// running program.
+	// running program, or toe-agent-ARCH for another architecture than the host's. If that is
+	// missing or of another version than Version, and the program stands in a source tree, Build
+	// compiles it.
 	AgentPath string
+	Version   string // of the running program
 	Kernel    string // uml: X.Y of the linux-source to take; default the newest
 	Mirror    string // URL of a Debian mirror; default the host's own
 	// Update asks the mirror for newer packages. Without it the packages in the cache are used, and
@@ -108,7 +111,10 @@ func (o Options) normal() (Options, error) {
 		o.Target = QEMU
 	}
 	if o.Arch == "" {
-		o.Arch = HostArch()
+		o.Arch = arch.Host().Name
+	}
+	if _, err := arch.Find(o.Arch); err != nil {
+		return o, fmt.Errorf("firmware: %w", err)
 	}
 	switch {
 	case !slices.Contains(Editions, o.Edition):
@@ -117,8 +123,12 @@ func (o Options) normal() (Options, error) {
 		return o, fmt.Errorf("package %s: only edition %s has packages of its own", o.Packages[0], Debian)
 	case o.Target != QEMU && o.Target != UML:
 		return o, fmt.Errorf("firmware machine %q: want %q or %q", o.Target, QEMU, UML)
-	case o.Arch != "amd64":
-		return o, fmt.Errorf("firmware architecture %q: want amd64", o.Arch)
+	case o.Target == UML && !o.row().IsHost():
+		return o, fmt.Errorf("firmware for machine uml and architecture %s: User-Mode Linux runs only on the host's, %s; want machine qemu",
+			o.Arch, arch.Host().Name)
+	case o.Edition == Debian && !o.row().IsHost():
+		return o, fmt.Errorf("firmware edition %s and architecture %s: its packages are configured by running them, which works only for the host's, %s; want edition %s",
+			Debian, o.Arch, arch.Host().Name, Micro)
 	case o.Kernel != "" && o.Target != UML:
 		return o, fmt.Errorf("kernel %s: only machine uml has a choice of kernels; qemu takes Debian's", o.Kernel)
 	case !filepath.IsAbs(o.CacheDir):
@@ -129,17 +139,15 @@ func (o Options) normal() (Options, error) {
 	}
 	if o.AgentPath == "" {
 		var err error
-		if o.AgentPath, err = defaultAgent(); err != nil {
+		if o.AgentPath, err = agentPath(o.row()); err != nil {
 			return o, err
 		}
 	}
 	return o, nil
 }
 
-// HostArch is Debian's name of this program's architecture.
-func HostArch() string {
-	if deb, ok := map[string]string{"386": "i386", "arm": "armhf", "ppc64le": "ppc64el", "mips64le": "mips64el"}[runtime.GOARCH]; ok {
-		return deb
-	}
-	return runtime.GOARCH
+// row returns what is known of the architecture, which normal has checked.
+func (o Options) row() arch.Arch {
+	a, _ := arch.Find(o.Arch)
+	return a
 }

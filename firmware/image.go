@@ -75,8 +75,8 @@ func find(cacheDir string, edition Edition, target Target, arch string) (*Image,
 	link := currentLink(cacheDir, edition, target, arch)
 	name, err := os.Readlink(link)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("%w: edition %s for %s on %s; toe firmware build --edition %s --machine %s makes it",
-			ErrNotBuilt, edition, target, arch, edition, target)
+		return nil, fmt.Errorf("%w: edition %s for %s on %s; toe firmware build --edition %s --machine %s --arch %s makes it",
+			ErrNotBuilt, edition, target, arch, edition, target, arch)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("firmware cache: %w", err)

@@ -10,11 +10,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/newc"
 )
 
-// early lists the modules that the link needs. The agent loads them before anything else.
-var early = []string{"virtio_net"}
+// early lists the modules that the link needs, where the board's virtio devices are on that bus. The
+// agent loads them before anything else.
+func early(bus arch.Bus) []string { return []string{"virtio_" + string(bus), "virtio_net"} }
 
 // late lists the modules that every card needs next, in this order: its other devices, and
 // forwarding with NAT. The agent loads them from its list, unless the kernel has requested them
@@ -186,8 +188,10 @@ func parseModule(data []byte) (*module, error) {
 
 // moduleFiles returns the modules of a card and their indexes: modules.dep and modules.alias for
 // modprobe, and load.list, late.list, disk.list and endpoint.list for the agent. These name what it
-// loads at once, later, before a root on a disk, and for mode: endpoint, in order, as paths below /lib/modules/RELEASE.
-func (t *moduleTree) moduleFiles(ctx context.Context) ([]newc.File, error) {
+// loads at once, later, before a root on a disk, and for mode: endpoint, in order, as paths below
+// /lib/modules/RELEASE.
+func (t *moduleTree) moduleFiles(ctx context.Context, bus arch.Bus) ([]newc.File, error) {
+	early := early(bus)
 	first, err := t.pick(ctx, early)
 	if err != nil {
 		return nil, err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/atomicfile"
 )
 
@@ -42,7 +43,8 @@ type ImageStatus struct {
 	Size  int64  `json:"size"`  // bytes
 	State string `json:"state"` // current, old, or what is wrong with it
 	// Differs describes how the image's agent differs from that of this host; empty if it does not.
-	Differs string `json:"differs,omitempty"`
+	Differs    string `json:"differs,omitempty"`
+	AgentKnown bool   `json:"-"` // this host has an agent of the architecture to compare with
 }
 
 // ReadStatus reads the cache. A damaged image is reported in the status and is not an error.
@@ -52,13 +54,14 @@ func ReadStatus(cacheDir string) (*Status, error) {
 	if err != nil {
 		return nil, err
 	}
-	if agent, err := HostAgent(); err == nil {
+	if agent, err := HostAgent(arch.Host().Name); err == nil {
 		s.HostAgent = &agent
 	}
 	for _, path := range paths {
 		i := imageStatus(path, cacheDir)
-		if s.HostAgent != nil {
-			i.Differs = i.Agent.Difference(*s.HostAgent)
+		if agent, err := HostAgent(i.Arch); err == nil {
+			i.Differs = i.Agent.Difference(agent)
+			i.AgentKnown = true
 		}
 		s.Images = append(s.Images, i)
 	}

@@ -94,7 +94,7 @@ func pickSeries(names []string, pinned string) (series, error) {
 	})
 	if pinned == "" {
 		if len(offered) == 0 {
-			return series{}, fmt.Errorf("%w: the mirror has no linux-source of %v or later in %s", apt.ErrNoPackage, umlOldest, strings.Join(suites, ", "))
+			return series{}, fmt.Errorf("%w: the mirror has no linux-source of %v or later in %s", apt.ErrNoPackage, umlOldest, "this release and its backports")
 		}
 		return offered[0], nil
 	}

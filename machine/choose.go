@@ -21,6 +21,7 @@ type Kinds struct {
 	// A kind is not probed again while they are unchanged and the host has not restarted.
 	Depends func(Kind) []string
 	Cache   string // folder for the results of probes
+	For     string // the card's architecture if that is not the host's; a part of the results' names
 }
 
 // probeLimit bounds each probe.
@@ -60,7 +61,7 @@ type finding struct {
 }
 
 func (k Kinds) probe(ctx context.Context, m Machine) (finding, error) {
-	path := filepath.Join(k.Cache, "probe-"+string(m.Kind())+".json")
+	path := filepath.Join(k.Cache, "probe-"+string(m.Kind())+k.suffix()+".json")
 	key := k.key(m.Kind())
 	var f finding
 	if atomicfile.ReadJSON(path, &f) == nil && f.Key == key {
@@ -87,6 +88,13 @@ func (k Kinds) probe(ctx context.Context, m Machine) (finding, error) {
 		_ = atomicfile.WriteJSON(path, f) // only costs time when it fails
 	}
 	return f, nil
+}
+
+func (k Kinds) suffix() string {
+	if k.For == "" {
+		return ""
+	}
+	return "-" + k.For
 }
 
 // key changes when a probe may have another result.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/toe-project/toe/firmware"
 	"github.com/toe-project/toe/flash"
+	"github.com/toe-project/toe/internal/arch"
 )
 
 // Start is a slot that is about to be started, or the reason for the rescue system.
@@ -62,10 +63,10 @@ func fits(img *firmware.Image, machine string) error {
 	}
 	for _, kind := range img.Machines {
 		if string(kind) == machine {
-			if img.Arch == firmware.HostArch() || machine == "tcg" {
+			if img.Arch == arch.Host().Name || machine == "tcg" {
 				return nil
 			}
-			return fmt.Errorf("architecture %s, this machine has %s", img.Arch, firmware.HostArch())
+			return fmt.Errorf("architecture %s, this machine has %s", img.Arch, arch.Host().Name)
 		}
 	}
 	return fmt.Errorf("an image for %v, this machine is %s", img.Machines, machine)

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/toe-project/toe/feature"
+	"github.com/toe-project/toe/internal/arch"
 )
 
 // Schema is the JSON schema of card.yaml, made from the tags of Spec.
@@ -20,6 +21,7 @@ func Schema() ([]byte, error) {
 
 // textTypes are the types that are read from a string, with its pattern.
 var textTypes = map[reflect.Type]string{
+	reflect.TypeFor[Arch]():          `^(` + strings.Join(arch.Names(), "|") + `)$`,
 	reflect.TypeFor[Memory]():        `^[1-9][0-9]* ?(KiB|MiB|GiB)$`,
 	reflect.TypeFor[Attach]():        `^(user|(tap|bridge|macvtap):[^/: %]{1,15}|netns:[^/ ]+/[^/: %]{1,15})$`,
 	reflect.TypeFor[PortAddr]():      `^(dhcp|ra|[0-9a-fA-F.:]+/[0-9]{1,3})$`,

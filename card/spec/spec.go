@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/suggest"
 )
 
@@ -33,9 +34,27 @@ type Spec struct {
 // Machine is the hardware.
 type Machine struct {
 	Kind   string `yaml:"kind,omitempty" enum:"auto|kvm|uml|tcg" doc:"auto: kvm if a guest really runs, else uml if its kernel is built, else tcg" default:"auto"`
-	Arch   string `yaml:"arch,omitempty" enum:"amd64" doc:"the card's architecture" default:"amd64"`
+	Arch   Arch   `yaml:"arch,omitempty" doc:"the card's architecture, by Debian's name" absent:"that of the host"`
 	CPUs   int    `yaml:"cpus,omitempty" min:"1" max:"64" doc:"number of CPUs" default:"1"`
 	Memory Memory `yaml:"memory,omitempty" doc:"RAM of the card, such as 256MiB or 1GiB" default:"256MiB"`
+}
+
+// Arch is Debian's name of an architecture.
+type Arch string
+
+// UnmarshalText checks the name.
+func (a *Arch) UnmarshalText(text []byte) error {
+	if _, err := arch.Find(string(text)); err != nil {
+		return fmt.Errorf("want one of %s%s", strings.Join(arch.Names(), ", "), arch.Suggest(string(text)))
+	}
+	*a = Arch(text)
+	return nil
+}
+
+// Row returns what is known of the architecture. It must be valid.
+func (a Arch) Row() arch.Arch {
+	row, _ := arch.Find(string(a))
+	return row
 }
 
 // Firmware is the software.

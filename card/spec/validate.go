@@ -9,6 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/toe-project/toe/feature"
+	"github.com/toe-project/toe/internal/arch"
 )
 
 // DefaultName is the card of commands that name none.
@@ -19,6 +20,7 @@ const (
 	minMemory = 64 * MiB
 	maxMemory = 1024 * GiB
 	maxPorts  = 8
+	maxCPUs   = 64 // as the tag of Machine.CPUs says
 )
 
 // Default is what an empty card.yaml means.
@@ -36,6 +38,9 @@ func (s *Spec) fillDefaults() {
 		if p := &s.Ports[i]; p.Addresses == nil {
 			p.Addresses = []PortAddr{AddrDHCP, AddrRA}
 		}
+	}
+	if s.Machine.Arch == "" {
+		s.Machine.Arch = Arch(arch.Host().Name)
 	}
 	feature.Fill(s)
 }
@@ -62,9 +67,7 @@ func (s *Spec) problems() []problem {
 	feature.Check("machine", s.Machine, add)
 	feature.Check("firmware", s.Firmware, add)
 	feature.Check("link", s.Link, add)
-	if m := s.Machine.Memory; m < minMemory || m > maxMemory {
-		add("machine.memory", "%s: between %s and %s", m, minMemory, maxMemory)
-	}
+	s.machineProblems(add)
 	s.linkProblems(add)
 	s.portProblems(add)
 	s.offloadProblems(add)
@@ -79,6 +82,28 @@ func (s *Spec) problems() []problem {
 		}
 	}
 	return out
+}
+
+func (s *Spec) machineProblems(add feature.Report) {
+	m := s.Machine
+	if m.Memory < minMemory || m.Memory > maxMemory {
+		add("machine.memory", "%s: between %s and %s", m.Memory, minMemory, maxMemory)
+	}
+	a, err := arch.Find(string(m.Arch))
+	if err != nil {
+		add("machine.arch", "%v", err)
+		return
+	}
+	if most := Memory(a.MaxMemory); m.Memory > most && m.Memory <= maxMemory {
+		add("machine.memory", "%s: the board of %s takes %s at most", m.Memory, a.Name, most)
+	}
+	if m.CPUs > a.MaxCPUs && m.CPUs <= maxCPUs {
+		add("machine.cpus", "%d: the board of %s takes %d at most", m.CPUs, a.Name, a.MaxCPUs)
+	}
+	if (m.Kind == "kvm" || m.Kind == "uml") && !a.IsHost() {
+		add("machine.kind", "%q: runs only cards of the host's architecture, %s, and machine.arch is %s; want tcg or auto",
+			m.Kind, arch.Host().Name, a.Name)
+	}
 }
 
 func (s *Spec) linkProblems(add feature.Report) {

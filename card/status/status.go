@@ -51,6 +51,7 @@ type Process struct {
 // Machine is what runs the card's CPU.
 type Machine struct {
 	Kind   string `json:"kind"`
+	Arch   string `json:"arch"`          // Debian's name
 	Why    string `json:"why,omitempty"` // how auto chose it
 	PID    int    `json:"pid"`
 	CPUs   int    `json:"cpus"`

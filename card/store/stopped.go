@@ -20,7 +20,7 @@ func (c *Card) Stopped() status.Status {
 		Name: c.Name, State: status.Stopped, Reasons: []string{}, Ports: []status.Port{}, History: []status.Event{},
 	}
 	m := c.Spec.Machine
-	st.Machine = status.Machine{Kind: m.Kind, CPUs: m.CPUs, Memory: int64(m.Memory)}
+	st.Machine = status.Machine{Kind: m.Kind, Arch: string(m.Arch), CPUs: m.CPUs, Memory: int64(m.Memory)}
 	st.Firmware.Edition = c.Spec.Firmware.Edition
 	st.Link = status.Link{
 		Interface: c.Spec.Link.Interface, MTU: control.LinkMTU,

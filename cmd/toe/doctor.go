@@ -8,6 +8,7 @@ import (
 
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/doctor"
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/cli"
 )
 
@@ -23,7 +24,7 @@ func doctorCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			results := doctor.Run(cmd.Context(), doctor.Host{Dirs: dirs, Machines: machines(dirs.Cache, "").Machines})
+			results := doctor.Run(cmd.Context(), doctor.Host{Dirs: dirs, Machines: machines(dirs.Cache, "", arch.Host()).Machines})
 			if asJSON {
 				err = cli.JSON(cmd.OutOrStdout(), map[string]any{"checks": results, "ok": !doctor.Failed(results)})
 			} else {

@@ -5,10 +5,12 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/cli"
 
 	"github.com/toe-project/toe/firmware"
@@ -20,7 +22,7 @@ func firmwareCmd() *cobra.Command {
 		Use:   "firmware",
 		Short: "Build what a card boots, and show what is built",
 	}
-	cmd.AddCommand(firmwareBuildCmd(), firmwareStatusCmd(), firmwareKeysCmd(), firmwareBundleCmd())
+	cmd.AddCommand(firmwareBuildCmd(), firmwareStatusCmd(), firmwareAgentsCmd(), firmwareKeysCmd(), firmwareBundleCmd())
 	return cmd
 }
 
@@ -40,8 +42,11 @@ first start needs no network.
 
 Edition debian is a whole Debian 13 with systemd, OpenSSH and apt, made by
 mmdebstrap, which needs no root. Its packages are kept in the cache and made
-again when the mirror has newer ones.`,
-		Example: "  toe firmware build\n  toe firmware build --machine uml\n" +
+again when the mirror has newer ones.
+
+The agent of another architecture than the host's is toe-agent-ARCH beside toe.
+In a source tree Build compiles it.`,
+		Example: "  toe firmware build\n  toe firmware build --machine uml\n  toe firmware build --arch arm64\n" +
 			"  toe firmware build --edition debian --machine uml --package vim",
 		Args: cli.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -52,6 +57,10 @@ again when the mirror has newer ones.`,
 			if o.Target != firmware.QEMU && o.Target != firmware.UML {
 				return cli.Usagef("--machine %q: want qemu or uml", target)
 			}
+			if _, err := arch.Find(o.Arch); err != nil {
+				return cli.Usagef("--arch: %w", err)
+			}
+			o.Version = cli.Version(buildVersion)
 			if !slices.Contains(firmware.Editions, o.Edition) {
 				return cli.Usagef("--edition %q: want one of %q", edition, firmware.Editions)
 			}
@@ -96,11 +105,13 @@ again when the mirror has newer ones.`,
 	f.StringVar(&keyring, "keyring", "",
 		"file of the certificates whose bundles a card installs, for edition debian\n"+
 			"(default that of `toe firmware keys`, where there is one)")
+	f.StringVar(&o.Arch, "arch", arch.Host().Name,
+		"architecture of the card: "+strings.Join(arch.Names(), ", "))
 	f.StringVar(&o.Kernel, "kernel", "",
 		"series X.Y of linux-source to build, for uml (default the newest)")
 	f.StringVar(&o.Mirror, "mirror", "",
 		"URL of a Debian mirror (default the one this host's apt uses)")
-	f.StringVar(&o.AgentPath, "agent", "", "the agent program (default toe-agent beside toe)")
+	f.StringVar(&o.AgentPath, "agent", "", "the agent program (default toe-agent beside toe; for another architecture toe-agent-ARCH)")
 	f.StringVarP(&output, "output", "o", "", "also write the image to this file")
 	f.BoolVar(&offline, "offline", false, "use the packages in the cache, fetch only missing ones")
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
@@ -147,7 +158,7 @@ func printFirmware(w io.Writer, s *firmware.Status) error {
 			continue
 		}
 		agent := "that of this host"
-		if s.HostAgent == nil || i.Differs != "" {
+		if !i.AgentKnown || i.Differs != "" {
 			agent = i.Agent.String()
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", i.Edition, i.Arch, i.Target, i.Version, i.Kernel, progress.Size(i.Size), i.State, agent)
@@ -157,7 +168,8 @@ func printFirmware(w io.Writer, s *firmware.Status) error {
 	}
 	for _, i := range s.Images {
 		if i.State == "current" && i.Differs != "" {
-			fmt.Fprintf(w, "%s for %s: %s; `toe firmware build --machine %s` puts this host's into a new image\n", i.Edition, i.Target, i.Differs, i.Target)
+			fmt.Fprintf(w, "%s for %s on %s: %s; `toe firmware build --machine %s --arch %s` puts this host's into a new image\n",
+				i.Edition, i.Target, i.Arch, i.Differs, i.Target, i.Arch)
 		}
 	}
 	return nil

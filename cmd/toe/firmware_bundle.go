@@ -13,6 +13,7 @@ import (
 
 	"github.com/toe-project/toe/firmware"
 	"github.com/toe-project/toe/firmware/release"
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/machine"
@@ -105,7 +106,7 @@ func imageFor(path, edition, target string) (*firmware.Image, error) {
 	if _, err := firmware.TargetOf(kind); err != nil {
 		return nil, cli.Usagef("--machine %q: want qemu or uml", target)
 	}
-	return firmware.Find(cache, firmware.Edition(edition), kind, firmware.HostArch())
+	return firmware.Find(cache, firmware.Edition(edition), kind, arch.Host().Name)
 }
 
 // makeBundle makes the bundle of an image: the image file of a boot slot and a root file system.

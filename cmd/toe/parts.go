@@ -12,17 +12,20 @@ import (
 	"github.com/toe-project/toe/control/cardpb"
 	"github.com/toe-project/toe/firmware"
 	"github.com/toe-project/toe/hostnet"
+	"github.com/toe-project/toe/internal/arch"
+	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/machine"
 )
 
 // realParts are what a supervisor of this host is made of.
 func realParts(c *store.Card, logger *log.Logger, p *progress.Progress) supervisor.Parts {
-	kinds := machines(c.Paths.Cache, c.Name)
+	a := c.Spec.Machine.Arch.Row()
+	kinds := machines(c.Paths.Cache, c.Name, a)
 	return supervisor.Parts{
 		Choose: kinds.Choose,
 		Image: func(ctx context.Context, edition string, kind machine.Kind) (supervisor.Image, error) {
-			return image(ctx, c.Paths.Cache, edition, kind, p)
+			return image(ctx, c.Paths.Cache, edition, kind, a, p)
 		},
 		Network: hostnet.NewHost(c, logger.Printf),
 		Keeper:  supervisor.LinkKeeper,
@@ -46,14 +49,15 @@ func realParts(c *store.Card, logger *log.Logger, p *progress.Progress) supervis
 
 // image gives firmware from the cache, built now if it is not there.
 func image(
-	ctx context.Context, cache, edition string, kind machine.Kind, p *progress.Progress,
+	ctx context.Context, cache, edition string, kind machine.Kind, a arch.Arch, p *progress.Progress,
 ) (supervisor.Image, error) {
 	ring, err := releaseKeyring("")
 	if err != nil {
 		return supervisor.Image{}, err
 	}
 	img, err := firmware.Ensure(ctx, kind, firmware.Options{
-		Edition: firmware.Edition(edition), CacheDir: cache, Keyring: ring, Progress: p,
+		Edition: firmware.Edition(edition), Arch: a.Name, CacheDir: cache, Version: cli.Version(buildVersion),
+		Keyring: ring, Progress: p,
 	})
 	if err != nil {
 		return supervisor.Image{}, err
@@ -71,13 +75,13 @@ func image(
 
 // compareAgent fills in how the card's agent differs from the one that a build on this host takes.
 func compareAgent(st *status.Status) {
-	if host, err := firmware.HostAgent(); err == nil {
+	if host, err := firmware.HostAgent(st.Machine.Arch); err == nil {
 		st.Firmware.Differs = firmware.Agent{Version: st.Firmware.Agent, SHA256: st.Firmware.AgentSHA256}.Difference(host)
 	}
 }
 
 // umlBuilt reports whether the quick kernel is at hand.
 func umlBuilt(cache string) bool {
-	_, err := firmware.Find(cache, firmware.Micro, machine.UML, firmware.HostArch())
+	_, err := firmware.Find(cache, firmware.Micro, machine.UML, arch.Host().Name)
 	return err == nil
 }

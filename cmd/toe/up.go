@@ -184,11 +184,12 @@ func awaitOther(ctx context.Context, c *store.Card) (status.Status, error) {
 // buildFirst builds missing firmware here, where its progress can be seen;
 // the supervisor then finds it in the cache.
 func buildFirst(ctx context.Context, c *store.Card, p *progress.Progress) error {
-	m, _, err := machines(c.Paths.Cache, c.Name).Choose(ctx, c.Spec.Machine.Kind)
+	a := c.Spec.Machine.Arch.Row()
+	m, _, err := machines(c.Paths.Cache, c.Name, a).Choose(ctx, c.Spec.Machine.Kind)
 	if err != nil {
 		return err
 	}
-	if _, err := image(ctx, c.Paths.Cache, c.Spec.Firmware.Edition, m.Kind(), p); err != nil {
+	if _, err := image(ctx, c.Paths.Cache, c.Spec.Firmware.Edition, m.Kind(), a, p); err != nil {
 		return fmt.Errorf("firmware: %w", err)
 	}
 	return testPasst(ctx, c.Paths.Cache, c.Spec, p)

@@ -11,6 +11,7 @@ import (
 	"github.com/toe-project/toe/card/spec"
 	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/machine"
@@ -41,7 +42,7 @@ func printUp(w io.Writer, c *store.Card, st status.Status) {
 	for _, t := range tips {
 		fmt.Fprintf(w, "  %-*s  %s\n", width, t[0], t[1])
 	}
-	if st.Machine.Kind == string(machine.TCG) && !umlBuilt(c.Paths.Cache) {
+	if st.Machine.Kind == string(machine.TCG) && st.Machine.Arch == arch.Host().Name && !umlBuilt(c.Paths.Cache) {
 		fmt.Fprintln(w, "\nThis card runs under emulation. `make native`, or `"+toe+" firmware build --machine uml`,\n"+
 			"builds a User-Mode Linux kernel in a few minutes; cards started after that take it and are several times faster.")
 	}
@@ -66,7 +67,7 @@ func printStatus(w io.Writer, st status.Status) {
 	w = cli.Visible{Writer: w}
 	fmt.Fprintf(w, "%s is %s", st.Name, st.State)
 	if st.Machine.PID != 0 {
-		fmt.Fprintf(w, ": %s, up %s", st.Machine.Kind, seconds(st.UptimeSeconds))
+		fmt.Fprintf(w, ": %s, %s, up %s", st.Machine.Kind, st.Machine.Arch, seconds(st.UptimeSeconds))
 	}
 	if st.ReadySeconds > 0 {
 		fmt.Fprintf(w, ", ready in %.2f s", st.ReadySeconds)
@@ -89,7 +90,8 @@ func printStatus(w io.Writer, st status.Status) {
 	if st.Firmware.Version != "" {
 		fmt.Fprintf(w, "  firmware  %s %s, Linux %s\n", st.Firmware.Edition, st.Firmware.Version, st.Firmware.Kernel)
 		if st.Firmware.Differs != "" {
-			fmt.Fprintf(w, "            %s; `toe firmware build --machine %s`, `toe down` and `toe up` bring this host's\n", st.Firmware.Differs, cmp.Or(st.Machine.Kind, "KIND"))
+			fmt.Fprintf(w, "            %s; `toe firmware build --machine %s --arch %s`, `toe down` and `toe up` bring this host's\n",
+				st.Firmware.Differs, cmp.Or(st.Machine.Kind, "KIND"), st.Machine.Arch)
 		}
 	}
 	if ignored := st.Firmware.Ignored; len(ignored) > 0 {

@@ -185,7 +185,7 @@ func printList(cmd *cobra.Command, all []status.Status) error {
 		return nil
 	}
 	w := tabwriter.NewWriter(cli.Visible{Writer: cmd.OutOrStdout()}, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tSTATE\tMACHINE\tLINK\tCARD\tUPTIME")
+	fmt.Fprintln(w, "NAME\tSTATE\tMACHINE\tARCH\tLINK\tCARD\tUPTIME")
 	for _, st := range all {
 		link, far, up := "-", "-", "-"
 		if len(st.Link.Card) > 0 {
@@ -194,7 +194,7 @@ func printList(cmd *cobra.Command, all []status.Status) error {
 		if st.Machine.PID != 0 {
 			link, up = st.Link.Interface, seconds(st.UptimeSeconds)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", st.Name, st.State, st.Machine.Kind, link, far, up)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", st.Name, st.State, st.Machine.Kind, st.Machine.Arch, link, far, up)
 	}
 	return w.Flush()
 }

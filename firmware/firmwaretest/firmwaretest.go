@@ -15,6 +15,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/machine"
 )
 
@@ -34,7 +35,7 @@ func Debian(t testing.TB, cacheDir, name string, kinds ...machine.Kind) *firmwar
 		{"root.ext4.zst", enc.EncodeAll([]byte("root "+name), nil)},
 	}
 	m := firmware.Manifest{
-		Format: firmware.Format, Edition: "debian", Version: "7.3-" + name, Kernel: "7.3", Arch: firmware.HostArch(),
+		Format: firmware.Format, Edition: "debian", Version: "7.3-" + name, Kernel: "7.3", Arch: arch.Host().Name,
 		Target: firmware.UML, Machines: kinds, Agent: firmware.Agent{SHA256: sum([]byte("agent"))}, Packages: []firmware.Package{},
 	}
 	for _, f := range members {

@@ -30,6 +30,10 @@ var (
 	ErrNoKeyring = errors.New("the Debian archive keyring is missing")
 	// ErrNoMirror: the host's apt names no Debian mirror; give one.
 	ErrNoMirror = errors.New("no Debian mirror is known")
+	// ErrIndex: the mirror's indexes could not be fetched or verified.
+	ErrIndex = errors.New("no usable package indexes")
+	// ErrNoSecurity: those of the security suite could not. The others can be used.
+	ErrNoSecurity = errors.New("no usable package index of the security suite")
 	// ErrNoPackage: no suite of the root has the package.
 	ErrNoPackage = errors.New("no such package")
 )
@@ -61,6 +65,7 @@ type Root struct {
 	o        Options
 	conf     string   // path of its apt.conf
 	settings []string // of the host, in it
+	security bool     // it has a security suite
 }
 
 // Open writes the root's configuration. It does not use the network.
@@ -76,7 +81,7 @@ func Open(ctx context.Context, o Options) (*Root, error) {
 			return nil, err
 		}
 	}
-	sources, err := o.sources(ctx)
+	sources, security, err := o.sources(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -84,8 +89,8 @@ func Open(ctx context.Context, o Options) (*Root, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Root{o: o, conf: filepath.Join(o.Dir, "apt.conf"), settings: settings}
-	return r, r.write(ctx, sources, settings)
+	r := &Root{o: o, conf: filepath.Join(o.Dir, "apt.conf"), settings: settings, security: len(security) > 0}
+	return r, r.write(ctx, sources, security, settings)
 }
 
 // lock waits until no other process changes the root: apt's own locks make it fail at once.
@@ -117,7 +122,7 @@ func findKeyring() (string, error) {
 func (r *Root) Archives() string { return filepath.Join(r.o.Dir, "archives") }
 
 // write makes the directories and files of the root.
-func (r *Root) write(ctx context.Context, sources, settings []string) error {
+func (r *Root) write(ctx context.Context, sources, security, settings []string) error {
 	dirs := []string{
 		"archives/partial", "lists/partial", "state", "cache",
 		"etc/apt/apt.conf.d", "etc/apt/preferences.d", // empty; apt complains where they are missing
@@ -134,7 +139,8 @@ func (r *Root) write(ctx context.Context, sources, settings []string) error {
 	defer l.Release()
 	files := map[string]string{
 		"state/status": "",
-		"sources.list": strings.Join(sources, "\n") + "\n",
+		"sources.list": lines(slices.Concat(sources, security)),
+		mainList:       lines(sources),
 		"apt.conf":     r.config(settings),
 	}
 	for name, text := range files {
@@ -144,6 +150,11 @@ func (r *Root) write(ctx context.Context, sources, settings []string) error {
 	}
 	return nil
 }
+
+// mainList is the file of the sources without the security suite.
+const mainList = "main.list"
+
+func lines(list []string) string { return strings.Join(list, "\n") + "\n" }
 
 // config is the root's apt.conf. apt reads the file that APT_CONFIG names
 // first, and finds no other one below Dir.

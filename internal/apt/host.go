@@ -21,26 +21,25 @@ type source struct {
 	signedBy   string
 }
 
-// sources are the lines of the root's sources.list.
-func (o Options) sources(ctx context.Context) ([]string, error) {
+// sources are the lines of the root's sources.list, those of the security suite apart.
+func (o Options) sources(ctx context.Context) (suites, updates []string, err error) {
 	if strings.ContainsAny(o.Keyring+o.Dir, " \t\n\"]") {
-		return nil, fmt.Errorf("private apt root %q with keyring %q: apt takes no path with spaces or quotes", o.Dir, o.Keyring)
+		return nil, nil, fmt.Errorf("private apt root %q with keyring %q: apt takes no path with spaces or quotes", o.Dir, o.Keyring)
 	}
 	main, security, err := o.mirrors(ctx)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	line := func(uri, suite string) string {
 		return fmt.Sprintf("deb [signed-by=%s] %s %s main", o.Keyring, uri, suite)
 	}
-	var lines []string
 	for _, suite := range o.Suites {
-		lines = append(lines, line(main, suite))
+		suites = append(suites, line(main, suite))
 	}
 	if security != "" && o.Security != "" {
-		lines = append(lines, line(security, o.Security))
+		updates = append(updates, line(security, o.Security))
 	}
-	return lines, nil
+	return suites, updates, nil
 }
 
 func (o Options) mirrors(ctx context.Context) (main, security string, err error) {

@@ -33,17 +33,31 @@ func (p Package) File() string {
 // Path returns where the root keeps the package's .deb.
 func (r *Root) Path(p Package) string { return filepath.Join(r.Archives(), p.File()) }
 
-// Update fetches the indexes. All suites must be reached and verified.
+// Update fetches the indexes. All suites must be reached and verified. If only the security suite
+// was not, the error is ErrNoSecurity, and the indexes are those of the others, and an older one of
+// the security suite if there is any. Errors: ErrIndex, ErrNoSecurity.
 func (r *Root) Update(ctx context.Context) error {
 	l, err := r.lock(ctx)
 	if err != nil {
 		return err
 	}
 	defer l.Release()
-	if _, err := r.apt(ctx, "apt-get", "-q", "-o", "APT::Update::Error-Mode=any", "update"); err != nil {
-		return fmt.Errorf("fetching package indexes (check that the mirror is reachable and the clock is right): %w", err)
+	err = r.update(ctx)
+	if err == nil || ctx.Err() != nil {
+		return err
 	}
-	return nil
+	// The lists of the suites that are left out stay.
+	if r.security && r.update(ctx, "-o", "APT::Get::List-Cleanup=0",
+		"-o", "Dir::Etc::sourcelist="+filepath.Join(r.o.Dir, mainList)) == nil {
+		return fmt.Errorf("%w: %w", ErrNoSecurity, err)
+	}
+	return fmt.Errorf("%w (check that the mirror is reachable and the clock is right): %w", ErrIndex, err)
+}
+
+func (r *Root) update(ctx context.Context, options ...string) error {
+	options = append([]string{"-q", "-o", "APT::Update::Error-Mode=any", "update"}, options...)
+	_, err := r.apt(ctx, "apt-get", options...)
+	return err
 }
 
 // Names lists the packages whose names begin with prefix.

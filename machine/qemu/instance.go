@@ -117,7 +117,9 @@ func (m *Machine) launch(ctx context.Context, known features, spec machine.Spec)
 		_ = proc.Kill()
 		<-proc.Done()
 		i.drained.Wait()
-		if last := i.words.LastLine(); last != "" {
+		if noBoard := m.checkBoard(ctx, known.path); noBoard != nil {
+			err = noBoard
+		} else if last := i.words.LastLine(); last != "" {
 			err = fmt.Errorf("%w; QEMU's last words: %s", err, last)
 		}
 		return nil, fmt.Errorf("card %s: %w", spec.Name, err)

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -65,7 +66,7 @@ func (m *Machine) look(ctx context.Context, path string, vhost bool) (features, 
 	switch {
 	case m.cfg.Kind == machine.KVM:
 		f.msix = true // the fault occurs only without KVM's interrupts
-	case vhost:
+	case vhost && m.cfg.Arch.Probe:
 		f.msix = m.tryMSIX(ctx, key, f)
 	}
 	return f, nil
@@ -99,4 +100,22 @@ func version(ctx context.Context, path string) (features, error) {
 	f.major, _ = strconv.Atoi(string(v[1])) // digits, by the expression
 	f.minor, _ = strconv.Atoi(string(v[2]))
 	return f, nil
+}
+
+// checkBoard returns an error if the QEMU lacks the board of the card's architecture.
+func (m *Machine) checkBoard(ctx context.Context, path string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, path, "-machine", "help").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("%s -machine help: %w: %.200s", path, err, out)
+	}
+	board, _, _ := strings.Cut(m.cfg.Arch.Board, ",")
+	for line := range strings.Lines(string(out)) {
+		if name, _, _ := strings.Cut(line, " "); name == board {
+			return nil
+		}
+	}
+	return fmt.Errorf("machine.arch %s: %s has no board %s; want the QEMU of Debian's package %s",
+		m.cfg.Arch.Name, path, board, m.cfg.Arch.Package)
 }

@@ -12,13 +12,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/machine"
 )
 
 // TestMSIX checks the known verdict for one version. For other versions it requires only a verdict.
 func TestMSIX(t *testing.T) {
 	needQEMU(t)
-	path, err := exec.LookPath(DefaultBinary)
+	path, err := exec.LookPath(arch.Host().QEMU)
 	if err != nil {
 		t.Fatal(err)
 	}

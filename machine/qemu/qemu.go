@@ -8,6 +8,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,17 +16,16 @@ import (
 	"os/exec"
 	"slices"
 
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/sandbox"
 	"github.com/toe-project/toe/machine"
 )
 
-// DefaultBinary is looked up in PATH.
-const DefaultBinary = "qemu-system-x86_64"
-
 // Config selects the QEMU that runs cards and its user.
 type Config struct {
 	Kind   machine.Kind // machine.KVM or machine.TCG
-	Binary string       // a path, or a name to look up; empty means DefaultBinary
+	Arch   arch.Arch    // of the card; default that of the host
+	Binary string       // a path, or a name to look up; empty means Arch.QEMU
 	// UID and GID are for a root caller; 0 means the user nobody.
 	UID, GID int
 }
@@ -35,9 +35,10 @@ type Machine struct{ cfg Config }
 
 // New makes the machine. It reads nothing of the host; Probe and Start do.
 func New(cfg Config) *Machine {
-	if cfg.Binary == "" {
-		cfg.Binary = DefaultBinary
+	if cfg.Arch.Name == "" {
+		cfg.Arch = arch.Host()
 	}
+	cfg.Binary = cmp.Or(cfg.Binary, cfg.Arch.QEMU)
 	return &Machine{cfg: cfg}
 }
 
@@ -49,13 +50,13 @@ func (m *Machine) Nets() []machine.NetKind {
 	return []machine.NetKind{machine.VhostUser, machine.UserNet}
 }
 
-// ErrNotInstalled means that there is no QEMU; its message names the package.
-var ErrNotInstalled = errors.New("QEMU is not installed (Debian: qemu-system-x86)")
+// ErrNotInstalled means that there is no QEMU for the card's architecture.
+var ErrNotInstalled = errors.New("QEMU is not installed")
 
 func (m *Machine) binary() (string, error) {
 	path, err := exec.LookPath(m.cfg.Binary)
 	if err != nil {
-		return "", fmt.Errorf("%w: %w", ErrNotInstalled, err)
+		return "", fmt.Errorf("machine.arch %s: %w (Debian: %s): %w", m.cfg.Arch.Name, ErrNotInstalled, m.cfg.Arch.Package, err)
 	}
 	return path, nil
 }
@@ -64,9 +65,10 @@ func (m *Machine) binary() (string, error) {
 // vhost-user socket.
 //
 // The caller must meet these conditions. The process's main calls sandbox.Main before anything
-// else. Spec.Kernel is an uncompressed vmlinux with world read permission (its directories need
-// none). If the caller is root, Start gives Spec.Initrd and the sockets of Spec.Nets and Spec.Disks to the card's
-// user with chown where their mode keeps that user out. A vhost-user socket must stay the same file
+// else. Spec.Kernel is what the board boots (amd64: an uncompressed vmlinux), with world read
+// permission (its directories need none). If the caller is root, Start gives Spec.Initrd and the
+// sockets of Spec.Nets and Spec.Disks to the card's user with chown where their mode keeps that
+// user out. A vhost-user socket must stay the same file
 // for the card's life: QEMU reconnects when its connection breaks, but the cell has the file and
 // not its directory. Spec.Dir is not used.
 func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instance, error) {
@@ -93,6 +95,10 @@ func (m *Machine) Start(ctx context.Context, spec machine.Spec) (machine.Instanc
 
 // check rejects specs for which QEMU's stderr would not name the fault.
 func (m *Machine) check(spec machine.Spec) error {
+	if a := m.cfg.Arch; spec.Memory > a.MaxMemory || spec.CPUs > a.MaxCPUs {
+		return fmt.Errorf("%d CPUs and %d MiB of memory; the board of %s takes %d and %d MiB at most",
+			spec.CPUs, spec.Memory>>20, a.Name, a.MaxCPUs, a.MaxMemory>>20)
+	}
 	if spec.Memory < 32<<20 || spec.Memory%(1<<20) != 0 {
 		return fmt.Errorf("%d bytes of memory, want a multiple of 1 MiB and at least 32 MiB", spec.Memory)
 	}

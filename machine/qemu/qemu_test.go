@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/sandbox"
 	"github.com/toe-project/toe/machine"
 	"github.com/toe-project/toe/machine/internal/trial"
@@ -21,7 +22,7 @@ func TestMain(m *testing.M) {
 
 func needQEMU(t testing.TB) {
 	t.Helper()
-	if _, err := exec.LookPath(DefaultBinary); err != nil {
+	if _, err := exec.LookPath(arch.Host().QEMU); err != nil {
 		t.Skip("QEMU is not installed: " + err.Error())
 	}
 }
