@@ -33,6 +33,7 @@ type (
 	windowChange struct{ Columns, Rows, Width, Height uint32 }
 	envRequest   struct{ Name, Value string }
 	execRequest  struct{ Command string }
+	subsystem    struct{ Name string }
 	signalName   struct{ Name string }
 	exitStatus   struct{ Status uint32 }
 	exitSignal   struct {
@@ -94,7 +95,7 @@ func (s *session) run(ctx context.Context, requests <-chan *ssh.Request) {
 		if req.WantReply {
 			_ = req.Reply(ok, nil)
 		}
-		if ok && (req.Type == "shell" || req.Type == "exec") {
+		if ok && starts(req.Type) {
 			// After the reply: a command that exits at once must not close the
 			// channel before its client knows that it was started.
 			running.Go(func() {
@@ -103,6 +104,11 @@ func (s *session) run(ctx context.Context, requests <-chan *ssh.Request) {
 			})
 		}
 	}
+}
+
+// starts reports whether a request of this type starts a command.
+func starts(request string) bool {
+	return request == "shell" || request == "exec" || request == "subsystem"
 }
 
 // request handles one request and says whether it was granted.
@@ -117,7 +123,7 @@ func (s *session) request(req *ssh.Request) bool {
 		}
 		s.term = p
 		return true
-	case "shell", "exec":
+	case "shell", "exec", "subsystem":
 		return s.cmd == nil && s.start(req)
 	case "window-change":
 		var w windowChange
@@ -158,12 +164,19 @@ func (s *session) kill(sig syscall.Signal) bool {
 // start starts the command of a request.
 func (s *session) start(req *ssh.Request) bool {
 	cmd := &exec.Cmd{Path: shell, Args: []string{"-sh"}, Dir: "/"}
-	if req.Type == "exec" {
+	switch req.Type {
+	case "exec":
 		var e execRequest
 		if ssh.Unmarshal(req.Payload, &e) != nil || strings.ContainsRune(e.Command, 0) {
 			return false
 		}
 		cmd.Args = []string{"sh", "-c", e.Command}
+	case "subsystem":
+		var sub subsystem
+		if ssh.Unmarshal(req.Payload, &sub) != nil || sub.Name != "sftp" || s.term != nil {
+			return false
+		}
+		cmd.Path, cmd.Args = "/proc/self/exe", []string{"toe-agent", SFTPVerb}
 	}
 	for _, e := range s.env {
 		if dir, ok := strings.CutPrefix(e, "HOME="); ok {

@@ -22,8 +22,8 @@ const (
 	sshHandshake = 20 * time.Second
 )
 
-// sshServer is the card's ssh: keys only, one account, commands and shells. It
-// has no forwarding and no sftp: the card routes, and the host makes its files.
+// sshServer is the card's ssh: keys only, one account, commands, shells and sftp. It has no
+// forwarding: the card routes.
 type sshServer struct {
 	conf  *ssh.ServerConfig
 	procs *procs

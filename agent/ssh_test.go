@@ -284,8 +284,8 @@ func TestSSHOnlySessions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.RequestSubsystem("sftp"); err == nil {
-		t.Error("served sftp")
+	if err := s.RequestSubsystem("netconf"); err == nil {
+		t.Error("served another subsystem than sftp")
 	}
 	for range sshSessions - 1 {
 		if _, err := c.NewSession(); err != nil {

@@ -40,6 +40,13 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) == 2 && os.Args[1] == agent.SFTPVerb {
+		if err := agent.ServeSFTP(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "toe-agent: sftp:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	fmt.Fprintln(os.Stderr, "toe-agent: a card's init, to run as process 1 of a card: want \"toe-agent version\" here")
 	os.Exit(2)
 }

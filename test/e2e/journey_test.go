@@ -56,6 +56,8 @@ func TestJourney(t *testing.T) {
 				{"ssh", (*journey).ssh},
 				{"console", (*journey).console},
 				{"logs", (*journey).logs},
+				{"events", (*journey).events},
+				{"copies", (*journey).copies},
 				{"ls", (*journey).ls},
 				{"bulk data both ways", (*journey).bulk},
 				{"kill the link's pump", (*journey).killLinkPump},
