@@ -77,15 +77,9 @@ var sharedDirs = []string{"/dev", "/proc", "/sys", "/run"}
 
 // mountRoot waits for the disk and mounts it.
 func mountRoot(device string) error {
-	if !strings.HasPrefix(device, "/dev/") {
-		return errors.New("want a device such as /dev/vda")
-	}
-	for began := time.Now(); ; time.Sleep(5 * time.Millisecond) {
-		if _, err := os.Stat(device); err == nil {
-			break
-		} else if time.Since(began) > diskLimit {
-			return fmt.Errorf("the disk is missing: %w", err)
-		}
+	device, err := awaitDisk(device)
+	if err != nil {
+		return err
 	}
 	if err := os.MkdirAll(newRoot, 0o755); err != nil {
 		return err

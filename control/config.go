@@ -51,6 +51,11 @@ type Config struct {
 	// Firmware is the version that the host started, for Status to repeat.
 	Firmware string `json:"firmware,omitempty"`
 
+	// HealthLimit is how long a slot on trial may take to become healthy, in seconds.
+	HealthLimit int `json:"health_limit,omitempty"`
+	// Rescue says why no slot of the flash could be started. Empty where one was.
+	Rescue string `json:"rescue,omitempty"`
+
 	// Digest and Ignored are about the bytes that ParseConfig read: what Digest
 	// makes of them, and the keys that this version does not know.
 	Digest  string   `json:"-"`

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"syscall"
@@ -190,6 +191,19 @@ func (cl *Client) Down(ctx context.Context) error {
 // Reset starts the card's machine again.
 func (cl *Client) Reset(ctx context.Context) error {
 	return cl.call(ctx, http.MethodPost, "/reset", nil, &struct{}{})
+}
+
+// FactoryReset has the data of the card's flash cleared, and the card started again.
+func (cl *Client) FactoryReset(ctx context.Context, who string) error {
+	query := url.Values{"factory": {"1"}, "who": {who}}.Encode()
+	return cl.call(ctx, http.MethodPost, "/reset?"+query, nil, &struct{}{})
+}
+
+// Rollback has the card started from the other slot of its flash, which it returns.
+func (cl *Client) Rollback(ctx context.Context, who string) (slot string, err error) {
+	var to status.Rollback
+	err = cl.call(ctx, http.MethodPost, "/rollback?"+url.Values{"who": {who}}.Encode(), nil, &to)
+	return to.Slot, err
 }
 
 // Apply gives a running card a new specification, and returns the changes.

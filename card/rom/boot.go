@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/firmware"
 	"github.com/toe-project/toe/flash"
-	"github.com/toe-project/toe/internal/arch"
+	"github.com/toe-project/toe/machine"
 )
 
 // Start is a slot that is about to be started, or the reason for the rescue system.
@@ -24,7 +25,7 @@ type Start struct {
 // Boot chooses a slot, checks its image and writes the environment. The image that it returns was
 // verified to its last byte; a slot with a damaged one is passed over like an empty one. Files
 // unpacks it. The card's machine must be off.
-func (r *ROM) Boot(ctx context.Context, machine string) (Start, error) {
+func (r *ROM) Boot(ctx context.Context, hw Hardware) (Start, error) {
 	env, err := r.Env()
 	if err != nil {
 		return Start{}, err
@@ -33,7 +34,7 @@ func (r *ROM) Boot(ctx context.Context, machine string) (Start, error) {
 	for _, s := range flash.Slots {
 		img, err := r.image(s)
 		if err == nil {
-			err = fits(img, machine)
+			err = hw.fits(img)
 		}
 		images[s], holds[s] = img, held(img, err)
 	}
@@ -55,21 +56,19 @@ func (r *ROM) Boot(ctx context.Context, machine string) (Start, error) {
 	}
 }
 
-// fits rejects an image for another machine or architecture (which a card's flash may hold: it can
-// have been written on the card).
-func fits(img *firmware.Image, machine string) error {
-	if machine == "" {
-		return nil
+// Hardware is what a slot must fit. An empty field fits everything.
+type Hardware struct{ Machine, Arch string }
+
+// fits rejects an image for another machine or architecture, which a card's flash may hold: it can
+// have been written on the card.
+func (h Hardware) fits(img *firmware.Image) error {
+	if h.Machine != "" && !slices.Contains(img.Machines, machine.Kind(h.Machine)) {
+		return fmt.Errorf("an image for machine %q, this one is %s", img.Machines, h.Machine)
 	}
-	for _, kind := range img.Machines {
-		if string(kind) == machine {
-			if img.Arch == arch.Host().Name || machine == "tcg" {
-				return nil
-			}
-			return fmt.Errorf("architecture %s, this machine has %s", img.Arch, arch.Host().Name)
-		}
+	if h.Arch != "" && h.Arch != img.Arch {
+		return fmt.Errorf("an image for architecture %s, this machine has %s", img.Arch, h.Arch)
 	}
-	return fmt.Errorf("an image for %v, this machine is %s", img.Machines, machine)
+	return nil
 }
 
 // IsGood reports whether the slot that was started has been found healthy since.
@@ -103,17 +102,23 @@ func (r *ROM) GiveBack(s Start) (bool, error) {
 	return changes != nil, r.change(changes)
 }
 
+// HasBack reports whether a slot on trial has the attempt of this life back already.
+func (r *ROM) HasBack(s Start) bool {
+	env, err := r.Env()
+	return err == nil && env.Left(s.Slot) > s.Env.Left(s.Slot)
+}
+
 // errSame is the error of a rollback without a slot to go to.
 var errSame = errors.New("there is no other slot to go back to")
 
 // Rollback makes the slot beside the one that was started last the first of the order, and returns
 // it. The card's machine must be off.
-func (r *ROM) Rollback(machine string) (flash.Slot, error) {
+func (r *ROM) Rollback(hw Hardware) (flash.Slot, error) {
 	env, err := r.Env()
 	if err != nil {
 		return "", err
 	}
-	to, err := r.BackTo(machine)
+	to, err := r.BackTo(hw)
 	if err != nil {
 		return "", err
 	}
@@ -121,7 +126,7 @@ func (r *ROM) Rollback(machine string) (flash.Slot, error) {
 }
 
 // BackTo returns the slot that Rollback makes the first, or why it cannot.
-func (r *ROM) BackTo(machine string) (flash.Slot, error) {
+func (r *ROM) BackTo(hw Hardware) (flash.Slot, error) {
 	env, err := r.Env()
 	if err != nil {
 		return "", err
@@ -133,7 +138,7 @@ func (r *ROM) BackTo(machine string) (flash.Slot, error) {
 	to := from.Other()
 	img, err := r.image(to)
 	if err == nil {
-		err = fits(img, machine)
+		err = hw.fits(img)
 	}
 	if state, why := env.State(to, held(img, err)); state == flash.Broken || state == flash.Bad {
 		return "", fmt.Errorf("%w: slot %s: %s", errSame, to, why)

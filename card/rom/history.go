@@ -80,3 +80,19 @@ func History(p store.Paths) (events []status.FirmwareEvent, torn int, err error)
 	}
 	return events, torn, nil
 }
+
+// FactoryReset clears the data of a flash, and returns the entry of that for the history.
+func FactoryReset(r *ROM, who string) (status.FirmwareEvent, error) {
+	e := status.FirmwareEvent{Who: who, What: "factory-reset", Why: "asked for", Outcome: "the data is cleared, the slots stay"}
+	return e, r.ClearData()
+}
+
+// GoBack is Rollback, and returns the entry of that for the history.
+func GoBack(r *ROM, who string, hw Hardware) (status.FirmwareEvent, error) {
+	e := status.FirmwareEvent{Who: who, What: "rollback", Why: "asked for"}
+	to, err := r.Rollback(hw)
+	if err == nil {
+		e.Slot, e.Outcome = string(to), "slot "+string(to)+" is started next"
+	}
+	return e, err
+}

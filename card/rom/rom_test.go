@@ -58,7 +58,7 @@ func install(t *testing.T, r *ROM, s flash.Slot, release string) *firmware.Image
 
 func boot(t *testing.T, r *ROM) Start {
 	t.Helper()
-	s, err := r.Boot(t.Context(), string(machine.Fake))
+	s, err := r.Boot(t.Context(), Hardware{Machine: string(machine.Fake)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,8 +151,12 @@ func TestDamagedSlotIsPassedOver(t *testing.T) {
 func TestImageForAnotherMachineIsPassedOver(t *testing.T) {
 	r, _ := newROM(t)
 	install(t, r, flash.B, "two")
-	s, err := r.Boot(t.Context(), "kvm")
-	if err != nil || s.Slot != "" || !strings.Contains(s.Why, "this machine is kvm") {
+	s, err := r.Boot(t.Context(), Hardware{Machine: "kvm"})
+	if err != nil || s.Slot != "" || !strings.Contains(s.Why, "this one is kvm") {
+		t.Errorf("started %q, %q, %v", s.Slot, s.Why, err)
+	}
+	s, err = r.Boot(t.Context(), Hardware{Machine: "fake", Arch: "vax"})
+	if err != nil || s.Slot != "" || !strings.Contains(s.Why, "this machine has vax") {
 		t.Errorf("started %q, %q, %v", s.Slot, s.Why, err)
 	}
 }
@@ -214,7 +218,7 @@ func TestGiveBackOnce(t *testing.T) {
 func TestRollback(t *testing.T) {
 	r, _ := newROM(t)
 	boot(t, r)
-	if _, err := r.Rollback("fake"); err == nil || !strings.Contains(err.Error(), "slot B: empty") {
+	if _, err := r.Rollback(Hardware{Machine: "fake"}); err == nil || !strings.Contains(err.Error(), "slot B: empty") {
 		t.Errorf("to an empty slot: %v", err)
 	}
 	install(t, r, flash.B, "two")
@@ -222,7 +226,7 @@ func TestRollback(t *testing.T) {
 	if err := r.change(flash.Marked(flash.B, s.Image.Digest())); err != nil {
 		t.Fatal(err)
 	}
-	if to, err := r.Rollback("fake"); to != flash.A || err != nil {
+	if to, err := r.Rollback(Hardware{Machine: "fake"}); to != flash.A || err != nil {
 		t.Fatalf("back to %q, %v", to, err)
 	}
 	if s := boot(t, r); s.Slot != flash.A || s.Trial || s.From != flash.B {

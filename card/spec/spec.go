@@ -59,7 +59,9 @@ func (a Arch) Row() arch.Arch {
 
 // Firmware is the software.
 type Firmware struct {
-	Edition string `yaml:"edition,omitempty" enum:"micro|debian" doc:"micro: kernel, agent and busybox; debian: a whole Debian 13 on a disk" default:"micro"`
+	Edition     string `yaml:"edition,omitempty" enum:"micro|debian" doc:"micro: kernel, agent and busybox; debian: a whole Debian 13 on a disk" default:"micro"`
+	Flash       Memory `yaml:"flash,omitempty" doc:"size of the card's disk, which is made at its first start and takes space as it fills; edition debian" default:"4GiB"`
+	HealthLimit int    `yaml:"health_limit,omitempty" min:"5" max:"3600" doc:"how long a new slot may take to become healthy before it is given up, in seconds; edition debian" default:"120"`
 }
 
 // Link is the host's side of the link.

@@ -20,7 +20,9 @@ const (
 	minMemory = 64 * MiB
 	maxMemory = 1024 * GiB
 	maxPorts  = 8
-	maxCPUs   = 64 // as the tag of Machine.CPUs says
+	maxCPUs   = 64      // as the tag of Machine.CPUs says
+	minFlash  = 1 * GiB // as package flash has it
+	maxFlash  = 1024 * GiB
 )
 
 // Default is what an empty card.yaml means.
@@ -68,6 +70,9 @@ func (s *Spec) problems() []problem {
 	feature.Check("firmware", s.Firmware, add)
 	feature.Check("link", s.Link, add)
 	s.machineProblems(add)
+	if n := s.Firmware.Flash; n < minFlash || n > maxFlash {
+		add("firmware.flash", "%s: between %s and %s", n, minFlash, maxFlash)
+	}
 	s.linkProblems(add)
 	s.portProblems(add)
 	s.offloadProblems(add)

@@ -40,3 +40,8 @@ type FirmwareEvent struct {
 	Output  string    `json:"output,omitempty"`  // of that check
 	Console string    `json:"console,omitempty"` // its end
 }
+
+// Rollback answers the wish to start the other slot.
+type Rollback struct {
+	Slot string `json:"slot"` // that is started next
+}

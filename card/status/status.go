@@ -89,6 +89,8 @@ type Firmware struct {
 	Edition string `json:"edition"`
 	Version string `json:"version"`
 	Kernel  string `json:"kernel"`
+	Slot    string `json:"slot,omitempty"`  // of the flash; empty where the card has none, or in the rescue system
+	Trial   bool   `json:"trial,omitempty"` // the slot has not been found healthy yet
 	Agent   string `json:"agent,omitempty"` // its version, as it says itself
 	// AgentSHA256 is that of the agent in the image.
 	AgentSHA256 string `json:"agent_sha256,omitempty"`

@@ -71,7 +71,6 @@ func (p Paths) Spec() string    { return filepath.Join(p.State, "card.yaml") }
 func (p Paths) Links() string   { return filepath.Join(p.State, "links.json") }
 func (p Paths) Keys() string    { return filepath.Join(p.State, "keys") }
 func (p Paths) Last() string    { return filepath.Join(p.State, "last.json") }
-func (p Paths) Disk() string    { return filepath.Join(p.State, "disk") }
 func (p Paths) Journal() string { return filepath.Join(p.State, "journal.json") }
 func (p Paths) Flash() string   { return filepath.Join(p.State, "flash.img") }
 

@@ -57,7 +57,7 @@ func (s *Supervisor) apply(ctx context.Context, want spec.Spec) ([]string, error
 		return []string{}, nil
 	}
 	next.Spec = want
-	cfg, err := configOf(next, s.world.given, s.world.image)
+	cfg, err := configOf(next, s.world.given, s.world.imageNow())
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,10 @@ func configOf(c *store.Card, l store.Links, img Image) (*control.Config, error) 
 		Offload:  c.Spec.Offload.Config(),
 		Firmware: img.Version,
 	}
+	cfg.Rescue = img.Rescue
+	if img.Slot != "" {
+		cfg.HealthLimit = c.Spec.Firmware.HealthLimit
+	}
 	linkOf := map[string]string{}
 	for _, d := range []struct {
 		dev   string

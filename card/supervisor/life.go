@@ -33,6 +33,8 @@ type life struct {
 	inst    machine.Instance
 	powered time.Time
 	exit    machine.Exit
+	booted  bool                  // a slot was chosen, where the card has a flash
+	failed  *status.FirmwareEvent // why a life of a slot on trial was ended
 }
 
 // run powers the machine on and returns when it has ended. Reached says that the
@@ -76,11 +78,16 @@ func (l *life) powerOn(ctx context.Context) error {
 	if err := w.reopen(ctx); err != nil {
 		return err
 	}
+	if err := w.bootSlot(ctx); err != nil {
+		return err
+	}
+	l.booted = true
+	l.board.setStage("starting the machine")
 	write := w.parts.Initrd
 	if write == nil {
 		write = writeInitrd
 	}
-	if err := write(w.cardNow(), w.image, w.configNow()); err != nil {
+	if err := write(w.cardNow(), w.imageNow(), w.configNow()); err != nil {
 		return err
 	}
 	dir := w.paths.Machine()
@@ -109,7 +116,7 @@ func (l *life) powerOff(ctx context.Context, reached bool) error {
 	if ended(l.inst) {
 		return nil
 	}
-	if reached && ctx.Err() != nil {
+	if reached && (ctx.Err() != nil || l.world.isOrdered()) {
 		l.board.setStage("waiting for the card to power off")
 		rpc, cancel := context.WithTimeout(context.Background(), l.patience(l.limits.Shutdown))
 		if _, err := l.world.agent.PowerOff(rpc, &cardpb.PowerOffRequest{}); err == nil {
@@ -131,7 +138,7 @@ func (l *life) powerOff(ctx context.Context, reached bool) error {
 // system. On QEMU's translator that takes a minute.
 func (l *life) patience(limit time.Duration) time.Duration {
 	switch {
-	case len(l.world.disks) == 0:
+	case l.world.flashNow().start.Image == nil:
 		return limit
 	case l.world.machine.Kind() == machine.TCG:
 		return 12 * limit
@@ -162,6 +169,9 @@ func (l *life) steady(ctx context.Context) machine.Exit {
 			return machine.Exit{Cause: machine.Stopped}
 		case <-tick.C:
 			l.poll(ctx)
+			if l.failed = l.judge(); l.failed != nil {
+				return machine.Exit{Cause: machine.Stopped}
+			}
 		}
 	}
 }

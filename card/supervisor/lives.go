@@ -20,11 +20,12 @@ func (s *Supervisor) lives(ctx context.Context) error {
 			restart: s.restart, poll: s.poll,
 		}
 		reached, err := l.run(ctx)
+		onTrial := l.afterTrial(ctx, err)
 		reachedOnce = reachedOnce || reached
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case !reachedOnce && err != nil:
+		case !reachedOnce && err != nil && !onTrial:
 			return startError(s.board, s.console, err)
 		case err == nil && l.exit.Cause == machine.PoweredOff:
 			s.board.event("the card powered itself off")
@@ -36,7 +37,9 @@ func (s *Supervisor) lives(ctx context.Context) error {
 		if !reached && l.exit.Cause != machine.Stopped {
 			row = max(row, 1) // a machine that did not start is not tried again at once
 		}
-		s.note(l.exit, err)
+		if l.failed == nil {
+			s.note(l.exit, err)
+		}
 		if !s.pause(ctx, s.parts.Limits.Backoff[min(row, len(s.parts.Limits.Backoff)-1)]) {
 			return nil
 		}

@@ -81,9 +81,10 @@ type Image struct {
 	Digest                          string // SHA-256, in hex, of the image's manifest
 	AgentVersion, AgentSHA256       string // of the agent in it; the version may be empty
 	Kernel, Initrd                  string // paths
-	Root                            string // path of the root file system, compressed; empty without one
+	Slot                            string // of the flash that it comes from; empty where from none
+	Rescue                          string // why it was started and not a slot of the flash
 	// InUse keeps the files in the cache until it is closed. May be nil.
-	InUse io.Closer `json:"-"`
+	InUse io.Closer
 }
 
 // DiskKeeper serves a disk of the card (disk.Keeper).

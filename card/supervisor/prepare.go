@@ -83,13 +83,14 @@ func (w *world) plan() {
 	}
 }
 
+// bringImage brings what the card starts: its flash, or an image.
 func (w *world) bringImage(ctx context.Context) error {
+	if flash, err := w.openFlash(ctx); err != nil || flash {
+		return err
+	}
 	img, err := w.parts.Image(ctx, w.specNow().Firmware.Edition, w.machine.Kind())
 	if err != nil {
 		return fmt.Errorf("firmware: %w", err)
-	}
-	if err := w.bringDisk(ctx, &img); err != nil {
-		return err
 	}
 	w.mu.Lock()
 	w.image = img
@@ -141,11 +142,8 @@ func (w *world) rememberInterface() error {
 func (w *world) machineSpec() machine.Spec {
 	m := w.specNow().Machine
 	out := machine.Spec{
-		Name: w.name, Dir: w.paths.Machine(), Kernel: w.image.Kernel, Initrd: w.paths.Initrd(),
-		CPUs: m.CPUs, Memory: int64(m.Memory), Disks: w.disks,
-	}
-	if len(w.disks) > 0 {
-		out.Cmdline = rootOption
+		Name: w.name, Dir: w.paths.Machine(), Kernel: w.imageNow().Kernel, Initrd: w.paths.Initrd(),
+		Cmdline: w.flashNow().slotArgs(), CPUs: m.CPUs, Memory: int64(m.Memory), Disks: w.disks(),
 	}
 	for _, d := range w.devices() {
 		name := d.Name

@@ -38,6 +38,7 @@ func (w *world) report(st *status.Status) {
 		st.Firmware = status.Firmware{
 			Edition: w.image.Edition, Version: w.image.Version, Kernel: w.image.KernelVersion,
 			Agent: w.image.AgentVersion, AgentSHA256: w.image.AgentSHA256,
+			Slot: w.image.Slot, Trial: w.flash.rom != nil && w.flash.start.Trial,
 		}
 	}
 	for i, d := range w.links {

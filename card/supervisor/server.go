@@ -24,7 +24,8 @@ import (
 //
 //	GET  /status            Status; ?after=N waits until Sequence is above N
 //	POST /down              takes the card down; the socket goes away when it is
-//	POST /reset             starts the machine again
+//	POST /reset             starts the machine again; ?factory=1&who=USER clears the data of the flash before
+//	POST /rollback?who=USER starts the other slot of the flash
 //	POST /apply             a card.yaml; answers {"changes": […]}
 //	GET  /events            EventLine after EventLine; ?follow=1
 //	GET  /logs              lines of the card's log; ?follow=1&tail=N
@@ -63,6 +64,7 @@ func (s *Supervisor) listen() (*server, error) {
 	mux.HandleFunc("GET /status", s.serveStatus)
 	mux.HandleFunc("POST /down", s.serveDown)
 	mux.HandleFunc("POST /reset", s.serveReset)
+	mux.HandleFunc("POST /rollback", s.serveRollback)
 	mux.HandleFunc("POST /apply", s.serveApply)
 	mux.HandleFunc("GET /events", s.serveEvents)
 	mux.HandleFunc("GET /logs", s.serveLogs)
@@ -150,12 +152,23 @@ func (s *Supervisor) serveDown(w http.ResponseWriter, _ *http.Request) {
 	answer(w, http.StatusAccepted, struct{}{})
 }
 
-func (s *Supervisor) serveReset(w http.ResponseWriter, _ *http.Request) {
+func (s *Supervisor) serveReset(w http.ResponseWriter, r *http.Request) {
+	if r.FormValue("factory") != "" {
+		if err := s.world.order(factoryReset(r.FormValue("who"))); err != nil {
+			refuse(w, http.StatusConflict, err)
+			return
+		}
+	}
+	s.startAgain()
+	answer(w, http.StatusAccepted, struct{}{})
+}
+
+// startAgain has the machine started again.
+func (s *Supervisor) startAgain() {
 	select {
 	case s.restart <- struct{}{}:
 	default:
 	}
-	answer(w, http.StatusAccepted, struct{}{})
 }
 
 // answerBeside answers with descriptors beside the answer.

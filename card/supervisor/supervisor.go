@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/toe-project/toe/card/rom"
 	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/control"
@@ -28,6 +29,9 @@ type Parts struct {
 	Choose func(ctx context.Context, kind string) (m machine.Machine, why string, err error)
 	// Image gives the firmware for a kind of machine, built if need be.
 	Image func(ctx context.Context, edition string, kind machine.Kind) (Image, error)
+	// Flash opens the card's flash, and makes it if need be. It returns nil for an edition without
+	// one. Nil where no card has a flash.
+	Flash func(ctx context.Context, c *store.Card, kind machine.Kind) (*rom.ROM, error)
 	// Network is the host.
 	Network Network
 	// Keeper makes a device's socket and starts its pump; event is called
@@ -53,6 +57,7 @@ type Limits struct {
 	Shutdown time.Duration                  // for the card to power itself off
 	Stop     time.Duration                  // for its machine to end after that
 	Poll     time.Duration                  // between questions to a healthy agent
+	Hang     time.Duration                  // that a slot on trial may leave them unanswered
 	Suspect  time.Duration                  // from power on until the host's firewall is suspected
 	Knock    time.Duration                  // between tries to reach a booting one
 	Backoff  []time.Duration                // before restarts in a row, the first being the first's
@@ -69,6 +74,7 @@ func DefaultLimits() Limits {
 		Shutdown: 5 * time.Second,
 		Stop:     5 * time.Second,
 		Poll:     5 * time.Second,
+		Hang:     30 * time.Second,
 		Suspect:  3 * time.Second,
 		Knock:    10 * time.Millisecond,
 		Stable:   10 * time.Second,

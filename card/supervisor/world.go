@@ -31,15 +31,14 @@ type world struct {
 	machine machine.Machine
 	why     string // the machine was chosen
 	given   store.Links
-	image   Image
 	links   []*device // the link where there is one, then exec
 	ports   []*device
-	disk    DiskKeeper     // nil without a disk
-	disks   []machine.Disk // what the machine is told of it
 	agent   cardpb.CardClient
 	hangUp  func()
 
 	mu     sync.Mutex // guards what follows, and the parts of a device that change
+	image  Image      // what the card runs, or is about to
+	flash  flashDisk
 	card   store.Card // with the specification of now
 	config *control.Config
 
@@ -76,6 +75,13 @@ func (w *world) configNow() *control.Config {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.config
+}
+
+// imageNow is what the card runs.
+func (w *world) imageNow() Image {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.image
 }
 
 // adopt makes another specification the card's.
@@ -155,12 +161,7 @@ func (w *world) takeDown() error {
 	for _, d := range w.devices() {
 		errs = append(errs, w.shut(d))
 	}
-	if w.disk != nil {
-		errs = append(errs, w.disk.Close())
-	}
-	if w.image.InUse != nil {
-		errs = append(errs, w.image.InUse.Close())
-	}
+	errs = append(errs, w.closeFlash(), w.imageNow().close())
 	errs = append(errs, hostnet.Clean(w.cardNow()))
 	return errors.Join(errs...)
 }

@@ -22,7 +22,8 @@ func firmwareCmd() *cobra.Command {
 		Use:   "firmware",
 		Short: "Build what a card boots, and show what is built",
 	}
-	cmd.AddCommand(firmwareBuildCmd(), firmwareStatusCmd(), firmwareAgentsCmd(), firmwareKeysCmd(), firmwareBundleCmd())
+	cmd.AddCommand(firmwareBuildCmd(), firmwareStatusCmd(), firmwareRollbackCmd(), firmwareHistoryCmd(),
+		firmwareAgentsCmd(), firmwareKeysCmd(), firmwareBundleCmd())
 	return cmd
 }
 
@@ -122,10 +123,13 @@ In a source tree Build compiles it.`,
 func firmwareStatusCmd() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Show the firmware in the cache",
-		Args:  cli.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Use:   "status [NAME]",
+		Short: "Show the firmware in the cache, or the slots of a card's flash",
+		Args:  atMostOneName, ValidArgsFunction: completeCards,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return printFlash(cmd, args[0], asJSON)
+			}
 			dir, err := firmware.CacheDir()
 			if err != nil {
 				return err

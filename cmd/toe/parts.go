@@ -5,6 +5,7 @@ import (
 	"log"
 	"net/netip"
 
+	"github.com/toe-project/toe/card/rom"
 	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/card/supervisor"
@@ -29,6 +30,9 @@ func realParts(c *store.Card, logger *log.Logger, p *progress.Progress) supervis
 		},
 		Network: hostnet.NewHost(c, logger.Printf),
 		Keeper:  supervisor.LinkKeeper,
+		Flash: func(ctx context.Context, c *store.Card, kind machine.Kind) (*rom.ROM, error) {
+			return openFlash(ctx, c, kind, p)
+		},
 		Disk: func(d supervisor.Device, path string, event func(string)) (supervisor.DiskKeeper, error) {
 			k, err := supervisor.FileDisk(d, path, event)
 			if err != nil {
@@ -47,18 +51,25 @@ func realParts(c *store.Card, logger *log.Logger, p *progress.Progress) supervis
 	}
 }
 
-// image gives firmware from the cache, built now if it is not there.
-func image(
+// ensure gives firmware from the cache, built now if it is not there.
+func ensure(
 	ctx context.Context, cache, edition string, kind machine.Kind, a arch.Arch, p *progress.Progress,
-) (supervisor.Image, error) {
+) (*firmware.Image, error) {
 	ring, err := releaseKeyring("")
 	if err != nil {
-		return supervisor.Image{}, err
+		return nil, err
 	}
-	img, err := firmware.Ensure(ctx, kind, firmware.Options{
+	return firmware.Ensure(ctx, kind, firmware.Options{
 		Edition: firmware.Edition(edition), Arch: a.Name, CacheDir: cache, Version: cli.Version(buildVersion),
 		Keyring: ring, Progress: p,
 	})
+}
+
+// image gives the files of firmware.
+func image(
+	ctx context.Context, cache, edition string, kind machine.Kind, a arch.Arch, p *progress.Progress,
+) (supervisor.Image, error) {
+	img, err := ensure(ctx, cache, edition, kind, a, p)
 	if err != nil {
 		return supervisor.Image{}, err
 	}
@@ -69,7 +80,7 @@ func image(
 	return supervisor.Image{
 		Edition: string(img.Edition), Version: img.Version, KernelVersion: img.Kernel, Digest: img.Digest(),
 		AgentVersion: img.Agent.Version, AgentSHA256: img.Agent.SHA256,
-		Kernel: files.Kernel, Initrd: files.Initrd, Root: files.Root, InUse: files,
+		Kernel: files.Kernel, Initrd: files.Initrd, InUse: files,
 	}, nil
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/toe-project/toe/card/client"
+	"github.com/toe-project/toe/card/rom"
 	"github.com/toe-project/toe/card/spec"
 	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
@@ -100,9 +101,12 @@ func cleanIfDead(ctx context.Context, c *store.Card) (outcome, error) {
 }
 
 func resetCmd() *cobra.Command {
-	var asJSON bool
+	var asJSON, factory bool
 	const short = "Restart a card's machine at once, as a reset button does"
 	cmd := cardVerb("reset", short, func(cmd *cobra.Command, c *store.Card) error {
+		if factory {
+			return factoryReset(cmd, c, asJSON)
+		}
 		if err := client.New(c).Reset(cmd.Context()); err != nil {
 			return err
 		}
@@ -110,7 +114,26 @@ func resetCmd() *cobra.Command {
 		return outcome{c.Name, status.Starting, did}.print(cmd, asJSON)
 	})
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().BoolVar(&factory, "factory", false,
+		"also clear the data partition of the flash: keys, configuration and logs of the card's own; the slots stay")
 	return cmd
+}
+
+// factoryReset clears the data of a card's flash, whether the card runs or not.
+func factoryReset(cmd *cobra.Command, c *store.Card, asJSON bool) error {
+	err := client.New(c).FactoryReset(cmd.Context(), caller())
+	if err == nil {
+		did := fmt.Sprintf("is restarting without its data; see `toe status %s`", c.Name)
+		return outcome{c.Name, status.Starting, did}.print(cmd, asJSON)
+	}
+	if !errors.Is(err, client.ErrNotRunning) {
+		return err
+	}
+	_, err = atRest(c, func(r *rom.ROM) (status.FirmwareEvent, error) { return rom.FactoryReset(r, caller()) })
+	if err != nil {
+		return err
+	}
+	return outcome{c.Name, status.Stopped, "has lost its data; the slots of its flash stay"}.print(cmd, asJSON)
 }
 
 func rmCmd() *cobra.Command {
