@@ -23,7 +23,7 @@ func firmwareCmd() *cobra.Command {
 		Short: "Build what a card boots, and show what is built",
 	}
 	cmd.AddCommand(firmwareBuildCmd(), firmwareStatusCmd(), firmwareRollbackCmd(), firmwareHistoryCmd(),
-		firmwareAgentsCmd(), firmwareKeysCmd(), firmwareBundleCmd())
+		firmwareSBOMCmd(), firmwareAgentsCmd(), firmwareKeysCmd(), firmwareBundleCmd())
 	return cmd
 }
 

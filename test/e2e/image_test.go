@@ -26,10 +26,10 @@ func cacheOf(shared, own string) (string, error) {
 	if err := json.Unmarshal(out, &s); err != nil {
 		return "", err
 	}
-	var stale []firmware.Target
+	var stale []firmware.ImageStatus
 	for _, i := range s.Images {
 		if i.State == "current" && i.Differs != "" {
-			stale = append(stale, i.Target)
+			stale = append(stale, i)
 		}
 	}
 	if len(stale) == 0 {
@@ -38,11 +38,12 @@ func cacheOf(shared, own string) (string, error) {
 	if err := copyPackages(shared, own); err != nil {
 		return "", err
 	}
-	for _, target := range stale {
-		build := exec.Command(toe, "firmware", "build", "--offline", "--quiet", "--machine", string(target))
+	for _, i := range stale {
+		build := exec.Command(toe, "firmware", "build", "--offline", "--quiet",
+			"--machine", string(i.Target), "--edition", string(i.Edition))
 		build.Env = append(os.Environ(), "TOE_CACHE_DIR="+own)
 		if out, err := build.CombinedOutput(); err != nil {
-			return "", fmt.Errorf("toe firmware build --machine %s: %w: %s", target, err, out)
+			return "", fmt.Errorf("toe firmware build --machine %s --edition %s: %w: %s", i.Target, i.Edition, err, out)
 		}
 	}
 	return own, nil
@@ -53,7 +54,7 @@ func copyPackages(from, to string) error {
 	if err := os.Mkdir(to, 0o755); err != nil {
 		return err
 	}
-	const copyTo = `tar -c -C "$0" --exclude='linux-source*' --exclude=./apt/bench ./apt ./uml $(cd "$0" && ls -d passt-* 2>/dev/null) | tar -x -C "$1"`
+	const copyTo = `tar -c -C "$0" --exclude='linux-source*' --exclude=./apt/bench ./apt ./uml $(cd "$0" && ls -d passt-* debian 2>/dev/null) | tar -x -C "$1"`
 	if out, err := exec.Command("sh", "-c", copyTo, from, to).CombinedOutput(); err != nil {
 		return fmt.Errorf("copy of %s: %w: %s", from, err, out)
 	}
