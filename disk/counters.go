@@ -7,6 +7,7 @@ import (
 	"unsafe"
 
 	"github.com/toe-project/toe/internal/sharedmem"
+	"github.com/toe-project/toe/link"
 )
 
 // words are the counters in memory that the keeper shares with every worker of the disk. One worker
@@ -83,11 +84,11 @@ type errorLog struct {
 // errorPause is the least time between two reports of one worker.
 const errorPause = 10 * time.Second
 
-func (l *errorLog) tell(report func(error), err error) {
+func (l *errorLog) tell(w link.Worker, err error) {
 	now := time.Now()
 	if now.Before(l.next) {
 		return
 	}
 	l.next = now.Add(errorPause)
-	report(err)
+	w.Report(err)
 }

@@ -28,8 +28,8 @@ const SectorSize = 512
 
 // Limits of one request. A driver that keeps them never exceeds mostBytes.
 const (
-	mostSegments  = 126      // of data; a ring of 128 entries also holds header and status
-	segmentBytes  = 64 << 10 // of one segment
+	mostSegments  = 254      // of data; a ring of 256 entries also holds header and status
+	segmentBytes  = 32 << 10 // of one segment
 	mostBytes     = mostSegments*segmentBytes + headerLen + 1
 	discardSector = 1 << 21 // sectors of one discard: 1 GiB
 	discardRanges = 16

@@ -165,7 +165,7 @@ func TestWhatIsOffered(t *testing.T) {
 	if n := binary.LittleEndian.Uint64(b); n != size/disk.SectorSize {
 		t.Errorf("capacity of %d sectors, want %d", n, size/disk.SectorSize)
 	}
-	for at, want := range map[int]uint32{8: 64 << 10, 12: 126, 20: 512, 36: 1 << 21, 40: 16, 48: 1 << 21, 52: 16} {
+	for at, want := range map[int]uint32{8: 32 << 10, 12: 254, 20: 512, 36: 1 << 21, 40: 16, 48: 1 << 21, 52: 16} {
 		if n := binary.LittleEndian.Uint32(b[at:]); n != want {
 			t.Errorf("field at %d of the configuration: %d, want %d", at, n, want)
 		}

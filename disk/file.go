@@ -37,7 +37,7 @@ func (f fd) WriteV(iov []unix.Iovec, offset int64) error {
 func (f fd) move(call uintptr, iov []unix.Iovec, offset int64) error {
 	for len(iov) > 0 {
 		// The offset is passed in two words, of which a 64-bit kernel uses the first.
-		n, _, e := unix.Syscall6(call, uintptr(f), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)),
+		n, _, e := unix.RawSyscall6(call, uintptr(f), uintptr(unsafe.Pointer(&iov[0])), uintptr(len(iov)),
 			uintptr(offset), uintptr(uint64(offset)>>32), 0)
 		switch {
 		case e == unix.EINTR:

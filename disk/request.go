@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/link"
 	"github.com/toe-project/toe/link/vhostuser"
 	"github.com/toe-project/toe/link/vring"
 )
@@ -60,7 +61,7 @@ type device struct {
 	readOnly bool
 	through  bool // the driver sends no flush: each write is flushed
 	ctr      *counters
-	report   func(error)
+	worker   link.Worker
 	errors   errorLog
 }
 
@@ -153,6 +154,7 @@ func (d *device) flush() status {
 	if d.ctr.load(&d.ctr.lost) != 0 {
 		return d.outcome("flush", 0, 0, errFlush)
 	}
+	d.worker.Call()
 	err := d.file.Sync()
 	if err != nil {
 		d.ctr.add(&d.ctr.lost, 1)
@@ -244,9 +246,9 @@ func (d *device) outcome(what string, at int64, n int, err error) status {
 	switch {
 	case errors.Is(err, errRange), errors.Is(err, errReadOnly), errors.Is(err, unix.EFAULT):
 	case what == "flush":
-		d.errors.tell(d.report, fmt.Errorf("flush: %w", err))
+		d.errors.tell(d.worker, fmt.Errorf("flush: %w", err))
 	default:
-		d.errors.tell(d.report, fmt.Errorf("%s of %d bytes at %d: %w", what, n, at, err))
+		d.errors.tell(d.worker, fmt.Errorf("%s of %d bytes at %d: %w", what, n, at, err))
 	}
 	return ioError
 }

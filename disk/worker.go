@@ -19,7 +19,7 @@ func Work(orders int, confine Confine, wrap func(File) File) error {
 	var file int
 	var s setup
 	c := link.RequestsConfig{Most: mostBytes}
-	c.Open = func(what json.RawMessage, fds []int, report func(error)) (link.Requests, error) {
+	c.Open = func(what json.RawMessage, fds []int, w link.Worker) (link.Requests, error) {
 		if err := json.Unmarshal(what, &s); err != nil || len(fds) != 2 || s.Size < SectorSize {
 			return nil, errors.New("init: want the counters and the file of a disk")
 		}
@@ -31,7 +31,7 @@ func Work(orders int, confine Confine, wrap func(File) File) error {
 		}
 		file = fds[1]
 		fds[1] = -1
-		d := &device{file: fd(file), id: s.Name, size: s.Size, readOnly: s.ReadOnly, ctr: ctr, report: report}
+		d := &device{file: fd(file), id: s.Name, size: s.Size, readOnly: s.ReadOnly, ctr: ctr, worker: w}
 		if wrap != nil {
 			d.file = wrap(d.file)
 		}

@@ -25,9 +25,17 @@ type Requests interface {
 // RequestsConfig opens a device of requests in its worker.
 type RequestsConfig struct {
 	// Open gets the value and the descriptors of Kind.Setup. It replaces each descriptor that it
-	// keeps by -1. Report sends news to the keeper.
-	Open func(setup json.RawMessage, fds []int, report func(error)) (Requests, error)
+	// keeps by -1.
+	Open func(setup json.RawMessage, fds []int, w Worker) (Requests, error)
 	Most int // bytes of a request with its data
+}
+
+// Worker is what a device of requests may ask of the worker that serves it, during Serve.
+type Worker interface {
+	// Report sends news to the keeper.
+	Report(err error)
+	// Call calls the driver for the requests before this one, which will take long.
+	Call()
 }
 
 // ServeRequests serves the orders of a keeper until it hangs up. It calls confine, if not nil, after
@@ -42,11 +50,12 @@ func ServeRequests(orders int, c RequestsConfig, confine Confine) error {
 	w := &worker{orders: orders, confine: confine}
 	w.open = func(setup json.RawMessage, passed []int) (served, error) {
 		runtime.GOMAXPROCS(2)
-		dev, err := c.Open(setup, passed, func(err error) { w.report(-1, err) })
+		r := &requests{worker: w, iov: make([]unix.Iovec, 0, maxIov)}
+		dev, err := c.Open(setup, passed, r)
 		if err != nil {
 			return nil, err
 		}
-		r := &requests{dev: dev, iov: make([]unix.Iovec, 0, maxIov)}
+		r.dev = dev
 		r.ring.kind = ringKind{both: true, most: c.Most}
 		r.ring.ctr = new(counters)
 		if err := r.open(w.report, &r.ring); err != nil {
@@ -62,10 +71,18 @@ func ServeRequests(orders int, c RequestsConfig, confine Confine) error {
 // requests is the queue of a device with one ring.
 type requests struct {
 	queue
-	dev  Requests
-	ring virtqueue
-	iov  []unix.Iovec
+	worker *worker
+	dev    Requests
+	ring   virtqueue
+	iov    []unix.Iovec
+	// uncalled is the work that was completed since the last call, in bytes. The driver sees it, and
+	// is called when nothing else waits or when it is much: a call interrupts the card, which mostly
+	// waits for all requests that it has made together.
+	uncalled int
 }
+
+// callAfter bounds uncalled.
+const callAfter = 1 << 20
 
 func (r *requests) run()             { go r.loop() }
 func (r *requests) queues() []*queue { return []*queue{&r.queue} }
@@ -84,7 +101,11 @@ func (r *requests) loop() {
 		if r.laps++; r.laps%lookAgain == 0 {
 			r.recall(0)
 		}
-		if r.turn() || r.settle() {
+		if r.turn() {
+			continue
+		}
+		r.Call()
+		if r.settle() {
 			continue
 		}
 		r.sleep()
@@ -104,9 +125,9 @@ func (r *requests) turn() bool {
 		return false
 	}
 	var head uint16
-	size := 0
+	size, work := 0, 0
 	if err == nil {
-		head, size, err = r.next()
+		head, size, work, err = r.next()
 	}
 	if err != nil {
 		if r.chainError(e, head, err) {
@@ -116,16 +137,36 @@ func (r *requests) turn() bool {
 	}
 	e.bad = 0
 	e.ring.Complete(head, size)
-	e.publish()
+	e.ring.Show()
+	if r.uncalled += work; r.uncalled >= callAfter {
+		r.Call()
+	}
 	return true
 }
 
-func (r *requests) next() (head uint16, size int, err error) {
-	head, read, write, err := r.ring.ring.TakeRequest(r.iov)
-	if err == nil {
-		size, err = r.dev.Serve(read, write)
+func (r *requests) Report(err error) { r.worker.report(-1, err) }
+
+// Call calls the driver for what was completed, if it wants a call.
+func (r *requests) Call() {
+	if r.uncalled > 0 && r.ring.running() {
+		r.ring.publish()
 	}
-	return head, size, err
+	r.uncalled = 0
+}
+
+// next takes and executes a request. It returns the bytes written and the bytes of the whole.
+func (r *requests) next() (head uint16, size, work int, err error) {
+	head, read, write, err := r.ring.ring.TakeRequest(r.iov)
+	if err != nil {
+		return head, 0, 0, err
+	}
+	for _, iov := range [][]unix.Iovec{read, write} {
+		for i := range iov {
+			work += int(iov[i].Len)
+		}
+	}
+	size, err = r.dev.Serve(read, write)
+	return head, size, work, err
 }
 
 // settle enables kicks and reports whether a request has arrived meanwhile.
