@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/toe-project/toe/disk"
 	"github.com/toe-project/toe/link"
 )
 
@@ -33,6 +34,7 @@ type Status struct {
 	Link          Link     `json:"link"`
 	Exec          *Link    `json:"exec,omitempty"`
 	Ports         []Port   `json:"ports"`
+	Disks         []Disk   `json:"disks,omitempty"`
 	Offload       Offload  `json:"offload"`
 	Firmware      Firmware `json:"firmware"`
 	UptimeSeconds float64  `json:"uptime_seconds"` // of the card's kernel
@@ -41,6 +43,14 @@ type Status struct {
 	History       []Event  `json:"history"`
 	Killed        bool     `json:"killed,omitempty"` // the supervisor did not exit by itself
 	Sequence      uint64   `json:"sequence"`         // grows with each new state, stage or event
+}
+
+// Disk is a disk of the card, and what its back end has done since the card was started.
+type Disk struct {
+	Name      string `json:"name"`
+	Bytes     int64  `json:"bytes"`
+	WorkerPID int    `json:"worker_pid"`
+	disk.Stats
 }
 
 // Process is a process of the host; 0 when it does not run.

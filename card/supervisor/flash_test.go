@@ -18,6 +18,7 @@ import (
 	"github.com/toe-project/toe/card/store/storetest"
 	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
+	"github.com/toe-project/toe/disk"
 	"github.com/toe-project/toe/flash"
 	"github.com/toe-project/toe/machine"
 	"github.com/toe-project/toe/machine/fake"
@@ -31,6 +32,15 @@ type fakeDisk struct {
 }
 
 func (d *fakeDisk) Serve(context.Context) error { <-d.quit; return nil }
+func (d *fakeDisk) WorkerPID() int              { return 0 }
+func (d *fakeDisk) Size() int64                 { return 1 << 20 }
+func (d *fakeDisk) Stats() (s disk.Stats) {
+	s.Flushes = 7
+	if d.w.step(context.Background(), "disk stats") != nil {
+		s.Lost = 1
+	}
+	return s
+}
 func (d *fakeDisk) Close() error {
 	d.once.Do(func() { close(d.quit); d.w.opened("disk", -1) })
 	return nil

@@ -91,6 +91,7 @@ func (s *Supervisor) pause(ctx context.Context, d time.Duration) bool {
 func (s *Supervisor) poll(ctx context.Context) {
 	now := time.Now()
 	_ = os.Chtimes(s.card.Paths.Lock(), now, now)
+	s.world.judgeDisk()
 	reply, err := s.world.ask(ctx)
 	if err == nil {
 		s.board.trouble("agent", "")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/toe-project/toe/card/spec"
 	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/disk"
 	"github.com/toe-project/toe/hostnet"
 	"github.com/toe-project/toe/link"
 	"github.com/toe-project/toe/machine"
@@ -90,5 +91,9 @@ type Image struct {
 // DiskKeeper serves a disk of the card (disk.Keeper).
 type DiskKeeper interface {
 	Serve(ctx context.Context) error
+	// These wait for nothing.
+	WorkerPID() int
+	Size() int64 // bytes
+	Stats() disk.Stats
 	Close() error
 }

@@ -59,6 +59,7 @@ func (w *world) report(st *status.Status) {
 			st.Exec = &l
 		}
 	}
+	w.reportDisk(st)
 	for i, d := range w.ports {
 		if d.Att != nil {
 			st.Ports[i].Program = d.Att.Program

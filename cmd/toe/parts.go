@@ -33,13 +33,7 @@ func realParts(c *store.Card, logger *log.Logger, p *progress.Progress) supervis
 		Flash: func(ctx context.Context, c *store.Card, kind machine.Kind) (*rom.ROM, error) {
 			return openFlash(ctx, c, kind, p)
 		},
-		Disk: func(d supervisor.Device, path string, event func(string)) (supervisor.DiskKeeper, error) {
-			k, err := supervisor.FileDisk(d, path, event)
-			if err != nil {
-				return nil, err
-			}
-			return k, nil
-		},
+		Disk: supervisor.FileDisk,
 		Control: func(addr netip.AddrPort, keys control.Keys, dial control.DialFunc) (cardpb.CardClient, func(), error) {
 			client, err := control.Dial(addr, keys, dial)
 			if err != nil {

@@ -86,6 +86,7 @@ func printStatus(w io.Writer, st status.Status) {
 			fmt.Fprintf(w, "            through %s\n", p.Program)
 		}
 	}
+	printDisks(w, st.Disks)
 	printOffload(w, st.Offload)
 	if st.Firmware.Version != "" {
 		fmt.Fprintf(w, "  firmware  %s %s, Linux %s\n", st.Firmware.Edition, st.Firmware.Version, st.Firmware.Kernel)
@@ -115,6 +116,17 @@ func printLink(w io.Writer, what string, l status.Link) {
 		host, far = append(host, l.Host[i].String()), append(far, l.Card[i].String())
 	}
 	fmt.Fprintf(w, "  %-9s %s%s, MTU %d, host %s, card %s\n", what, l.Interface, where, l.MTU, strings.Join(host, " "), strings.Join(far, " "))
+}
+
+func printDisks(w io.Writer, disks []status.Disk) {
+	for _, d := range disks {
+		fmt.Fprintf(w, "  disk      %s, %s, %s read, %s written, %d flushes", d.Name, progress.Size(d.Bytes),
+			progress.Size(int64(d.ReadBytes)), progress.Size(int64(d.WrittenBytes)), d.Flushes)
+		if d.Errors > 0 {
+			fmt.Fprintf(w, ", %d errors", d.Errors)
+		}
+		fmt.Fprintln(w)
+	}
 }
 
 func printOffload(w io.Writer, o status.Offload) {
