@@ -71,13 +71,20 @@ func patient(dial DialFunc) DialFunc {
 		for try := dialFirst; ; try *= 2 {
 			once, cancel := context.WithTimeout(ctx, try)
 			conn, err := dial(once, network, address)
-			late := once.Err() != nil
+			late := once.Err() != nil || isTimeout(err)
 			cancel()
 			if err == nil || !late || ctx.Err() != nil {
 				return conn, err
 			}
 		}
 	}
+}
+
+// isTimeout reports whether a limit has passed. The net package has timers of its own, which may
+// expire a moment before the context does.
+func isTimeout(err error) bool {
+	var e net.Error
+	return errors.As(err, &e) && e.Timeout()
 }
 
 // Close closes idle connections. Calls under way end by their contexts.

@@ -168,6 +168,21 @@ func TestDialIsPatient(t *testing.T) {
 	}
 }
 
+// TestDialOutlivesATimeout: the net package reports a limit that has passed, and the context of the
+// attempt does not report it yet.
+func TestDialOutlivesATimeout(t *testing.T) {
+	tries := 0
+	dial := patient(func(context.Context, string, string) (net.Conn, error) {
+		if tries++; tries == 1 {
+			return nil, &net.OpError{Op: "dial", Err: os.ErrDeadlineExceeded}
+		}
+		return nil, nil
+	})
+	if _, err := dial(t.Context(), "tcp", "192.0.2.1:1"); err != nil || tries != 2 {
+		t.Errorf("%d attempts, %v; want 2 and no error", tries, err)
+	}
+}
+
 // TestDialIsLimited: a card that is gone is an error after dialLimit.
 func TestDialIsLimited(t *testing.T) {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -22,6 +22,13 @@ func parsed(b []byte) (out []Packet) {
 	return out
 }
 
+// attributeLength returns a message whose first attribute says that it has n bytes.
+func attributeLength(message []byte, n uint16) []byte {
+	b := bytes.Clone(message)
+	binary.NativeEndian.PutUint16(b[messageHead:], n)
+	return b
+}
+
 func TestQueueParsesWholeMessagesOnly(t *testing.T) {
 	one, two := message(7, []byte("abc")), message(8, []byte("defgh"))
 	for name, c := range map[string]struct {
@@ -32,8 +39,8 @@ func TestQueueParsesWholeMessagesOnly(t *testing.T) {
 		"the second is cut":       {append(bytes.Clone(one), two[:len(two)-9]...), 1},
 		"empty":                   {nil, 0},
 		"a length of nothing":     {make([]byte, 64), 0},
-		"an attribute too long":   {func() []byte { b := bytes.Clone(one); b[messageHead] = 200; return b }(), 0},
-		"an attribute of nothing": {func() []byte { b := bytes.Clone(one); b[messageHead] = 0; return b }(), 0},
+		"an attribute too long":   {attributeLength(one, 200), 0},
+		"an attribute of nothing": {attributeLength(one, 0), 0},
 		"another kind":            {func() []byte { b := bytes.Clone(one); b[4] = 9; return b }(), 0},
 	} {
 		if got := parsed(c.in); len(got) != c.want {
