@@ -11,12 +11,14 @@ import (
 
 	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/sandbox"
+	"github.com/toe-project/toe/link/worker"
 	"github.com/toe-project/toe/machine"
 	"github.com/toe-project/toe/machine/internal/trial"
 )
 
 func TestMain(m *testing.M) {
 	sandbox.Main()
+	worker.Main()
 	os.Exit(m.Run())
 }
 

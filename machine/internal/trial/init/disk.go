@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -14,12 +17,54 @@ const (
 	device   = "/vda"
 )
 
+// loadModules loads what the firmware's lists name, if this initramfs has the firmware's modules.
+func loadModules() error {
+	lists, _ := filepath.Glob("/lib/modules/*.list")
+	for _, list := range lists {
+		if name := filepath.Base(list); name != "late.list" && name != "disk.list" {
+			continue
+		}
+		b, err := os.ReadFile(list)
+		if err != nil {
+			return err
+		}
+		for path := range strings.Lines(string(b)) {
+			if err := load(strings.TrimSpace(path)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func load(path string) error {
+	if strings.Contains(path, "/netfilter/") || strings.Contains(path, "/ext4/") {
+		return nil
+	}
+	found, _ := filepath.Glob("/lib/modules/*/" + path)
+	if len(found) != 1 {
+		return fmt.Errorf("module %s: found %q", path, found)
+	}
+	f, err := os.Open(found[0])
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && err != unix.EEXIST {
+		return fmt.Errorf("module %s: %w", path, err)
+	}
+	return nil
+}
+
 // disk tries the first disk: what it says of itself, a flushed write of every block from the second
 // on, over and over, and what was written before. Each step is a line on the console.
 func disk() error {
 	_ = os.Mkdir("/sys", 0o755)
 	if err := syscall.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
 		return fmt.Errorf("mounting /sys: %w", err)
+	}
+	if err := loadModules(); err != nil {
+		return err
 	}
 	for range 100 {
 		if _, err := os.Stat("/sys/block/vda"); err == nil {
