@@ -45,6 +45,8 @@ type Options struct {
 	Service bool
 	// NoRoot is why a card with such a root runs without it.
 	NoRoot error
+	// Cmdline is that of the kernel. It names the slot of the flash that runs.
+	Cmdline string
 	// Linked is called after the first try to bring up the links; it may be nil.
 	Linked func()
 }
@@ -73,7 +75,9 @@ func New(opts Options) (*Agent, error) {
 		return nil, err
 	}
 	e.parts = parts
-	return &Agent{env: e, ended: make(chan Action, 1)}, nil
+	a := &Agent{env: e, ended: make(chan Action, 1)}
+	e.end = a.stop
+	return a, nil
 }
 
 // Run is the agent's life. It returns when ctx ends or the host asks for the
@@ -129,8 +133,8 @@ func (a *Agent) closeParts() {
 	}
 }
 
-// end asks for the end of the run.
-func (a *Agent) end(action Action) {
+// stop asks for the end of the run.
+func (a *Agent) stop(action Action) {
 	select {
 	case a.ended <- action:
 	default: // it is ending already

@@ -16,33 +16,36 @@ const ext4Resize = 0x40086610
 
 // growRoot makes the root's file system as large as its disk or partition, once: that of an image is
 // as small as its files allow.
-func growRoot(log *Log) {
-	now, want, err := rootBlocks()
+func growRoot(log *Log) { growFS(log, "/") }
+
+// growFS makes the file system at path as large as its partition.
+func growFS(log *Log, path string) {
+	now, want, err := diskBlocks(path)
 	// What ext4 itself takes is not among the blocks that statfs counts.
 	if err != nil || want < now+now/8 {
 		return
 	}
-	f, err := os.Open("/")
+	f, err := os.Open(path)
 	if err != nil {
 		return
 	}
 	defer func() { _ = f.Close() }()
 	_, _, e := unix.Syscall(unix.SYS_IOCTL, f.Fd(), ext4Resize, uintptr(unsafe.Pointer(&want)))
 	if e != 0 {
-		log.Sayf("root: EXT4_IOC_RESIZE_FS to %d blocks: %v", want, e)
+		log.Sayf("%s: EXT4_IOC_RESIZE_FS to %d blocks: %v", path, want, e)
 		return
 	}
-	log.Printf("root: grown from %d to %d blocks", now, want)
+	log.Printf("%s: grown from %d to %d blocks", path, now, want)
 }
 
-// rootBlocks returns how many blocks the root's file system has, and how many its disk has.
-func rootBlocks() (now, disk uint64, err error) {
+// diskBlocks returns how many blocks the file system at path has, and how many its disk has.
+func diskBlocks(path string) (now, disk uint64, err error) {
 	var st unix.Stat_t
 	var fs unix.Statfs_t
-	if err := unix.Stat("/", &st); err != nil {
+	if err := unix.Stat(path, &st); err != nil {
 		return 0, 0, err
 	}
-	if err := unix.Statfs("/", &fs); err != nil {
+	if err := unix.Statfs(path, &fs); err != nil {
 		return 0, 0, err
 	}
 	name := fmt.Sprintf("/sys/dev/block/%d:%d/size", unix.Major(st.Dev), unix.Minor(st.Dev))

@@ -95,8 +95,10 @@ func boot(version string, log *Log, s setting) (*Agent, error) {
 		return nil, err
 	}
 	image, _ := os.ReadFile(s.in(control.ImagePath)) // an older host writes none
+	cmdline, _ := os.ReadFile("/proc/cmdline")
 	return New(Options{
-		Config: conf, Keys: keys, Log: log,
+		Cmdline: string(cmdline),
+		Config:  conf, Keys: keys, Log: log,
 		Version: version, Image: strings.TrimSpace(string(image)),
 		Sysctl: "/proc/sys", Resolv: "/etc/resolv.conf", Modules: modulesDir,
 		Service: s.service, NoRoot: s.noRoot,

@@ -51,6 +51,7 @@ func newParts(e *env) ([]part, error) {
 		&linksPart{env: e}, &systemPart{env: e}, ssh, newTimePart(e),
 		fire, ports, newOffloadPart(e), names,
 	}
+	parts = append(parts, newSlotPart(e, e.opts.Cmdline))
 	if e.opts.NoRoot != nil {
 		parts = append(parts, &rootPart{err: e.opts.NoRoot})
 	}
@@ -74,6 +75,7 @@ type env struct {
 	parts []part
 	nl    *netlink.Handle // from Run on
 	run   context.Context // of the whole run, from Run on
+	end   func(Action)    // asks for the end of the run
 	wg    sync.WaitGroup
 
 	// applying is held while a part changes the card: by one change of the

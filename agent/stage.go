@@ -66,6 +66,7 @@ func goToRoot(log *Log) error {
 		return fmt.Errorf("root %s: %w", device, err)
 	}
 	err = enterRoot(log)
+	unmountData()
 	for _, dir := range append(sharedDirs, "") {
 		_ = unix.Unmount(newRoot+dir, unix.MNT_DETACH)
 	}
@@ -106,6 +107,12 @@ func enterRoot(log *Log) error {
 		if err := unix.Mount(dir, newRoot+dir, "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 			return fmt.Errorf("mount %s in it: %w", dir, err)
 		}
+	}
+	if err := mountData(log); err != nil {
+		// A card without its data is a card still. The agent reports it.
+		log.Sayf("%v; the card goes on without its data", err)
+		unmountData()
+		_ = os.WriteFile(filepath.Join(runDir, dataFault), []byte(err.Error()), 0o600)
 	}
 	agent, err := startAgent(log)
 	if err != nil {
