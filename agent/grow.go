@@ -48,7 +48,7 @@ func diskBlocks(path string) (now, disk uint64, err error) {
 	if err := unix.Statfs(path, &fs); err != nil {
 		return 0, 0, err
 	}
-	name := fmt.Sprintf("/sys/dev/block/%d:%d/size", unix.Major(st.Dev), unix.Minor(st.Dev))
+	name := fmt.Sprintf("/sys/dev/block/%d:%d/size", unix.Major(uint64(st.Dev)), unix.Minor(uint64(st.Dev)))
 	text, err := os.ReadFile(name)
 	if err != nil {
 		return 0, 0, err

@@ -220,7 +220,8 @@ func switchRoot() error {
 	if err := unix.Statfs("/", &fs); err != nil {
 		return err
 	}
-	if fs.Type != unix.RAMFS_MAGIC && fs.Type != unix.TMPFS_MAGIC {
+	// Type has 32 bits with a sign on some architectures.
+	if kind := uint32(fs.Type); kind != unix.RAMFS_MAGIC && kind != unix.TMPFS_MAGIC {
 		return fmt.Errorf("the initramfs is of type %#x, want memory", fs.Type)
 	}
 	for _, dir := range append(sharedDirs, "/tmp") {

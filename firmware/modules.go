@@ -20,9 +20,9 @@ func early(bus arch.Bus) []string { return []string{"virtio_" + string(bus), "vi
 
 // late lists the modules that every card needs next, in this order: its other devices, and
 // forwarding with NAT. The agent loads them from its list, unless the kernel has requested them
-// before.
+// before. nf_tables needs an implementation of crc32c, which no symbol shows.
 var late = []string{
-	"nf_tables", "nft_ct", "nft_chain_nat", "nft_masq", "virtio_rng", "virtio_blk",
+	"crc32c_generic", "nf_tables", "nft_ct", "nft_chain_nat", "nft_masq", "virtio_rng", "virtio_blk",
 }
 
 // disk lists what a card with a root on a disk needs before it.
@@ -47,8 +47,9 @@ var onDemand = []string{
 }
 
 // optional lists modules that a kernel may lack under that name: crypto modules are renamed and
-// merged between versions.
+// merged between versions, and virtio_ccw is never a module.
 var optional = []string{
+	"virtio_ccw", "crc32c_generic",
 	"sha256_generic", "sha256", "ghash_generic", "ghash-clmulni-intel", "aesni-intel",
 	"ctr", "cbc", "gcm", "seqiv", "echainiv", "hmac", "authenc", "unix_diag",
 }
