@@ -29,6 +29,7 @@ func newServer(a *Agent) (*server, error) {
 	}
 	mux := http.NewServeMux()
 	mux.Handle(cardpb.NewCardHandler(rpc{a}, connect.WithReadMaxBytes(control.MaxConfig+4096)))
+	mux.Handle("GET "+control.OfferPath, partOf[*installPart](a.env).offers)
 	return &server{a, &http.Server{
 		TLSConfig:         conf,
 		Handler:           mux,
@@ -118,6 +119,24 @@ func (r rpc) Logs(
 			return nil
 		}
 	}
+}
+
+func (r rpc) Install(
+	ctx context.Context, q *cardpb.InstallRequest, out *connect.ServerStream[cardpb.InstallProgress],
+) error {
+	// A host that is gone ends the installation.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.a.run, cancel)()
+	slot, err := partOf[*installPart](r.a.env).install(ctx, q, func(percent uint32, step string) {
+		if out.Send(&cardpb.InstallProgress{Percent: percent, Step: step}) != nil {
+			cancel()
+		}
+	})
+	if err != nil {
+		return err
+	}
+	return out.Send(&cardpb.InstallProgress{Percent: 100, Step: "installed", Slot: slot})
 }
 
 func (r rpc) Reboot(context.Context, *cardpb.RebootRequest) (*cardpb.RebootResponse, error) {

@@ -5,6 +5,8 @@ package control
 const (
 	// CapIgnore: the card ignores keys that it does not know (ParseConfig).
 	CapIgnore = "ignore"
+	// CapInstall: the card installs bundles (Install).
+	CapInstall = "install"
 	// CapMode comes before the name of each mode that the card knows.
 	CapMode = "mode."
 )

@@ -12,6 +12,11 @@ const (
 	// ProxyPort is where endpoint mode listens for the host's traffic, on the
 	// card's loopback addresses (package offload's proxyPort).
 	ProxyPort = 7465
+	// OfferPath is where the host begins to serve one file to its card, on the connection that it
+	// opened itself: a GET that asks to be upgraded to OfferProtocol, after which the card sends
+	// HTTP/2 requests and the host answers them.
+	OfferPath     = "/offer"
+	OfferProtocol = "toe-offer"
 	// ServerName is the name in every card's certificate. A card's address
 	// changes; its key does not.
 	ServerName = "card.toe"

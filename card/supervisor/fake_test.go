@@ -248,6 +248,12 @@ func (a *fakeAgent) Logs(context.Context, *cardpb.LogsRequest) (*connect.ServerS
 	return nil, errors.New("the fake has no log")
 }
 
+func (a *fakeAgent) Install(
+	context.Context, *cardpb.InstallRequest,
+) (*connect.ServerStreamForClient[cardpb.InstallProgress], error) {
+	return nil, errors.New("the fake has no RAUC")
+}
+
 func (a *fakeAgent) Reboot(context.Context, *cardpb.RebootRequest) (*cardpb.RebootResponse, error) {
 	return &cardpb.RebootResponse{}, nil
 }

@@ -23,7 +23,8 @@ func firmwareCmd() *cobra.Command {
 		Short: "Build what a card boots, and show what is built",
 	}
 	cmd.AddCommand(firmwareBuildCmd(), firmwareStatusCmd(), firmwareRollbackCmd(), firmwareHistoryCmd(),
-		firmwareSBOMCmd(), firmwareAgentsCmd(), firmwareKeysCmd(), firmwareBundleCmd())
+		firmwareSBOMCmd(), firmwareAgentsCmd(), firmwareKeysCmd(), firmwareBundleCmd(),
+		firmwareInstallCmd())
 	return cmd
 }
 

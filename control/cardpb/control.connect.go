@@ -41,6 +41,8 @@ const (
 	CardApplyProcedure = "/toe.v1.Card/Apply"
 	// CardLogsProcedure is the fully-qualified name of the Card's Logs RPC.
 	CardLogsProcedure = "/toe.v1.Card/Logs"
+	// CardInstallProcedure is the fully-qualified name of the Card's Install RPC.
+	CardInstallProcedure = "/toe.v1.Card/Install"
 	// CardRebootProcedure is the fully-qualified name of the Card's Reboot RPC.
 	CardRebootProcedure = "/toe.v1.Card/Reboot"
 	// CardPowerOffProcedure is the fully-qualified name of the Card's PowerOff RPC.
@@ -56,6 +58,12 @@ type CardClient interface {
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
 	// Logs sends the remembered lines, oldest first, and with follow the new ones.
 	Logs(context.Context, *LogsRequest) (*connect.ServerStreamForClient[LogLine], error)
+	// Install installs a bundle into the slot beside the running one, and sends how far it is. The
+	// card's own RAUC checks signature, compatible and version, and the card does not restart. A call
+	// that ends early ends the installation. Errors: FAILED_PRECONDITION when nothing was changed,
+	// ABORTED when the slot is left bad, UNIMPLEMENTED on a card without RAUC, UNAVAILABLE while
+	// another installation runs, PERMISSION_DENIED where the card's admins decide.
+	Install(context.Context, *InstallRequest) (*connect.ServerStreamForClient[InstallProgress], error)
 	// Reboot and PowerOff return when the shutdown has begun.
 	Reboot(context.Context, *RebootRequest) (*RebootResponse, error)
 	PowerOff(context.Context, *PowerOffRequest) (*PowerOffResponse, error)
@@ -90,6 +98,12 @@ func NewCardClient(httpClient connect.HTTPClient, baseURL string, opts ...connec
 			connect.WithSchema(cardMethods.ByName("Logs")),
 			connect.WithClientOptions(opts...),
 		),
+		install: connect.NewClient[InstallRequest, InstallProgress](
+			httpClient,
+			baseURL+CardInstallProcedure,
+			connect.WithSchema(cardMethods.ByName("Install")),
+			connect.WithClientOptions(opts...),
+		),
 		reboot: connect.NewClient[RebootRequest, RebootResponse](
 			httpClient,
 			baseURL+CardRebootProcedure,
@@ -110,6 +124,7 @@ type cardClient struct {
 	status   *connect.Client[StatusRequest, StatusResponse]
 	apply    *connect.Client[ApplyRequest, ApplyResponse]
 	logs     *connect.Client[LogsRequest, LogLine]
+	install  *connect.Client[InstallRequest, InstallProgress]
 	reboot   *connect.Client[RebootRequest, RebootResponse]
 	powerOff *connect.Client[PowerOffRequest, PowerOffResponse]
 }
@@ -135,6 +150,11 @@ func (c *cardClient) Apply(ctx context.Context, req *ApplyRequest) (*ApplyRespon
 // Logs calls toe.v1.Card.Logs.
 func (c *cardClient) Logs(ctx context.Context, req *LogsRequest) (*connect.ServerStreamForClient[LogLine], error) {
 	return c.logs.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// Install calls toe.v1.Card.Install.
+func (c *cardClient) Install(ctx context.Context, req *InstallRequest) (*connect.ServerStreamForClient[InstallProgress], error) {
+	return c.install.CallServerStream(ctx, connect.NewRequest(req))
 }
 
 // Reboot calls toe.v1.Card.Reboot.
@@ -164,6 +184,12 @@ type CardHandler interface {
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
 	// Logs sends the remembered lines, oldest first, and with follow the new ones.
 	Logs(context.Context, *LogsRequest, *connect.ServerStream[LogLine]) error
+	// Install installs a bundle into the slot beside the running one, and sends how far it is. The
+	// card's own RAUC checks signature, compatible and version, and the card does not restart. A call
+	// that ends early ends the installation. Errors: FAILED_PRECONDITION when nothing was changed,
+	// ABORTED when the slot is left bad, UNIMPLEMENTED on a card without RAUC, UNAVAILABLE while
+	// another installation runs, PERMISSION_DENIED where the card's admins decide.
+	Install(context.Context, *InstallRequest, *connect.ServerStream[InstallProgress]) error
 	// Reboot and PowerOff return when the shutdown has begun.
 	Reboot(context.Context, *RebootRequest) (*RebootResponse, error)
 	PowerOff(context.Context, *PowerOffRequest) (*PowerOffResponse, error)
@@ -194,6 +220,12 @@ func NewCardHandler(svc CardHandler, opts ...connect.HandlerOption) (string, htt
 		connect.WithSchema(cardMethods.ByName("Logs")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cardInstallHandler := connect.NewServerStreamHandlerSimple(
+		CardInstallProcedure,
+		svc.Install,
+		connect.WithSchema(cardMethods.ByName("Install")),
+		connect.WithHandlerOptions(opts...),
+	)
 	cardRebootHandler := connect.NewUnaryHandlerSimple(
 		CardRebootProcedure,
 		svc.Reboot,
@@ -214,6 +246,8 @@ func NewCardHandler(svc CardHandler, opts ...connect.HandlerOption) (string, htt
 			cardApplyHandler.ServeHTTP(w, r)
 		case CardLogsProcedure:
 			cardLogsHandler.ServeHTTP(w, r)
+		case CardInstallProcedure:
+			cardInstallHandler.ServeHTTP(w, r)
 		case CardRebootProcedure:
 			cardRebootHandler.ServeHTTP(w, r)
 		case CardPowerOffProcedure:
@@ -237,6 +271,10 @@ func (UnimplementedCardHandler) Apply(context.Context, *ApplyRequest) (*ApplyRes
 
 func (UnimplementedCardHandler) Logs(context.Context, *LogsRequest, *connect.ServerStream[LogLine]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("toe.v1.Card.Logs is not implemented"))
+}
+
+func (UnimplementedCardHandler) Install(context.Context, *InstallRequest, *connect.ServerStream[InstallProgress]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("toe.v1.Card.Install is not implemented"))
 }
 
 func (UnimplementedCardHandler) Reboot(context.Context, *RebootRequest) (*RebootResponse, error) {

@@ -1133,6 +1133,129 @@ func (x *LogLine) GetMissed() uint64 {
 	return 0
 }
 
+type InstallRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// http or https URL that the card reads; empty for the file that the host offers (docs/control.md).
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// Name of the offered file, for messages.
+	Name           string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	AllowDowngrade bool   `protobuf:"varint,3,opt,name=allow_downgrade,json=allowDowngrade,proto3" json:"allow_downgrade,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *InstallRequest) Reset() {
+	*x = InstallRequest{}
+	mi := &file_control_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstallRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstallRequest) ProtoMessage() {}
+
+func (x *InstallRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstallRequest.ProtoReflect.Descriptor instead.
+func (*InstallRequest) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *InstallRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *InstallRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *InstallRequest) GetAllowDowngrade() bool {
+	if x != nil {
+		return x.AllowDowngrade
+	}
+	return false
+}
+
+type InstallProgress struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Percent uint32                 `protobuf:"varint,1,opt,name=percent,proto3" json:"percent,omitempty"`
+	Step    string                 `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"` // in RAUC's words
+	// The last message has the slot that the card starts next, "A" or "B".
+	Slot          string `protobuf:"bytes,3,opt,name=slot,proto3" json:"slot,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InstallProgress) Reset() {
+	*x = InstallProgress{}
+	mi := &file_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InstallProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InstallProgress) ProtoMessage() {}
+
+func (x *InstallProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InstallProgress.ProtoReflect.Descriptor instead.
+func (*InstallProgress) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *InstallProgress) GetPercent() uint32 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
+func (x *InstallProgress) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *InstallProgress) GetSlot() string {
+	if x != nil {
+		return x.Slot
+	}
+	return ""
+}
+
 type RebootRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1141,7 +1264,7 @@ type RebootRequest struct {
 
 func (x *RebootRequest) Reset() {
 	*x = RebootRequest{}
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1153,7 +1276,7 @@ func (x *RebootRequest) String() string {
 func (*RebootRequest) ProtoMessage() {}
 
 func (x *RebootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[13]
+	mi := &file_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1166,7 +1289,7 @@ func (x *RebootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebootRequest.ProtoReflect.Descriptor instead.
 func (*RebootRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{13}
+	return file_control_proto_rawDescGZIP(), []int{15}
 }
 
 type RebootResponse struct {
@@ -1177,7 +1300,7 @@ type RebootResponse struct {
 
 func (x *RebootResponse) Reset() {
 	*x = RebootResponse{}
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1189,7 +1312,7 @@ func (x *RebootResponse) String() string {
 func (*RebootResponse) ProtoMessage() {}
 
 func (x *RebootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[14]
+	mi := &file_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1202,7 +1325,7 @@ func (x *RebootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebootResponse.ProtoReflect.Descriptor instead.
 func (*RebootResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{14}
+	return file_control_proto_rawDescGZIP(), []int{16}
 }
 
 type PowerOffRequest struct {
@@ -1213,7 +1336,7 @@ type PowerOffRequest struct {
 
 func (x *PowerOffRequest) Reset() {
 	*x = PowerOffRequest{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1225,7 +1348,7 @@ func (x *PowerOffRequest) String() string {
 func (*PowerOffRequest) ProtoMessage() {}
 
 func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1238,7 +1361,7 @@ func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffRequest.ProtoReflect.Descriptor instead.
 func (*PowerOffRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{17}
 }
 
 type PowerOffResponse struct {
@@ -1249,7 +1372,7 @@ type PowerOffResponse struct {
 
 func (x *PowerOffResponse) Reset() {
 	*x = PowerOffResponse{}
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1384,7 @@ func (x *PowerOffResponse) String() string {
 func (*PowerOffResponse) ProtoMessage() {}
 
 func (x *PowerOffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1397,7 @@ func (x *PowerOffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffResponse.ProtoReflect.Descriptor instead.
 func (*PowerOffResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{16}
+	return file_control_proto_rawDescGZIP(), []int{18}
 }
 
 var File_control_proto protoreflect.FileDescriptor
@@ -1386,7 +1509,15 @@ const file_control_proto_rawDesc = "" +
 	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x12\n" +
 	"\x04text\x18\x03 \x01(\tR\x04text\x12\x16\n" +
-	"\x06missed\x18\x04 \x01(\x04R\x06missed\"\x0f\n" +
+	"\x06missed\x18\x04 \x01(\x04R\x06missed\"_\n" +
+	"\x0eInstallRequest\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12'\n" +
+	"\x0fallow_downgrade\x18\x03 \x01(\bR\x0eallowDowngrade\"S\n" +
+	"\x0fInstallProgress\x12\x18\n" +
+	"\apercent\x18\x01 \x01(\rR\apercent\x12\x12\n" +
+	"\x04step\x18\x02 \x01(\tR\x04step\x12\x12\n" +
+	"\x04slot\x18\x03 \x01(\tR\x04slot\"\x0f\n" +
 	"\rRebootRequest\"\x10\n" +
 	"\x0eRebootResponse\"\x11\n" +
 	"\x0fPowerOffRequest\"\x12\n" +
@@ -1395,11 +1526,12 @@ const file_control_proto_rawDesc = "" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fHEALTH_STARTING\x10\x01\x12\x12\n" +
 	"\x0eHEALTH_HEALTHY\x10\x02\x12\x13\n" +
-	"\x0fHEALTH_DEGRADED\x10\x032\x9d\x02\n" +
+	"\x0fHEALTH_DEGRADED\x10\x032\xdb\x02\n" +
 	"\x04Card\x127\n" +
 	"\x06Status\x12\x15.toe.v1.StatusRequest\x1a\x16.toe.v1.StatusResponse\x124\n" +
 	"\x05Apply\x12\x14.toe.v1.ApplyRequest\x1a\x15.toe.v1.ApplyResponse\x12.\n" +
-	"\x04Logs\x12\x13.toe.v1.LogsRequest\x1a\x0f.toe.v1.LogLine0\x01\x127\n" +
+	"\x04Logs\x12\x13.toe.v1.LogsRequest\x1a\x0f.toe.v1.LogLine0\x01\x12<\n" +
+	"\aInstall\x12\x16.toe.v1.InstallRequest\x1a\x17.toe.v1.InstallProgress0\x01\x127\n" +
 	"\x06Reboot\x12\x15.toe.v1.RebootRequest\x1a\x16.toe.v1.RebootResponse\x12=\n" +
 	"\bPowerOff\x12\x17.toe.v1.PowerOffRequest\x1a\x18.toe.v1.PowerOffResponseB+Z)github.com/toe-project/toe/control/cardpbb\x06proto3"
 
@@ -1416,7 +1548,7 @@ func file_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_control_proto_goTypes = []any{
 	(Health)(0),              // 0: toe.v1.Health
 	(*StatusRequest)(nil),    // 1: toe.v1.StatusRequest
@@ -1432,12 +1564,14 @@ var file_control_proto_goTypes = []any{
 	(*ApplyResponse)(nil),    // 11: toe.v1.ApplyResponse
 	(*LogsRequest)(nil),      // 12: toe.v1.LogsRequest
 	(*LogLine)(nil),          // 13: toe.v1.LogLine
-	(*RebootRequest)(nil),    // 14: toe.v1.RebootRequest
-	(*RebootResponse)(nil),   // 15: toe.v1.RebootResponse
-	(*PowerOffRequest)(nil),  // 16: toe.v1.PowerOffRequest
-	(*PowerOffResponse)(nil), // 17: toe.v1.PowerOffResponse
-	nil,                      // 18: toe.v1.OffloadTCP.DropsEntry
-	nil,                      // 19: toe.v1.OffloadUDP.DropsEntry
+	(*InstallRequest)(nil),   // 14: toe.v1.InstallRequest
+	(*InstallProgress)(nil),  // 15: toe.v1.InstallProgress
+	(*RebootRequest)(nil),    // 16: toe.v1.RebootRequest
+	(*RebootResponse)(nil),   // 17: toe.v1.RebootResponse
+	(*PowerOffRequest)(nil),  // 18: toe.v1.PowerOffRequest
+	(*PowerOffResponse)(nil), // 19: toe.v1.PowerOffResponse
+	nil,                      // 20: toe.v1.OffloadTCP.DropsEntry
+	nil,                      // 21: toe.v1.OffloadUDP.DropsEntry
 }
 var file_control_proto_depIdxs = []int32{
 	0,  // 0: toe.v1.StatusResponse.health:type_name -> toe.v1.Health
@@ -1449,21 +1583,23 @@ var file_control_proto_depIdxs = []int32{
 	3,  // 6: toe.v1.StatusResponse.configuration:type_name -> toe.v1.Configuration
 	5,  // 7: toe.v1.Offload.tcp:type_name -> toe.v1.OffloadTCP
 	6,  // 8: toe.v1.Offload.udp:type_name -> toe.v1.OffloadUDP
-	18, // 9: toe.v1.OffloadTCP.drops:type_name -> toe.v1.OffloadTCP.DropsEntry
-	19, // 10: toe.v1.OffloadUDP.drops:type_name -> toe.v1.OffloadUDP.DropsEntry
+	20, // 9: toe.v1.OffloadTCP.drops:type_name -> toe.v1.OffloadTCP.DropsEntry
+	21, // 10: toe.v1.OffloadUDP.drops:type_name -> toe.v1.OffloadUDP.DropsEntry
 	0,  // 11: toe.v1.Reason.state:type_name -> toe.v1.Health
 	1,  // 12: toe.v1.Card.Status:input_type -> toe.v1.StatusRequest
 	10, // 13: toe.v1.Card.Apply:input_type -> toe.v1.ApplyRequest
 	12, // 14: toe.v1.Card.Logs:input_type -> toe.v1.LogsRequest
-	14, // 15: toe.v1.Card.Reboot:input_type -> toe.v1.RebootRequest
-	16, // 16: toe.v1.Card.PowerOff:input_type -> toe.v1.PowerOffRequest
-	2,  // 17: toe.v1.Card.Status:output_type -> toe.v1.StatusResponse
-	11, // 18: toe.v1.Card.Apply:output_type -> toe.v1.ApplyResponse
-	13, // 19: toe.v1.Card.Logs:output_type -> toe.v1.LogLine
-	15, // 20: toe.v1.Card.Reboot:output_type -> toe.v1.RebootResponse
-	17, // 21: toe.v1.Card.PowerOff:output_type -> toe.v1.PowerOffResponse
-	17, // [17:22] is the sub-list for method output_type
-	12, // [12:17] is the sub-list for method input_type
+	14, // 15: toe.v1.Card.Install:input_type -> toe.v1.InstallRequest
+	16, // 16: toe.v1.Card.Reboot:input_type -> toe.v1.RebootRequest
+	18, // 17: toe.v1.Card.PowerOff:input_type -> toe.v1.PowerOffRequest
+	2,  // 18: toe.v1.Card.Status:output_type -> toe.v1.StatusResponse
+	11, // 19: toe.v1.Card.Apply:output_type -> toe.v1.ApplyResponse
+	13, // 20: toe.v1.Card.Logs:output_type -> toe.v1.LogLine
+	15, // 21: toe.v1.Card.Install:output_type -> toe.v1.InstallProgress
+	17, // 22: toe.v1.Card.Reboot:output_type -> toe.v1.RebootResponse
+	19, // 23: toe.v1.Card.PowerOff:output_type -> toe.v1.PowerOffResponse
+	18, // [18:24] is the sub-list for method output_type
+	12, // [12:18] is the sub-list for method input_type
 	12, // [12:12] is the sub-list for extension type_name
 	12, // [12:12] is the sub-list for extension extendee
 	0,  // [0:12] is the sub-list for field type_name
@@ -1480,7 +1616,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1,0 +1,259 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/toe-project/toe/control"
+	"github.com/toe-project/toe/control/cardpb"
+)
+
+// installPart installs bundles with the card's own RAUC. RAUC decides: it checks the signature
+// against the card's keyring, compatible and version, and writes the slot.
+type installPart struct {
+	idle
+	*env
+	offers *offers
+	busy   sync.Mutex // held by the one installation
+	rauc   string     // the program
+	why    string     // file in which the pre-install handler says why it refused
+	stop   func()     // ends RAUC's service, and with it an installation
+}
+
+const (
+	raucProgram = "/usr/bin/rauc"
+	raucRefused = "/run/rauc/refused"
+)
+
+func newInstallPart(e *env) *installPart {
+	p := &installPart{env: e, offers: newOffers(), rauc: raucProgram, why: raucRefused}
+	p.stop = p.stopRAUC
+	return p
+}
+
+func (p *installPart) able() bool {
+	_, err := os.Stat(p.rauc)
+	return err == nil
+}
+
+func (p *installPart) status(out *cardpb.StatusResponse) {
+	if p.able() {
+		out.Capabilities = append(out.Capabilities, control.CapInstall)
+	}
+}
+
+// installError is why an installation did not happen.
+type installError struct {
+	touched bool // the slot was marked bad, and perhaps written
+	text    string
+}
+
+func (e *installError) Error() string { return e.text }
+
+// code is that of the call's documentation.
+func (e *installError) code() connect.Code {
+	if e.touched {
+		return connect.CodeAborted
+	}
+	return connect.CodeFailedPrecondition
+}
+
+// install installs what q names, and returns the slot that the card starts next. say is told of
+// each step.
+func (p *installPart) install(
+	ctx context.Context, q *cardpb.InstallRequest, say func(percent uint32, step string),
+) (slot string, err error) {
+	if !p.able() {
+		return "", connect.NewError(connect.CodeUnimplemented,
+			errors.New("this card has no RAUC and no slots; want firmware of edition debian"))
+	}
+	if !p.busy.TryLock() {
+		return "", connect.NewError(connect.CodeUnavailable, errors.New("another installation is running"))
+	}
+	defer p.busy.Unlock()
+	source := q.Url
+	if source == "" {
+		relay, err := p.offers.newRelay(ctx)
+		if err != nil {
+			return "", err
+		}
+		defer relay.close()
+		source = relay.url
+	} else if err := checkSource(source); err != nil {
+		return "", connect.NewError(connect.CodeInvalidArgument, err)
+	}
+	p.log.Sayf("install: %s begins", nameOfBundle(q))
+	err = p.run(ctx, source, q.AllowDowngrade, say)
+	if err != nil {
+		p.log.Sayf("install: %s: %v", nameOfBundle(q), err)
+		var failed *installError
+		if errors.As(err, &failed) {
+			return "", connect.NewError(failed.code(), failed)
+		}
+		return "", err
+	}
+	slot, err = p.next(ctx)
+	p.log.Sayf("install: %s is in slot %s, which starts next", nameOfBundle(q), slot)
+	return slot, err
+}
+
+func nameOfBundle(q *cardpb.InstallRequest) string {
+	if q.Url != "" {
+		return strconv.Quote(q.Url)
+	}
+	return "the host's " + strconv.Quote(q.Name)
+}
+
+// checkSource accepts what RAUC can stream. A file of the card is its admin's to install.
+func checkSource(source string) error {
+	u, err := url.Parse(source)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return fmt.Errorf("bundle %.200q: want an http or https URL", source)
+	}
+	return nil
+}
+
+// run runs `rauc install`, which asks RAUC's service.
+func (p *installPart) run(
+	ctx context.Context, source string, downgrade bool, say func(percent uint32, step string),
+) error {
+	_ = os.Remove(p.why)
+	args := []string{"install"}
+	if downgrade {
+		args = append(args, "--ignore-version-limit")
+	}
+	cmd := exec.CommandContext(ctx, p.rauc, append(args, "--", source)...)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	out, w, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = out.Close() }()
+	cmd.Stdout, cmd.Stderr = w, w
+	err = p.procs.start(cmd)
+	_ = w.Close()
+	if err != nil {
+		return fmt.Errorf("rauc install: %w", err)
+	}
+	said := followRAUC(out, say)
+	err = p.procs.wait(cmd)
+	if ctx.Err() != nil {
+		// The service goes on without its client. Without it, the bundle and the slot are free.
+		p.stop()
+		return &installError{touched: said.writing, text: "canceled" + said.consequence()}
+	}
+	if err == nil {
+		return nil
+	}
+	why, _ := os.ReadFile(p.why)
+	return said.explain(strings.TrimSpace(string(why)))
+}
+
+// stopLimit bounds the end of RAUC's service.
+const stopLimit = 20 * time.Second
+
+func (p *installPart) stopRAUC() {
+	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)
+	defer cancel()
+	if out, err := p.output(ctx, "systemctl", "stop", "rauc.service"); err != nil {
+		p.log.Sayf("install: systemctl stop rauc.service: %v: %.200s", err, out)
+	}
+}
+
+func (p *installPart) output(ctx context.Context, name string, args ...string) ([]byte, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = r.Close() }()
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Stdout, cmd.Stderr = w, w
+	err = p.procs.start(cmd)
+	_ = w.Close()
+	if err != nil {
+		return nil, err
+	}
+	out, _ := io.ReadAll(io.LimitReader(r, 1<<20))
+	return out, p.procs.wait(cmd)
+}
+
+// next returns the slot that RAUC made the first.
+func (p *installPart) next(ctx context.Context) (string, error) {
+	out, err := p.output(ctx, p.rauc, "status", "--output-format=json")
+	if err != nil {
+		return "", fmt.Errorf("rauc status: %w: %.200s", err, out)
+	}
+	return primarySlot(out)
+}
+
+func primarySlot(text []byte) (string, error) {
+	var st struct {
+		Primary string                                  `json:"boot_primary"`
+		Slots   []map[string]struct{ Bootname *string } `json:"slots"`
+	}
+	// RAUC's messages come before it.
+	at := strings.IndexByte(string(text), '{')
+	if at < 0 || json.Unmarshal(text[at:], &st) != nil {
+		return "", fmt.Errorf("rauc status: %.200q: want JSON", text)
+	}
+	for _, s := range st.Slots {
+		if slot, ok := s[st.Primary]; ok && slot.Bootname != nil {
+			return *slot.Bootname, nil
+		}
+	}
+	return "", fmt.Errorf("rauc status: no slot is called %.40q", st.Primary)
+}
+
+// raucSaid is what `rauc install` printed, as far as it counts.
+type raucSaid struct {
+	last    string // its last error
+	writing bool   // it had begun to update slots
+}
+
+var raucStep = regexp.MustCompile(`^\s*([0-9]{1,3})%\s+(\S.*)$`)
+
+// followRAUC reads the output to its end.
+func followRAUC(r io.Reader, say func(percent uint32, step string)) (said raucSaid) {
+	lines := bufio.NewScanner(r)
+	for lines.Scan() {
+		line := lines.Text()
+		if text, ok := strings.CutPrefix(line, "LastError: "); ok {
+			said.last = text
+			continue
+		}
+		m := raucStep.FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		percent, _ := strconv.ParseUint(m[1], 10, 32)
+		if strings.HasPrefix(m[2], "Updating slots") {
+			said.writing = true
+		}
+		say(uint32(min(percent, 100)), strings.TrimSuffix(m[2], " done."))
+	}
+	_, _ = io.Copy(io.Discard, r) // a line that was too long
+	return said
+}
+
+func (s raucSaid) consequence() string {
+	if s.writing {
+		return "; the slot stays bad, the running one is untouched; the same command again finishes"
+	}
+	return "; nothing was changed"
+}
