@@ -21,3 +21,4 @@ func TestDiskArguments(t *testing.T) {
 
 func TestDisk(t *testing.T)         { trial.Disk(t, New(Config{}), spec(t, "disk"), bootLimit) }
 func TestReadOnlyDisk(t *testing.T) { trial.ReadOnlyDisk(t, New(Config{}), spec(t, "disk"), bootLimit) }
+func TestPowerCut(t *testing.T)     { trial.PowerCut(t, New(Config{}), spec(t, "disk"), bootLimit) }

@@ -3,6 +3,7 @@ package trial
 import (
 	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,22 +12,29 @@ import (
 	"time"
 
 	"github.com/toe-project/toe/disk"
+	"github.com/toe-project/toe/disk/disktest"
 	"github.com/toe-project/toe/machine"
 )
 
-// WithDisk adds a disk of 1 MiB to a spec, filled with 'x'. The trial's init must do=disk.
-func WithDisk(t testing.TB, s *machine.Spec, readOnly bool) (k *disk.Keeper, image string) {
+// newImage makes the file of a disk of 1 MiB, filled with 'x'.
+func newImage(t testing.TB) string {
 	t.Helper()
-	image = filepath.Join(t.TempDir(), "image")
+	image := filepath.Join(t.TempDir(), "image")
 	if err := os.WriteFile(image, bytes.Repeat([]byte{'x'}, 1<<20), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	return image
+}
+
+// withDisk adds a disk to a spec. The trial's init must do=disk.
+func withDisk(t testing.TB, s *machine.Spec, image string, readOnly bool, o disk.Options) *disk.Keeper {
+	t.Helper()
 	f, err := disk.Open(image, readOnly)
 	if err != nil {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(t.TempDir(), "s")
-	k, err = disk.NewKeeper(disk.Disk{Name: "flash", Socket: socket, File: f, ReadOnly: readOnly}, disk.Options{})
+	k, err := disk.NewKeeper(disk.Disk{Name: "flash", Socket: socket, File: f, ReadOnly: readOnly}, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,14 +47,15 @@ func WithDisk(t testing.TB, s *machine.Spec, readOnly bool) (k *disk.Keeper, ima
 		}
 	})
 	s.Disks = []machine.Disk{{Name: "flash", Socket: socket}}
-	return k, image
+	return k
 }
 
 // Disk checks a machine's disk: the card's kernel sees its size, takes its cache for write-back, and
 // flushes. What it was told is flushed is in the file after the machine is killed, also where the
 // disk's worker was killed in between.
 func Disk(t *testing.T, m machine.Machine, s machine.Spec, limit time.Duration) {
-	k, image := WithDisk(t, &s, false)
+	image := newImage(t)
+	k := withDisk(t, &s, image, false, disk.Options{})
 	card := Start(t, m, s)
 	for _, line := range []string{
 		"trial: size: 2048 ", "trial: ro: 0 ", "trial: queue/write_cache: write back ", "trial: serial: flash ",
@@ -71,18 +80,57 @@ func Disk(t *testing.T, m machine.Machine, s machine.Spec, limit time.Duration) 
 	}
 	card.Ends(t, machine.Killed, 10*time.Second)
 	told, flushes := flushed(card.Said())
+	check(t, image, told)
+	if n := k.Stats().Flushes; n < flushes {
+		t.Errorf("%d flushes reached the file, the card was told of %d", n, flushes)
+	}
+}
+
+// check checks that a disk has what the card was told is flushed.
+func check(t *testing.T, image string, told map[int]byte) {
+	t.Helper()
 	file, err := os.ReadFile(image)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for at, round := range told {
-		// The card may have written the next round already, and not been told yet.
-		if b := file[at]; b != round && b != round+1 {
-			t.Errorf("block at %d: %d, want %d, which was flushed", at, b, round)
+		for i, b := range file[at : at+64<<10] {
+			// The card may have written the next round already, and not been told yet.
+			if b != round && b != round+1 {
+				t.Errorf("byte %d of the block at %d: %d, want %d, which was flushed", i, at, b, round)
+				break
+			}
 		}
 	}
-	if n := k.Stats().Flushes; n < flushes {
-		t.Errorf("%d flushes reached the file, the card was told of %d", n, flushes)
+}
+
+// PowerCut checks that what a card was told is flushed is on its disk after a power failure, however
+// much of what it wrote later is lost.
+func PowerCut(t *testing.T, m machine.Machine, s machine.Spec, limit time.Duration) {
+	image := newImage(t)
+	r, err := disktest.Record(image, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	withDisk(t, &s, image, false, disk.Options{Launch: disktest.Launch(r.Wrap)})
+	card := Start(t, m, s)
+	card.Await(t, "trial: flushed 2 at 131072", limit)
+	if err := syscall.Kill(card.PID(), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	card.Ends(t, machine.Killed, 10*time.Second)
+	told, _ := flushed(card.Said())
+	rng := rand.New(rand.NewPCG(3, 4))
+	for range 20 {
+		after := filepath.Join(t.TempDir(), "after")
+		loss, err := r.Cut(after, rng)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if check(t, after, told); t.Failed() {
+			t.Fatal(loss)
+		}
 	}
 }
 
@@ -103,7 +151,7 @@ func flushed(said string) (told map[int]byte, flushes uint64) {
 
 // ReadOnlyDisk checks that a read-only disk is one for the card's kernel too.
 func ReadOnlyDisk(t *testing.T, m machine.Machine, s machine.Spec, limit time.Duration) {
-	k, _ := WithDisk(t, &s, true)
+	k := withDisk(t, &s, newImage(t), true, disk.Options{})
 	card := Start(t, m, s)
 	for _, line := range []string{"trial: ro: 1 ", "trial: first block of 'x'", "trial: disk:"} {
 		card.Await(t, line, limit)
