@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
@@ -24,10 +23,29 @@ import (
 const pidFile = "agent.pid"
 
 // Early is the agent that PID 1 starts in the root before it executes the root's init. It closes
-// descriptor 3 when it has tried to bring up the links. It returns at SIGTERM.
+// descriptor 3 when it carries traffic. It returns at SIGTERM.
 func Early(version string) error {
-	linked := os.NewFile(3, "linked")
-	return runService(version, os.Stderr, func() { _ = linked.Close() })
+	ready := os.NewFile(3, "ready")
+	return runService(version, os.Stderr, func(a *Agent) {
+		a.spawn(func() {
+			for !a.carries() && sleep(a.run, 5*time.Millisecond) {
+			}
+			_ = ready.Close()
+		})
+	})
+}
+
+// carries reports whether links, firewall and endpoint mode have been set up, or cannot be. Addresses
+// of ports may still be missing.
+func (a *Agent) carries() bool {
+	for _, p := range []part{partOf[*linksPart](a.env), partOf[*firewallPart](a.env), partOf[*offloadPart](a.env)} {
+		for _, r := range p.health() {
+			if r.state == starting {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // Serve is the process of toe-agent.service. It makes an agent that PID 1 started the service's main
@@ -43,7 +61,7 @@ func Serve(version string) error {
 		}
 		return err
 	}
-	return runService(version, os.Stderr, func() { _ = notify("READY=1") })
+	return runService(version, os.Stderr, func(*Agent) { _ = notify("READY=1") })
 }
 
 // earlyAgent returns the process of the agent that PID 1 started, or 0 where it has ended.
@@ -91,8 +109,8 @@ func notify(state string) error {
 }
 
 // runService is the agent's life as a service. It returns nil at SIGTERM, and when systemd takes the
-// card down.
-func runService(version string, console *os.File, linked func()) error {
+// card down. Linked is called after the first try to bring up the links.
+func runService(version string, console *os.File, linked func(*Agent)) error {
 	began := uptime()
 	runtime.GOMAXPROCS(max(2, runtime.GOMAXPROCS(0))) // see Init
 	// The card's network comes before its other programs.
@@ -101,14 +119,12 @@ func runService(version string, console *os.File, linked func()) error {
 	log.Printf("toe-agent %s started %v after the kernel", version, began.Round(time.Millisecond))
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
-	linked = sync.OnceFunc(linked)
-	defer linked()
 	a, err := boot(version, log, setting{dir: runDir, service: true})
 	if err != nil {
 		return err
 	}
 	a.opts.Linked = func() {
-		linked()
+		linked(a)
 		a.spawn(func() { loadModules(log, modulesDir, lateList) })
 		go followKernel(context.Background(), log, "/dev/kmsg")
 		go growRoot(log)

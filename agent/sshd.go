@@ -13,7 +13,7 @@ import (
 
 // sshdGrace is how long OpenSSH may take after the agent's start. On QEMU's translator systemd needs
 // a minute for all of its services.
-const sshdGrace = 3 * time.Minute
+const sshdGrace = 5 * time.Minute
 
 // sshdDir has what sshd_config of the package toe-agent names.
 const sshdDir = runDir + "/ssh"

@@ -33,9 +33,9 @@ const (
 	agentProgram = "/usr/sbin/toe-agent"
 
 	diskLimit = 10 * time.Second // until the disk is there
-	// linkWait is how long init waits for the agent's first try to bring up the links. Both
-	// would take longer at the same time.
-	linkWait  = 5 * time.Second
+	// agentWait is how long init waits for the agent to carry traffic. Both at the same time would
+	// take as long, and the traffic would come last.
+	agentWait = 30 * time.Second
 	testLimit = 30 * time.Second // for the root's init to say its version
 )
 
@@ -187,7 +187,7 @@ func handOver(from, to string) error {
 	})
 }
 
-// startAgent starts the agent in the root, and waits until it has tried to bring up the links.
+// startAgent starts the agent in the root, and waits until it carries traffic.
 func startAgent(log *Log) (*exec.Cmd, error) {
 	r, w, err := os.Pipe()
 	if err != nil {
@@ -205,9 +205,9 @@ func startAgent(log *Log) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, fmt.Errorf("starting the agent in it: %w", err)
 	}
-	_ = r.SetReadDeadline(time.Now().Add(linkWait))
+	_ = r.SetReadDeadline(time.Now().Add(agentWait))
 	if _, err := io.ReadAll(r); err != nil {
-		log.Sayf("the agent has not brought up the links after %v", linkWait)
+		log.Sayf("the agent carries no traffic after %v; the root's init starts all the same", agentWait)
 	}
 	pid := strconv.Itoa(cmd.Process.Pid)
 	return cmd, os.WriteFile(filepath.Join(runDir, pidFile), []byte(pid+"\n"), 0o600)

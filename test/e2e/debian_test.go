@@ -224,7 +224,7 @@ func (d *debian) damaged(t *testing.T) {
 	if _, err := disk.WriteAt(make([]byte, 1<<20), table.Find(flash.A.Root()).Offset); err != nil {
 		t.Fatal(err)
 	}
-	d.run(t, d.kind.start, 0, "up", "card0")
+	d.run(t, d.kind.start, 3, "up", "card0") // degraded
 	now := d.status(t, "card0")
 	if now.State != status.Degraded || !strings.Contains(strings.Join(now.Reasons, "; "), "root PARTLABEL=rootfs-a: mount") {
 		t.Errorf("state %s, %q", now.State, now.Reasons)
