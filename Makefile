@@ -16,7 +16,7 @@ NATIVE_FILES := /usr/include/stdlib.h=libc6-dev /usr/include/libelf.h=libelf-dev
 
 export CGO_ENABLED ?= 0
 
-.PHONY: all build agents up native test man completion install clean deps-up deps-native go
+.PHONY: all build agents up native test man completion install deb clean deps-up deps-native go
 
 all: build
 
@@ -65,6 +65,10 @@ install: build man completion
 	install -m 0644 dist/completion/_toe dist/completion/_toe-bench $(DESTDIR)$(PREFIX)/share/zsh/site-functions/
 	install -m 0644 dist/completion/*.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/
 	sed 's|@bindir@|$(PREFIX)/bin|' packaging/toe@.service > $(DESTDIR)$(PREFIX)/lib/systemd/system/toe@.service
+
+# A package for this architecture, in dist: apt install ./dist/toe_*.deb
+deb: build
+	packaging/deb dist
 
 clean:
 	rm -rf bin dist
