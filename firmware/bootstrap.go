@@ -15,6 +15,7 @@ import (
 
 	"github.com/toe-project/toe/internal/apt"
 	"github.com/toe-project/toe/internal/atomicfile"
+	"github.com/toe-project/toe/internal/progress"
 )
 
 // excluded is what dpkg does not unpack, on the card neither: nobody reads manuals there, and
@@ -26,14 +27,11 @@ var excluded = []string{
 	"path-exclude=/usr/share/doc/*", "path-include=/usr/share/doc/*/copyright",
 }
 
-// bootstrapLines is how many lines mmdebstrap prints, counted only for the progress bar.
-const bootstrapLines = 700
-
 // bootstrap makes the tar of a root with mmdebstrap, which needs no root where the user has
 // subordinate IDs (subuid(5)). Next to the tar is dpkg's list of what is installed.
 func bootstrap(ctx context.Context, o Options, root *apt.Root, packages []string, to string) error {
-	stage := o.Progress.Stage("installing Debian 13 into a root", bootstrapLines)
-	if err := runBootstrap(ctx, o, root, packages, to, &counter{stage}); err != nil {
+	stage := o.Progress.Stage("installing Debian 13 into a root", 0)
+	if err := runBootstrap(ctx, o, root, packages, to, noter{stage}); err != nil {
 		stage.Fail(err)
 		return err
 	}
@@ -49,7 +47,7 @@ func bootstrap(ctx context.Context, o Options, root *apt.Root, packages []string
 // unsafe is dpkg's option that does not sync each file.
 const unsafe = "force-unsafe-io"
 
-func runBootstrap(ctx context.Context, o Options, root *apt.Root, packages []string, to string, c *counter) error {
+func runBootstrap(ctx context.Context, o Options, root *apt.Root, packages []string, to string, said io.Writer) error {
 	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
 		return err
 	}
@@ -80,7 +78,7 @@ func runBootstrap(ctx context.Context, o Options, root *apt.Root, packages []str
 		var words bytes.Buffer
 		cmd := command(ctx, "mmdebstrap", append(args, debianSuites[0], "-", sources)...)
 		cmd.Env = append(os.Environ(), fmt.Sprintf("SOURCE_DATE_EPOCH=%d", int64(debianEpoch)), "LC_ALL=C.UTF-8")
-		cmd.Stdout, cmd.Stderr = io.MultiWriter(w, pw), io.MultiWriter(&words, lineCounter{c})
+		cmd.Stdout, cmd.Stderr = io.MultiWriter(w, pw), io.MultiWriter(&words, said)
 		err := cmd.Run()
 		_ = pw.CloseWithError(err) // nil is the end of the file
 		readErr := <-read
@@ -96,6 +94,17 @@ func runBootstrap(ctx context.Context, o Options, root *apt.Root, packages []str
 		return err
 	}
 	return atomicfile.Write(to+".status", status, 0o644)
+}
+
+// noter shows what mmdebstrap says that it does: lines that begin with "I: ".
+type noter struct{ stage *progress.Stage }
+
+func (n noter) Write(b []byte) (int, error) {
+	if line, ok := strings.CutPrefix(string(b), "I: "); ok {
+		line, _, _ = strings.Cut(line, "\n")
+		n.stage.Note(strings.TrimSuffix(line, "..."))
+	}
+	return len(b), nil
 }
 
 func lastLines(text string, n int) string {

@@ -26,19 +26,22 @@ func cacheOf(shared, own string) (string, error) {
 	if err := json.Unmarshal(out, &s); err != nil {
 		return "", err
 	}
-	var stale []firmware.ImageStatus
+	// A cache is used as a whole, so an image that is not stale is made again beside one that is.
+	var images []firmware.ImageStatus
+	stale := false
 	for _, i := range s.Images {
-		if i.State == "current" && i.Differs != "" {
-			stale = append(stale, i)
+		if i.State == "current" {
+			images = append(images, i)
+			stale = stale || i.Differs != ""
 		}
 	}
-	if len(stale) == 0 {
+	if !stale {
 		return shared, nil
 	}
 	if err := copyPackages(shared, own); err != nil {
 		return "", err
 	}
-	for _, i := range stale {
+	for _, i := range images {
 		build := exec.Command(toe, "firmware", "build", "--offline", "--quiet",
 			"--machine", string(i.Target), "--edition", string(i.Edition))
 		build.Env = append(os.Environ(), "TOE_CACHE_DIR="+own)
