@@ -52,7 +52,7 @@ func cardArchitectures(h Host) map[string]arch.Arch {
 	names, _ := h.Dirs.List() // an unreadable folder fails the check of leftovers
 	for _, name := range names {
 		if c, err := h.Dirs.Open(name); err == nil {
-			found[name] = c.Spec.Machine.Arch.Row()
+			found[name] = c.Spec.Row()
 		}
 	}
 	return found

@@ -27,12 +27,14 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := ensureAgent(ctx, o); err != nil {
-		return nil, err
-	}
-	agent, err := readAgent(o.AgentPath, o.row())
-	if err != nil {
-		return nil, err
+	var agent []byte
+	if o.Edition != Nano {
+		if err := ensureAgent(ctx, o); err != nil {
+			return nil, err
+		}
+		if agent, err = readAgent(o.AgentPath, o.row()); err != nil {
+			return nil, err
+		}
 	}
 	unlock, err := lockCache(ctx, o.CacheDir, fmt.Sprintf("building firmware %s for %s on %s", o.Edition, o.Target, o.Arch), o.Progress)
 	if err != nil {
@@ -47,6 +49,9 @@ func Build(ctx context.Context, o Options) (*Image, error) {
 }
 
 func build(ctx context.Context, o Options, agent []byte) (*Image, error) {
+	if o.Edition == Nano {
+		return buildNano(ctx, o)
+	}
 	b, err := collect(ctx, o)
 	if err != nil {
 		return nil, err
@@ -74,6 +79,10 @@ func assemble(o Options, b *base, agent []byte, more []content) (*Image, error) 
 	if err != nil {
 		return nil, err
 	}
+	return storeImage(o, b, agent, initramfs, more)
+}
+
+func storeImage(o Options, b *base, agent, initramfs []byte, more []content) (*Image, error) {
 	contents := append([]content{{name: kernelName, data: b.kernel}, {name: initramfsName, data: initramfs}}, more...)
 	m := describe(Manifest{
 		Edition: o.Edition, Arch: o.Arch, Target: o.Target,

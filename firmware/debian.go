@@ -21,7 +21,7 @@ import (
 const Debian Edition = "debian"
 
 // Editions lists the kinds of system that Build makes.
-var Editions = []Edition{Micro, Debian}
+var Editions = []Edition{Micro, Debian, Nano}
 
 // debianEpoch is the time of the files of a root that are not older: the release of Debian 13, in
 // seconds since 1970. With one time for all builds the same packages give the same bytes.

@@ -110,6 +110,9 @@ func (o Options) normal() (Options, error) {
 	if o.Target == "" {
 		o.Target = QEMU
 	}
+	if o.Arch == "" && o.Edition == Nano {
+		o.Arch = arch.NoMMU.Name
+	}
 	if o.Arch == "" {
 		o.Arch = arch.Host().Name
 	}
@@ -129,7 +132,10 @@ func (o Options) normal() (Options, error) {
 	case o.Edition == Debian && !o.row().IsHost():
 		return o, fmt.Errorf("firmware edition %s and architecture %s: its packages are configured by running them, which works only for the host's, %s; want edition %s",
 			Debian, o.Arch, arch.Host().Name, Micro)
-	case o.Kernel != "" && o.Target != UML:
+	case o.Edition == Nano && (o.Arch != arch.NoMMU.Name || o.Target != QEMU):
+		return o, fmt.Errorf("firmware edition %s for machine %s and architecture %s: want machine %s and architecture %s",
+			Nano, o.Target, o.Arch, QEMU, arch.NoMMU.Name)
+	case o.Kernel != "" && o.Target != UML && o.Edition != Nano:
 		return o, fmt.Errorf("kernel %s: only machine uml has a choice of kernels; qemu takes Debian's", o.Kernel)
 	case !filepath.IsAbs(o.CacheDir):
 		return o, fmt.Errorf("cache directory %q: want an absolute path", o.CacheDir)
@@ -137,7 +143,7 @@ func (o Options) normal() (Options, error) {
 	if err := checkPackages(o.Packages); err != nil {
 		return o, err
 	}
-	if o.AgentPath == "" {
+	if o.AgentPath == "" && o.Edition != Nano {
 		var err error
 		if o.AgentPath, err = agentPath(o.row()); err != nil {
 			return o, err

@@ -59,7 +59,7 @@ func (a Arch) Row() arch.Arch {
 
 // Firmware is the software.
 type Firmware struct {
-	Edition     string `yaml:"edition,omitempty" enum:"micro|debian" doc:"micro: kernel, agent and busybox; debian: a whole Debian 13 on a disk" default:"micro"`
+	Edition     string `yaml:"edition,omitempty" enum:"micro|debian|nano" doc:"micro: kernel, agent and busybox; debian: a whole Debian 13 on a disk; nano: for a CPU without MMU, router mode only" default:"micro"`
 	Flash       Memory `yaml:"flash,omitempty" doc:"size of the card's disk, which is made at its first start and takes space as it fills; edition debian" default:"4GiB"`
 	HealthLimit int    `yaml:"health_limit,omitempty" min:"5" max:"3600" doc:"how long a new slot may take to become healthy before it is given up, in seconds; edition debian" default:"120"`
 }

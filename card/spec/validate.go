@@ -36,6 +36,9 @@ func (s *Spec) fillDefaults() {
 	if s.Ports == nil {
 		s.Ports = []Port{{Name: "wan"}}
 	}
+	if s.Nano() {
+		s.fillNano()
+	}
 	for i := range s.Ports {
 		if p := &s.Ports[i]; p.Addresses == nil {
 			p.Addresses = []PortAddr{AddrDHCP, AddrRA}
@@ -73,6 +76,7 @@ func (s *Spec) problems() []problem {
 	if n := s.Firmware.Flash; n < minFlash || n > maxFlash {
 		add("firmware.flash", "%s: between %s and %s", n, minFlash, maxFlash)
 	}
+	s.nanoProblems(add)
 	s.linkProblems(add)
 	s.portProblems(add)
 	s.offloadProblems(add)
@@ -94,18 +98,18 @@ func (s *Spec) machineProblems(add feature.Report) {
 	if m.Memory < minMemory || m.Memory > maxMemory {
 		add("machine.memory", "%s: between %s and %s", m.Memory, minMemory, maxMemory)
 	}
-	a, err := arch.Find(string(m.Arch))
-	if err != nil {
+	if _, err := arch.Find(string(m.Arch)); err != nil {
 		add("machine.arch", "%v", err)
 		return
 	}
+	a := s.Row()
 	if most := Memory(a.MaxMemory); m.Memory > most && m.Memory <= maxMemory {
 		add("machine.memory", "%s: the board of %s takes %s at most", m.Memory, a.Name, most)
 	}
 	if m.CPUs > a.MaxCPUs && m.CPUs <= maxCPUs {
 		add("machine.cpus", "%d: the board of %s takes %d at most", m.CPUs, a.Name, a.MaxCPUs)
 	}
-	if (m.Kind == "kvm" || m.Kind == "uml") && !a.IsHost() {
+	if (m.Kind == "kvm" || m.Kind == "uml") && !a.IsHost() && !s.Nano() {
 		add("machine.kind", "%q: runs only cards of the host's architecture, %s, and machine.arch is %s; want tcg or auto",
 			m.Kind, arch.Host().Name, a.Name)
 	}

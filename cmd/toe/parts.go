@@ -21,9 +21,9 @@ import (
 
 // realParts are what a supervisor of this host is made of.
 func realParts(c *store.Card, logger *log.Logger, p *progress.Progress) supervisor.Parts {
-	a := c.Spec.Machine.Arch.Row()
+	a := c.Spec.Row()
 	kinds := machines(c.Paths.Cache, c.Name, a)
-	return supervisor.Parts{
+	parts := supervisor.Parts{
 		Choose: kinds.Choose,
 		Image: func(ctx context.Context, edition string, kind machine.Kind) (supervisor.Image, error) {
 			return image(ctx, c.Paths.Cache, edition, kind, a, p)
@@ -43,6 +43,10 @@ func realParts(c *store.Card, logger *log.Logger, p *progress.Progress) supervis
 		},
 		Limits: supervisor.DefaultLimits(),
 	}
+	if c.Spec.Nano() {
+		parts.Nano()
+	}
+	return parts
 }
 
 // ensure gives firmware from the cache, built now if it is not there.
@@ -80,7 +84,7 @@ func image(
 
 // compareAgent fills in how the card's agent differs from the one that a build on this host takes.
 func compareAgent(st *status.Status) {
-	if host, err := firmware.HostAgent(st.Machine.Arch); err == nil {
+	if host, err := firmware.HostAgent(st.Machine.Arch); err == nil && st.Firmware.Edition != string(firmware.Nano) {
 		st.Firmware.Differs = firmware.Agent{Version: st.Firmware.Agent, SHA256: st.Firmware.AgentSHA256}.Difference(host)
 	}
 }

@@ -184,7 +184,7 @@ func awaitOther(ctx context.Context, c *store.Card) (status.Status, error) {
 // buildFirst builds missing firmware here, where its progress can be seen;
 // the supervisor then finds it in the cache.
 func buildFirst(ctx context.Context, c *store.Card, p *progress.Progress) error {
-	a := c.Spec.Machine.Arch.Row()
+	a := c.Spec.Row()
 	m, _, err := machines(c.Paths.Cache, c.Name, a).Choose(ctx, c.Spec.Machine.Kind)
 	if err != nil {
 		return err

@@ -25,7 +25,10 @@ const (
 	userCard = "10.0.2.15"
 	userMask = "24"
 	userGate = "10.0.2.2"
-	DNS      = "10.0.2.3" // asks the resolver of the host, also one on its loopback
+	// CardPrefix and Gateway are what passt's DHCP gives the card.
+	CardPrefix = userCard + "/" + userMask
+	Gateway    = userGate
+	DNS        = "10.0.2.3" // asks the resolver of the host, also one on its loopback
 )
 
 // Start starts a passt for a user port and returns the pump's end of its

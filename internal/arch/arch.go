@@ -35,17 +35,19 @@ type Arch struct {
 	KVM       string // more options of Board under KVM
 	Console   string // the kernel's console=
 	Bus       Bus
-	Probe     bool  // machine/qemu has programs for the board that try a QEMU out
-	MaxMemory int64 // bytes that the board takes and the kernel uses
-	MaxCPUs   int   // that the board takes
+	Extra     []string // more arguments for QEMU
+	Probe     bool     // machine/qemu has programs for the board that try a QEMU out
+	MaxMemory int64    // bytes that the board takes and the kernel uses
+	MaxCPUs   int      // that the board takes
 }
 
 // Bus is how a board has its virtio devices. It is a part of the names of QEMU's devices.
 type Bus string
 
 const (
-	PCI Bus = "pci"
-	CCW Bus = "ccw" // channels of s390x
+	PCI  Bus = "pci"
+	CCW  Bus = "ccw"    // channels of s390x
+	MMIO Bus = "device" // registers in memory; the board finds them by its device tree
 )
 
 const (
@@ -121,6 +123,16 @@ var All = []Arch{
 		Board: "malta", CPU: "5KEc",
 		Console: "ttyS0", Bus: PCI, MaxMemory: 2 * gib, MaxCPUs: 1,
 	},
+}
+
+// NoMMU is the board of the nano edition: riscv64 whose CPU has no MMU. Its kernel is the firmware and
+// runs in machine mode. Linux has no PCI without an MMU (drivers/pci/Kconfig).
+var NoMMU = Arch{
+	Name: "riscv64", ELF: elf.EM_RISCV, Class: elf.ELFCLASS64, Order: elf.ELFDATA2LSB,
+	QEMU: "qemu-system-riscv64", Package: "qemu-system-misc",
+	Board: "virt", CPU: "rv64,mmu=off", Console: "ttyS0", Bus: MMIO,
+	Extra:     []string{"-bios", "none", "-global", "virtio-mmio.force-legacy=false"},
+	MaxMemory: 2 * gib, MaxCPUs: 1,
 }
 
 // Names lists the architectures' names in the order of All.

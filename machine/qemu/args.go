@@ -35,7 +35,7 @@ func (m *Machine) baseArguments(memory int64) []string {
 	if m.cfg.Kind == machine.KVM {
 		accel, board, cpu = "kvm", board+m.cfg.Arch.KVM, "host"
 	}
-	return []string{
+	return append([]string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
 		"-accel", accel, "-cpu", cpu,
@@ -43,7 +43,7 @@ func (m *Machine) baseArguments(memory int64) []string {
 		// The memory is shared, because the vhost-user back ends map it.
 		"-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%d,share=on", memory),
 		"-m", fmt.Sprintf("%dM", memory>>20),
-	}
+	}, m.cfg.Arch.Extra...)
 }
 
 // arguments returns the arguments for a card. The only values from outside toe are Spec.Cmdline and
@@ -83,8 +83,8 @@ func (m *Machine) kernelCommand(spec machine.Spec) string {
 
 // device begins the -device of a virtio device: on a PCI bus a modern one.
 func (m *Machine) device(name string) string {
-	if m.cfg.Arch.Bus == arch.CCW {
-		return name + "-ccw"
+	if m.cfg.Arch.Bus != arch.PCI {
+		return name + "-" + string(m.cfg.Arch.Bus)
 	}
 	return name + "-pci,disable-legacy=on"
 }
@@ -92,7 +92,7 @@ func (m *Machine) device(name string) string {
 // vectors is the option for n MSI-X vectors. With 0 the device interrupts by the PCI line. Channels
 // have neither.
 func (m *Machine) vectors(n int) string {
-	if m.cfg.Arch.Bus == arch.CCW {
+	if m.cfg.Arch.Bus != arch.PCI {
 		return ""
 	}
 	return fmt.Sprintf(",vectors=%d", n)
