@@ -115,6 +115,11 @@ func (c *Client) Logs(context.Context, *cardpb.LogsRequest) (*connect.ServerStre
 	return nil, refused("logs: `toe console` shows what its kernel says")
 }
 
+// Install is refused.
+func (c *Client) Install(context.Context, *cardpb.InstallRequest) (*connect.ServerStreamForClient[cardpb.InstallProgress], error) {
+	return nil, refused("slots to install into")
+}
+
 // ask repeats the question until its answer arrives or ctx ends. A command keeps its number, so that
 // the card obeys it once.
 func (c *Client) ask(ctx context.Context, k kind) (*answer, error) {
