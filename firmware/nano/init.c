@@ -22,7 +22,6 @@ enum { AF_INET = 2, AF_INET6 = 10, AF_NETLINK = 16, SOCK_DGRAM = 2, SOCK_RAW = 3
 enum { UP = 1, NOARP = 1 << 7 }; // linux/if.h, which includes a file of the C library
 
 #define LEN(a) (sizeof(a) / sizeof((a)[0]))
-
 typedef uint8_t u8;
 typedef uint16_t u16;
 typedef uint32_t u32;
@@ -149,7 +148,6 @@ static void attr(u32 type, const void *data, u32 n)
 }
 
 static void attr_string(u32 type, const char *s) { attr(type, s, (u32)strlen(s) + 1); }
-
 static void attr_be32(u32 type, u32 v)
 {
 	u8 bytes[4];
@@ -335,9 +333,8 @@ static int firewall(bool masquerade)
 static void enable(const char *path)
 {
 	int fd = open(path, O_WRONLY);
-	if (fd < 0 || write(fd, "1", 1) != 1)
+	if (fd < 0 || write(fd, "1", 1) != 1 || close(fd))
 		die(path);
-	close(fd);
 }
 
 // find looks for the device by its MAC address, among the names that the kernel gives.
@@ -347,10 +344,9 @@ static int find(struct device *d, int fd)
 		struct { char name[16]; u16 type; u8 mac[22]; } r = {{'e', 't', 'h', i}, 0, {0}}; // ifreq
 		if (ioctl(fd, SIOCGIFHWADDR, &r) || memcmp(r.mac, d->r.mac, sizeof d->r.mac))
 			continue;
-		if (ioctl(fd, SIOCGIFINDEX, &r))
-			return -EIO;
+		int failed = ioctl(fd, SIOCGIFINDEX, &r);
 		memcpy(&d->index, &r.type, sizeof d->index);
-		return 0;
+		return failed;
 	}
 	return -ENODEV;
 }
@@ -480,7 +476,6 @@ int main(void)
 	ssize_t n = fd < 0 ? -1 : read(fd, file, sizeof file);
 	if (n < 0 || n == (ssize_t)sizeof file || !parse(&config, file, (size_t)n))
 		return die("reading /etc/toe/nano");
-	close(fd);
 	if (mount("proc", "/proc", "proc", 0, NULL) || firewall(config.masquerade))
 		return die("mounting /proc, or nf_tables,");
 	enable("/proc/sys/net/ipv4/ip_forward");
@@ -498,9 +493,9 @@ int main(void)
 		if (!len)
 			continue;
 		syscall(__NR_sendto, fd, to, len, 0, &at, size);
-		if (to[7] == STATUS)
-			continue;
-		poll(NULL, 0, 50); // the answer leaves before the machine does
-		reboot((int)(to[7] == REBOOT ? LINUX_REBOOT_CMD_RESTART : LINUX_REBOOT_CMD_POWER_OFF));
+		if (to[7] != STATUS) {
+			poll(NULL, 0, 50); // the answer leaves before the machine does
+			reboot((int)(to[7] == REBOOT ? LINUX_REBOOT_CMD_RESTART : LINUX_REBOOT_CMD_POWER_OFF));
+		}
 	}
 }
