@@ -76,11 +76,11 @@ func (s *sshdPart) health() []reason {
 }
 
 // listensOn reports whether a TCP socket of this namespace listens on port. It asks the kernel
-// (/proc/net/tcp, tcp6) and not the port: a connection is a line in sshd's log.
+// (proc_pid_net(5)) and not the port: a connection is a line in sshd's log.
 func listensOn(port uint16) bool {
 	const listen = "0A" // TCP_LISTEN
 	end := fmt.Sprintf(":%04X", port)
-	for _, file := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+	for _, file := range []string{"/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"} {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			continue

@@ -90,7 +90,7 @@ func TestExitStatus(t *testing.T) {
 		{"firmware bundle -o x --edition micro", 2, "--edition \"micro\": want debian, the edition with slots"},
 		{"firmware bundle -o x --version v1", 2, "--version \"v1\": want up to three numbers"},
 		{"firmware build extra", 2, `toe: firmware build: unexpected argument "extra": want none`},
-		{"firmware build --edition huge", 2, `--edition "huge": want one of ["micro" "debian"]`},
+		{"firmware build --edition huge", 2, `--edition "huge": want one of ["micro" "debian"`},
 		{"completion bsh", 2, `toe: completion: no command "bsh"; did you mean "bash"?; want one of bash, fish, powershell, zsh`},
 		{"completion bash extra", 2, `toe: completion bash: unexpected argument "extra": want none`},
 		{"completion bash", 0, ""},
