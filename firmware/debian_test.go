@@ -169,3 +169,16 @@ func TestBadPackages(t *testing.T) {
 		}
 	}
 }
+
+func FuzzStatusOfDpkg(f *testing.F) {
+	f.Add([]byte(testStatus))
+	f.Add([]byte("Package: a\nStatus: install ok installed\nVersion: 1\nArchitecture: all\nSource: b ()\n"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		all, err := parseStatus(text)
+		for _, p := range all {
+			if err != nil || p.Name == "" || p.Version == "" || p.Arch == "" || p.Source == "" {
+				t.Errorf("%+v, %v", p, err)
+			}
+		}
+	})
+}

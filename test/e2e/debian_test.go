@@ -36,6 +36,7 @@ func TestDebianEdition(t *testing.T) {
 		{"bulk data both ways", func(d *debian, t *testing.T) { d.bulk(t) }},
 		{"UDP", (*debian).udp},
 		{"apply", (*debian).apply},
+		{"the agent is killed", (*debian).killAgent},
 		{"packages and bill of materials", (*debian).packages},
 		{"a file stays over a reboot", (*debian).reboot},
 		{"a damaged root", (*debian).damaged},
@@ -153,6 +154,25 @@ func (d *debian) apply(t *testing.T) {
 	if keys := d.onCard(t, "cat /run/toe/ssh/authorized_keys"); !strings.Contains(keys, key) {
 		t.Errorf("after apply: %q", keys)
 	}
+}
+
+// killAgent: systemd starts another agent, which takes over what the killed one left. The ssh session
+// over the link stays.
+func (d *debian) killAgent(t *testing.T) {
+	const kill = `kill -9 $(systemctl show -P MainPID toe-agent)
+		until [ "$(systemctl show -P NRestarts -P ActiveState toe-agent | tr '\n' ' ')" = "active 1 " ] ||
+			[ "$(systemctl show -P NRestarts -P ActiveState toe-agent | tr '\n' ' ')" = "1 active " ]; do sleep 0.1; done
+		ps -o args= -p $(systemctl show -P MainPID toe-agent)`
+	if got := strings.TrimSpace(d.onCard(t, kill)); got != "/usr/sbin/toe-agent serve" {
+		t.Errorf("the service's process is %q", got)
+	}
+	d.await(t, "card0", d.kind.start, "a healthy card", func(st status.Status) error {
+		if st.State != status.Healthy || st.Offload.Mode != "endpoint" {
+			return fmt.Errorf("state %s %v", st.State, st.Reasons)
+		}
+		return nil
+	})
+	d.exec(t)
 }
 
 // packages: dpkg on the card knows what the bill of materials of the image names, and our packages.
