@@ -33,7 +33,7 @@ const firstOwn, lastOwn = 0x7000_0000, 0x7fff_fffe
 // containers): then the cell's user is the caller, or Nobody.
 func OwnUser(card string) int {
 	sum := sha256.Sum256([]byte(card))
-	id := firstOwn + int(binary.BigEndian.Uint32(sum[:]))%(lastOwn-firstOwn+1)
+	id := firstOwn + int(binary.BigEndian.Uint32(sum[:])%(lastOwn-firstOwn+1))
 	if os.Geteuid() != 0 || !mapped("/proc/self/uid_map", id) || !mapped("/proc/self/gid_map", id) {
 		return 0
 	}

@@ -80,8 +80,8 @@ func (g *rig) usedIdx() uint16    { return g.get16(usedAt + 2) }
 
 // used is the entry that the device wrote for a used index.
 func (g *rig) used(i uint16) (id, size uint32) {
-	v := le.U64(*(*uint64)(unsafe.Pointer(&g.mem[usedAt+4+8*int(i&uint16(g.cfg.Size-1))])))
-	return uint32(v), uint32(v >> 32)
+	e := (*[2]uint32)(unsafe.Pointer(&g.mem[usedAt+4+8*int(i&uint16(g.cfg.Size-1))]))
+	return le.U32(e[0]), le.U32(e[1])
 }
 
 func (g *rig) desc(off, i int, addr uint64, size uint32, flags, next uint16) {

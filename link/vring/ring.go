@@ -315,8 +315,10 @@ func Adjoins(v *unix.Iovec, p unsafe.Pointer) bool {
 // Complete returns a head with the number of bytes written into it. The
 // driver does not see it before Show.
 func (r *Ring) Complete(head uint16, size int) {
+	// Two stores: the entry is aligned to 4 bytes, and a store of 8 faults on mips64.
 	e := unsafe.Add(r.used, 4+8*uintptr(r.done&r.mask))
-	*(*uint64)(e) = le.U64(uint64(head) | uint64(size)<<32)
+	*(*uint32)(e) = le.U32(uint32(head))
+	*(*uint32)(unsafe.Add(e, 4)) = le.U32(uint32(size))
 	r.done++
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/bits"
 	"os"
-	"os/exec"
 	"runtime"
 	"runtime/debug"
 	"testing"
@@ -13,6 +12,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/internal/emulated"
 )
 
 // Value fetched twice (CVE-2026-93683, CVE-2026-86562): while a driver flips
@@ -85,7 +86,7 @@ func TestFetchedOnce(t *testing.T) {
 // a panic, which can be reported, and not kill the process.
 func TestFileTruncated(t *testing.T) {
 	if os.Getenv("VRING_TRUNCATE") == "" {
-		cmd := exec.Command(os.Args[0], "-test.run=^TestFileTruncated$", "-test.v")
+		cmd := emulated.Command(os.Args[0], "-test.run=^TestFileTruncated$", "-test.v")
 		cmd.Env = append(os.Environ(), "VRING_TRUNCATE=1")
 		if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("fault was caught")) {
 			t.Fatalf("%v\n%s", err, out)
