@@ -60,7 +60,9 @@ func ReadStatus(cacheDir string) (*Status, error) {
 	for _, path := range paths {
 		i := imageStatus(path, cacheDir)
 		if agent, err := HostAgent(i.Arch); err == nil {
-			i.Differs = i.Agent.Difference(agent)
+			if i.Edition != Nano { // which has no agent
+				i.Differs = i.Agent.Difference(agent)
+			}
 			i.AgentKnown = true
 		}
 		s.Images = append(s.Images, i)

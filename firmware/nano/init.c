@@ -223,8 +223,7 @@ static int transact(int protocol)
 		n = poll(&p, 1, 5000) > 0 ? (int)syscall(__NR_recvfrom, fd, in, sizeof in, 0, 0, 0) : -1;
 		n = n < 0 ? -EIO : acks(in, (size_t)n);
 	}
-	if (fd >= 0)
-		close(fd);
+	close(fd);
 	memset(&out, 0, sizeof out);
 	return n < 0 ? n : 0;
 }
@@ -471,7 +470,7 @@ int main(void)
 {
 	static struct record file[64];
 	static u8 in[64], to[ANSWER];
-	u64 last = 0;
+	static u64 last;
 	int fd = open("/etc/toe/nano", O_RDONLY);
 	ssize_t n = fd < 0 ? -1 : read(fd, file, sizeof file);
 	if (n < 0 || n == (ssize_t)sizeof file || !parse(&config, file, (size_t)n))
@@ -490,10 +489,9 @@ int main(void)
 		u32 size = sizeof at;
 		n = syscall(__NR_recvfrom, fd, in, sizeof in, 0, &at, &size);
 		size_t len = n < 0 ? 0 : answer(&config, in, (size_t)n, to, &last);
-		if (!len)
-			continue;
-		syscall(__NR_sendto, fd, to, len, 0, &at, size);
-		if (to[7] != STATUS) {
+		if (len)
+			syscall(__NR_sendto, fd, to, len, 0, &at, size);
+		if (len && to[7] != STATUS) {
 			poll(NULL, 0, 50); // the answer leaves before the machine does
 			reboot((int)(to[7] == REBOOT ? LINUX_REBOOT_CMD_RESTART : LINUX_REBOOT_CMD_POWER_OFF));
 		}

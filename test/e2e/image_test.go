@@ -43,7 +43,7 @@ func cacheOf(shared, own string) (string, error) {
 	}
 	for _, i := range images {
 		build := exec.Command(toe, "firmware", "build", "--offline", "--quiet",
-			"--machine", string(i.Target), "--edition", string(i.Edition))
+			"--machine", string(i.Target), "--edition", string(i.Edition), "--arch", i.Arch)
 		build.Env = append(os.Environ(), "TOE_CACHE_DIR="+own)
 		if out, err := build.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("toe firmware build --machine %s --edition %s: %w: %s", i.Target, i.Edition, err, out)
@@ -57,7 +57,7 @@ func copyPackages(from, to string) error {
 	if err := os.Mkdir(to, 0o755); err != nil {
 		return err
 	}
-	const copyTo = `tar -c -C "$0" --exclude='linux-source*' --exclude=./apt/bench ./apt ./uml $(cd "$0" && ls -d passt-* debian 2>/dev/null) | tar -x -C "$1"`
+	const copyTo = `tar -c -C "$0" --exclude='linux-source*' --exclude=./apt/bench ./apt ./uml $(cd "$0" && ls -d passt-* debian nommu 2>/dev/null) | tar -x -C "$1"`
 	if out, err := exec.Command("sh", "-c", copyTo, from, to).CombinedOutput(); err != nil {
 		return fmt.Errorf("copy of %s: %w: %s", from, err, out)
 	}
