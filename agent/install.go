@@ -33,6 +33,8 @@ type installPart struct {
 	rauc   string     // the program
 	why    string     // file in which the pre-install handler says why it refused
 	stop   func()     // ends RAUC's service, and with it an installation
+	// patience is how long an installation waits for another one.
+	patience time.Duration
 }
 
 const (
@@ -41,7 +43,7 @@ const (
 )
 
 func newInstallPart(e *env) *installPart {
-	p := &installPart{env: e, offers: newOffers(), rauc: raucProgram, why: raucRefused}
+	p := &installPart{env: e, offers: newOffers(), rauc: raucProgram, why: raucRefused, patience: stopLimit}
 	p.stop = p.stopRAUC
 	return p
 }
@@ -82,7 +84,7 @@ func (p *installPart) install(
 		return "", connect.NewError(connect.CodeUnimplemented,
 			errors.New("this card has no RAUC and no slots; want firmware of edition debian"))
 	}
-	if !p.busy.TryLock() {
+	if !p.begin(ctx) {
 		return "", connect.NewError(connect.CodeUnavailable, errors.New("another installation is running"))
 	}
 	defer p.busy.Unlock()
@@ -110,6 +112,23 @@ func (p *installPart) install(
 	slot, err = p.next(ctx)
 	p.log.Sayf("install: %s is in slot %s, which starts next", nameOfBundle(q), slot)
 	return slot, err
+}
+
+// begin waits for the end of an installation that was canceled a moment ago.
+func (p *installPart) begin(ctx context.Context) bool {
+	for until := time.Now().Add(p.patience); ; {
+		if p.busy.TryLock() {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(50 * time.Millisecond):
+		}
+		if time.Now().After(until) {
+			return false
+		}
+	}
 }
 
 func nameOfBundle(q *cardpb.InstallRequest) string {

@@ -151,6 +151,10 @@ func TestInstallIsAloneAndEnds(t *testing.T) {
 	select {
 	case err := <-ended:
 		var failed *installError
+		p.patience = 10 * time.Second
+		if !p.begin(t.Context()) {
+			t.Error("after a canceled installation none can begin")
+		}
 		if !errors.As(err, &failed) || !failed.touched || !stopped {
 			t.Errorf("canceled: %v; RAUC stopped: %v", err, stopped)
 		}
