@@ -199,10 +199,11 @@ func (cl *Client) FactoryReset(ctx context.Context, who string) error {
 	return cl.call(ctx, http.MethodPost, "/reset?"+query, nil, &struct{}{})
 }
 
-// Rollback has the card started from the other slot of its flash, which it returns.
-func (cl *Client) Rollback(ctx context.Context, who string) (slot string, err error) {
+// Rollback has the card started from a slot of its flash, the other one if slot is empty, and returns
+// which.
+func (cl *Client) Rollback(ctx context.Context, who, slot string) (string, error) {
 	var to status.Rollback
-	err = cl.call(ctx, http.MethodPost, "/rollback?"+url.Values{"who": {who}}.Encode(), nil, &to)
+	err := cl.call(ctx, http.MethodPost, "/rollback?"+url.Values{"who": {who}, "slot": {slot}}.Encode(), nil, &to)
 	return to.Slot, err
 }
 

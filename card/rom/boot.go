@@ -108,40 +108,40 @@ func (r *ROM) HasBack(s Start) bool {
 	return err == nil && env.Left(s.Slot) > s.Env.Left(s.Slot)
 }
 
-// errSame is the error of a rollback without a slot to go to.
-var errSame = errors.New("there is no other slot to go back to")
+// errNoWay is the error of a rollback without a slot to go to.
+var errNoWay = errors.New("no slot to go back to")
 
-// Rollback makes the slot beside the one that was started last the first of the order, and returns
-// it. The card's machine must be off.
-func (r *ROM) Rollback(hw Hardware) (flash.Slot, error) {
-	env, err := r.Env()
+// Rollback makes a slot the first of the order and returns it: the slot to, or the one beside the
+// slot that was started last. The card's machine must be off.
+func (r *ROM) Rollback(hw Hardware, to flash.Slot) (flash.Slot, error) {
+	to, err := r.BackTo(hw, to)
 	if err != nil {
 		return "", err
 	}
-	to, err := r.BackTo(hw)
-	if err != nil {
-		return "", err
-	}
-	return to, r.change(env.Preferred(to))
+	return to, r.change(flash.Env{}.Preferred(to))
 }
 
-// BackTo returns the slot that Rollback makes the first, or why it cannot.
-func (r *ROM) BackTo(hw Hardware) (flash.Slot, error) {
+// BackTo returns the slot that Rollback makes the first, or why it cannot. A slot that is bad is
+// accepted only by its name: it gets its attempts again.
+func (r *ROM) BackTo(hw Hardware, to flash.Slot) (flash.Slot, error) {
 	env, err := r.Env()
 	if err != nil {
 		return "", err
 	}
-	from := env.Last()
-	if from == "" {
-		return "", fmt.Errorf("%w: no slot was started last", errSame)
+	named := to != ""
+	if !named {
+		if env.Last() == "" {
+			return "", fmt.Errorf("%w: the rescue system runs; name a slot: --slot A or --slot B", errNoWay)
+		}
+		to = env.Last().Other()
 	}
-	to := from.Other()
 	img, err := r.image(to)
 	if err == nil {
 		err = hw.fits(img)
 	}
-	if state, why := env.State(to, held(img, err)); state == flash.Broken || state == flash.Bad {
-		return "", fmt.Errorf("%w: slot %s: %s", errSame, to, why)
+	state, why := env.State(to, held(img, err))
+	if state == flash.Broken || state == flash.Bad && !named {
+		return "", fmt.Errorf("%w: slot %s: %s", errNoWay, to, why)
 	}
 	return to, nil
 }

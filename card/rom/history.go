@@ -10,6 +10,7 @@ import (
 
 	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/flash"
 )
 
 const (
@@ -88,9 +89,9 @@ func FactoryReset(r *ROM, who string) (status.FirmwareEvent, error) {
 }
 
 // GoBack is Rollback, and returns the entry of that for the history.
-func GoBack(r *ROM, who string, hw Hardware) (status.FirmwareEvent, error) {
+func GoBack(r *ROM, who string, hw Hardware, slot flash.Slot) (status.FirmwareEvent, error) {
 	e := status.FirmwareEvent{Who: who, What: "rollback", Why: "asked for"}
-	to, err := r.Rollback(hw)
+	to, err := r.Rollback(hw, slot)
 	if err == nil {
 		e.Slot, e.Outcome = string(to), "slot "+string(to)+" is started next"
 	}

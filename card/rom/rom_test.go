@@ -218,7 +218,7 @@ func TestGiveBackOnce(t *testing.T) {
 func TestRollback(t *testing.T) {
 	r, _ := newROM(t)
 	boot(t, r)
-	if _, err := r.Rollback(Hardware{Machine: "fake"}); err == nil || !strings.Contains(err.Error(), "slot B: empty") {
+	if _, err := r.Rollback(Hardware{Machine: "fake"}, ""); err == nil || !strings.Contains(err.Error(), "slot B: empty") {
 		t.Errorf("to an empty slot: %v", err)
 	}
 	install(t, r, flash.B, "two")
@@ -226,11 +226,30 @@ func TestRollback(t *testing.T) {
 	if err := r.change(flash.Marked(flash.B, s.Image.Digest())); err != nil {
 		t.Fatal(err)
 	}
-	if to, err := r.Rollback(Hardware{Machine: "fake"}); to != flash.A || err != nil {
+	if to, err := r.Rollback(Hardware{Machine: "fake"}, ""); to != flash.A || err != nil {
 		t.Fatalf("back to %q, %v", to, err)
 	}
 	if s := boot(t, r); s.Slot != flash.A || s.Trial || s.From != flash.B {
 		t.Errorf("after the rollback: %+v", s)
+	}
+	// A bad slot is started again only by its name; from the rescue system that is the way back.
+	if err := r.change(flash.Env{"BOOT_A_LEFT": "0", "BOOT_B_LEFT": "0"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Rollback(Hardware{}, ""); err == nil || !strings.Contains(err.Error(), "slot B: marked bad") {
+		t.Errorf("to a bad slot: %v", err)
+	}
+	if s := boot(t, r); s.Slot != "" {
+		t.Fatalf("%+v", s)
+	}
+	if _, err := r.Rollback(Hardware{}, ""); err == nil || !strings.Contains(err.Error(), "name a slot") {
+		t.Errorf("from the rescue system: %v", err)
+	}
+	if to, err := r.Rollback(Hardware{}, flash.A); to != flash.A || err != nil {
+		t.Errorf("to slot A: %q, %v", to, err)
+	}
+	if s := boot(t, r); s.Slot != flash.A || s.Trial {
+		t.Errorf("after the rescue system: %+v", s)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/toe-project/toe/card/rom"
 	"github.com/toe-project/toe/card/status"
+	"github.com/toe-project/toe/flash"
 )
 
 // factoryReset clears the data of the flash.
@@ -18,16 +19,16 @@ func factoryReset(who string) order {
 // serveRollback has the other slot of the flash started. A slot that cannot be started is refused at
 // once.
 func (s *Supervisor) serveRollback(w http.ResponseWriter, r *http.Request) {
-	flash := s.world.flashNow()
-	if flash.rom == nil {
+	disk := s.world.flashNow()
+	if disk.rom == nil {
 		refuse(w, http.StatusConflict, errNoFlash)
 		return
 	}
-	hw := s.world.hardware()
-	to, err := flash.rom.BackTo(hw)
+	hw, slot := s.world.hardware(), flash.Slot(r.FormValue("slot"))
+	to, err := disk.rom.BackTo(hw, slot)
 	if err == nil {
 		who := r.FormValue("who")
-		err = s.world.order(func(r *rom.ROM) (status.FirmwareEvent, error) { return rom.GoBack(r, who, hw) })
+		err = s.world.order(func(r *rom.ROM) (status.FirmwareEvent, error) { return rom.GoBack(r, who, hw, slot) })
 	}
 	if err != nil {
 		refuse(w, http.StatusConflict, err)

@@ -25,7 +25,7 @@ import (
 //	GET  /status            Status; ?after=N waits until Sequence is above N
 //	POST /down              takes the card down; the socket goes away when it is
 //	POST /reset             starts the machine again; ?factory=1&who=USER clears the data of the flash before
-//	POST /rollback?who=USER starts the other slot of the flash
+//	POST /rollback?who=USER starts the other slot of the flash, or the one in ?slot=A
 //	POST /apply             a card.yaml; answers {"changes": […]}
 //	GET  /events            EventLine after EventLine; ?follow=1
 //	GET  /logs              lines of the card's log; ?follow=1&tail=N

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/flash"
 	"github.com/toe-project/toe/internal/cli"
 	"github.com/toe-project/toe/internal/progress"
 	"github.com/toe-project/toe/machine"
@@ -146,9 +148,13 @@ func atRest(c *store.Card, do func(*rom.ROM) (status.FirmwareEvent, error)) (sta
 
 func firmwareRollbackCmd() *cobra.Command {
 	var asJSON bool
+	var want string
 	const short = "Start the other slot of a card's flash"
 	cmd := cardVerb("rollback", short, func(cmd *cobra.Command, c *store.Card) error {
-		slot, err := client.New(c).Rollback(cmd.Context(), caller())
+		if !slices.Contains([]string{"", "A", "B"}, want) {
+			return cli.Usagef("--slot %q: want A or B", want)
+		}
+		slot, err := client.New(c).Rollback(cmd.Context(), caller(), want)
 		if err == nil {
 			did := fmt.Sprintf("goes back to slot %s; see `toe status %s`", slot, c.Name)
 			return outcome{c.Name, status.Starting, did}.print(cmd, asJSON)
@@ -156,14 +162,18 @@ func firmwareRollbackCmd() *cobra.Command {
 		if !errors.Is(err, client.ErrNotRunning) {
 			return err
 		}
-		e, err := atRest(c, func(r *rom.ROM) (status.FirmwareEvent, error) { return rom.GoBack(r, caller(), rom.Hardware{}) })
+		e, err := atRest(c, func(r *rom.ROM) (status.FirmwareEvent, error) {
+			return rom.GoBack(r, caller(), rom.Hardware{}, flash.Slot(want))
+		})
 		if err != nil {
 			return err
 		}
 		return outcome{c.Name, status.Stopped, fmt.Sprintf("starts slot %s at its next start", e.Slot)}.print(cmd, asJSON)
 	})
 	cmd.Long = `Rollback makes the slot beside the one that was started last the first, and starts the card from it. The
-data partition stays. A slot that is empty, damaged or bad is refused.`
+data partition stays. A slot that is empty or damaged is refused, and one that is bad unless --slot names it: it then
+gets its attempts again.`
+	cmd.Flags().StringVar(&want, "slot", "", "the slot to start, A or B (default the one that was not started last)")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -6,8 +6,11 @@ import (
 	"os"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/toe-project/toe/card/rom"
 	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/firmware"
 	"github.com/toe-project/toe/firmware/firmwaretest"
 	"github.com/toe-project/toe/flash"
 	"github.com/toe-project/toe/machine"
@@ -76,10 +79,31 @@ func Change(t testing.TB, p store.Paths, changes flash.Env) {
 // of the slot.
 func Install(t testing.TB, p store.Paths, s flash.Slot, release string, kinds ...machine.Kind) string {
 	t.Helper()
-	img := firmwaretest.Debian(t, p.Cache, release, kinds...)
-	Change(t, p, flash.Env{"BOOT_" + string(s) + "_LEFT": "0"})
+	return InstallImage(t, p, s, firmwaretest.Debian(t, p.Cache, release, kinds...))
+}
+
+// InstallImage is Install of an image that a machine can boot, with its root.
+func InstallImage(t testing.TB, p store.Paths, s flash.Slot, img *firmware.Image) string {
+	t.Helper()
+	Change(t, p, flash.Env{"BOOT_" + string(s) + "_LEFT": "0", "BOOT_" + string(s) + "_GOOD": ""})
 	f, table := Flash(t, p)
 	digest, _, err := img.WriteBoot(io.NewOffsetWriter(f, table.Find(s.Boot()).Offset))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := img.Files(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer files.Close()
+	root := table.Find(s.Root())
+	err = unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, root.Offset, root.Size)
+	if err == nil {
+		_, err = firmware.WriteRoot(t.Context(), files.Root, io.NewOffsetWriter(f, root.Offset), root.Size, nil)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
