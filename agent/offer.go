@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -127,6 +126,3 @@ func (r *relay) close() {
 	r.via.CloseIdleConnections()
 	r.done.Wait()
 }
-
-// errNoOffer: the host asks for an installation of its file and offers none.
-var errNoOffer = errors.New("the host offers no file")

@@ -56,11 +56,8 @@ func short(text string) string {
 func Draw(s spec.Spec) []byte {
 	s.Name = cmp.Or(s.Name, spec.DefaultName)
 	host, card, wires := hostBox(s), cardBox(s), wireBoxes(s)
-	boxes := []*box{host, card}
+	boxes := append([]*box{host, card}, wires...)
 	right := 0.0 // height of the column of wires
-	for _, w := range wires {
-		boxes = append(boxes, w)
-	}
 	widest := 0.0
 	for _, b := range boxes {
 		b.size()

@@ -39,7 +39,7 @@ func (s *session) switchOver(ctx context.Context, before status.Status, r *Resul
 		return fmt.Errorf("card %s: restart into slot %s: %w; the slot is installed, `toe reset %[1]s` starts it",
 			s.card.Name, r.Slot, err)
 	}
-	after, err := s.awaitSettled(ctx, old.BootId, before, stage.Note)
+	after, err := s.awaitSettled(ctx, old.BootId, r.Slot, before, stage.Note)
 	r.Outage = end().Duration.Seconds()
 	if err != nil {
 		return fmt.Errorf("card %s: waiting for slot %s to become healthy: %w; see `toe firmware history %[1]s`",
@@ -60,10 +60,11 @@ func (s *session) answers(ctx context.Context) error {
 	return err
 }
 
-// awaitSettled waits until the card answers from another life and is healthy.
+// awaitSettled waits for the outcome: slot is healthy and found good, or the card runs another one.
 func (s *session) awaitSettled(
-	ctx context.Context, boot string, before status.Status, note func(string),
+	ctx context.Context, boot, slot string, before status.Status, note func(string),
 ) (status.Status, error) {
+	restarted := false
 	for seq := before.Sequence; ; {
 		st, err := s.super.Status(ctx, seq)
 		if err != nil {
@@ -71,13 +72,13 @@ func (s *session) awaitSettled(
 		}
 		seq = st.Sequence
 		note(string(st.State) + " " + st.Stage)
-		if st.State == status.Healthy {
-			if now, err := s.agent.Status(ctx, &cardpb.StatusRequest{}); err == nil && now.BootId != boot {
-				return st, nil
-			}
+		// A status that was read before the card answered from another life may be of the old one.
+		if done, err := outcome(st, slot, restarted); done || err != nil {
+			return st, err
 		}
-		if st.State == status.Failed || st.State == status.Stopped {
-			return st, fmt.Errorf("it is %s", st.State)
+		if !restarted {
+			now, err := s.agent.Status(ctx, &cardpb.StatusRequest{})
+			restarted = err == nil && now.BootId != boot
 		}
 		select {
 		case <-ctx.Done():
@@ -85,6 +86,27 @@ func (s *session) awaitSettled(
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// outcome judges the status of a card that is to run slot. A slot on trial has no outcome yet.
+func outcome(st status.Status, slot string, restarted bool) (done bool, err error) {
+	switch st.State {
+	case status.Failed, status.Stopped:
+		return true, fmt.Errorf("it is %s", st.State)
+	case status.Healthy, status.Degraded:
+	default:
+		return false, nil
+	}
+	if !restarted {
+		return false, nil
+	}
+	if st.Firmware.Slot == "" {
+		return true, fmt.Errorf("%w: it runs the rescue system", ErrReverted)
+	}
+	if st.Firmware.Slot != slot {
+		return true, fmt.Errorf("%w, %s", ErrReverted, st.Firmware.Slot)
+	}
+	return st.State == status.Healthy && !st.Firmware.Trial, nil
 }
 
 // awaitIdle waits for a moment in which the link carries next to nothing.
