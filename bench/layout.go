@@ -18,7 +18,11 @@ func touched(size int) []byte {
 	return mem
 }
 
-func iovec(b []byte) unix.Iovec { return unix.Iovec{Base: &b[0], Len: uint64(len(b))} }
+func iovec(b []byte) unix.Iovec {
+	v := unix.Iovec{Base: &b[0]}
+	v.SetLen(len(b)) // Len has the size of a word
+	return v
+}
 
 // oneHot is the cheapest layout: every packet in the same contiguous place, which stays in the
 // cache.
