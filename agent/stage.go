@@ -39,11 +39,14 @@ const (
 	testLimit = 30 * time.Second // for the root's init to say its version
 )
 
+// umlRoot is what User-Mode Linux itself adds to a command line without a root.
+const umlRoot = "98:0"
+
 // rootDevice returns the device that the kernel's command line names as root, or "".
 func rootDevice(cmdline string) string {
 	device := ""
 	for word := range strings.FieldsSeq(cmdline) {
-		if value, ok := strings.CutPrefix(word, "root="); ok {
+		if value, ok := strings.CutPrefix(word, "root="); ok && value != umlRoot {
 			device = value
 		}
 	}

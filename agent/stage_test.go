@@ -15,6 +15,7 @@ func TestRootDevice(t *testing.T) {
 		"quiet root=PARTLABEL=rootfs-a rauc.slot=A\n": "PARTLABEL=rootfs-a",
 		"root=/dev/vda root=/dev/vdb":                 "/dev/vdb", // the last one counts, as in the kernel
 		"quiet nfsroot=x toe.root=y":                  "",
+		"mem=64M root=98:0":                           "", // added by User-Mode Linux
 		"root=":                                       "",
 		"":                                            "",
 	} {

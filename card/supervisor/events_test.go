@@ -1,11 +1,13 @@
 package supervisor
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -97,12 +99,14 @@ func TestEventsEndWithTheirReader(t *testing.T) {
 	f.next(t, "one")
 	cancel()
 	_ = f.end(t)
-	gone := make(chan struct{})
-	go func() { r.s.server.handlers.Wait(); close(gone) }()
-	select {
-	case <-gone:
-	case <-time.After(10 * time.Second):
-		t.Error("the handler is still there after 10 s")
+	stacks := make([]byte, 1<<20)
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if !bytes.Contains(stacks[:runtime.Stack(stacks, true)], []byte(".serveEvents(")) {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatal("the handler is still there after 10 s")
+		}
 	}
 }
 
