@@ -68,7 +68,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Start: map[machine.Kind]time.Duration{
-			machine.UML: 20 * time.Second, machine.KVM: 60 * time.Second, machine.TCG: 180 * time.Second,
+			machine.UML: 60 * time.Second, machine.KVM: 60 * time.Second, machine.TCG: 180 * time.Second,
 		},
 		Settle:   15 * time.Second,
 		Shutdown: 5 * time.Second,
