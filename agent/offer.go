@@ -28,7 +28,7 @@ type offers struct {
 
 func newOffers() *offers { return &offers{conns: make(chan net.Conn, 1)} }
 
-// put replaces the connection that nobody has taken yet.
+// put replaces the connection that is still waiting.
 func (o *offers) put(conn net.Conn) {
 	for {
 		select {

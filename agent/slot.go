@@ -271,8 +271,8 @@ func (s *slotPart) health() []reason {
 	return append(out, s.state)
 }
 
-// close gives the attempt back where the card is taken down in good order before the verdict:
-// somebody asked for that.
+// close gives the attempt back where the card shuts down in good order before the verdict. An
+// orderly end was requested and says nothing about the slot.
 func (s *slotPart) close() {
 	s.mu.Lock()
 	trial, started := s.trial, s.started

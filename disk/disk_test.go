@@ -402,8 +402,8 @@ func TestWriteThrough(t *testing.T) {
 	}
 }
 
-// The worker is killed again and again while the driver writes. Every answer is right, and at the
-// end the file has what was written.
+// The worker is killed repeatedly while the driver writes. Every request completes without an error,
+// and the file holds what was written.
 func TestKilledWorker(t *testing.T) {
 	w := newWorld(t, options{process: true})
 	want, err := os.ReadFile(w.path)

@@ -17,7 +17,7 @@ const WorkerVerb = "disk-worker"
 // flush to a slow disk takes seconds.
 const answerWithin = time.Minute
 
-// Options say how workers are started. The zero value is right for a program whose main calls
+// Options selects how workers are started. The zero value suits a program whose main calls
 // worker.Main.
 type Options struct {
 	// Launch starts a worker with its socket for orders; LaunchProcess by default.

@@ -18,8 +18,8 @@ import (
 	"github.com/toe-project/toe/internal/progress"
 )
 
-// excluded is what dpkg does not unpack, on the card neither: nobody reads manuals there, and
-// translations are a fifth of the system. Licences stay.
+// excluded keeps dpkg from unpacking manuals and translations, in the build and later on the card.
+// Translations are a fifth of the system. Licences stay.
 var excluded = []string{
 	"path-exclude=/usr/share/man/*", "path-exclude=/usr/share/info/*", "path-exclude=/usr/share/bug/*",
 	"path-exclude=/usr/share/lintian/*", "path-exclude=/usr/share/locale/*",

@@ -178,9 +178,9 @@ func Marked(s Slot, digest string) Env {
 }
 
 // GiveBack returns the changes by which slot s, which runs content digest on trial, gets the attempt
-// back that its start took: its life ends because somebody asked for that. started is the
-// environment at the start, e that of now. There are none where the slot has got a verdict in the
-// meantime, has the attempt back already, or got maxSpared back.
+// back that its start took, because its end was requested. started is the environment at the start, e
+// the current one. There are no changes if the slot has a verdict, has the attempt back already, or
+// got maxSpared back.
 func (e Env) GiveBack(started Env, s Slot, digest string) Env {
 	if e[goodVar(s)] == digest || e[leftVar(s)] != started[leftVar(s)] || e[orderVar] != started[orderVar] {
 		return nil

@@ -260,7 +260,7 @@ func TestPanicAtTheStartGoesBack(t *testing.T) {
 	fallsBack(t, w, r, c)
 }
 
-// A hang: the agent has answered, and does not any more.
+// A hang: the agent has answered, and then stops answering.
 func TestHangGoesBack(t *testing.T) {
 	w := newScene()
 	c, _ := flashCard(t)

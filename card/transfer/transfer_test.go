@@ -272,7 +272,7 @@ func hostileCard(t *testing.T, h *hostile) *Card {
 	})
 }
 
-// A card cannot make Download write outside of its target, without a bound, or for ever.
+// A card cannot make Download write outside its target, exceed a bound, or run without end.
 func TestHostileCard(t *testing.T) {
 	const file, dir, link = fs.FileMode(0o644), fs.ModeDir | 0o755, fs.ModeSymlink | 0o777
 	for name, c := range map[string]struct {

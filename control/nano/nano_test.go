@@ -132,7 +132,7 @@ func FuzzParseAnswer(f *testing.F) {
 		if a, err := parseAnswer(b, q, key); err == nil && len(a.errors) > maxDevices {
 			t.Error("more devices than a card has")
 		}
-		// Behind the code, as who has the key would send it.
+		// With a valid code, as a holder of the key would send it.
 		if len(b) >= codeSize {
 			signed := binary.BigEndian.AppendUint64(bytes.Clone(b[:len(b)-codeSize]), key.code(b[:len(b)-codeSize]))
 			if a, err := parseAnswer(signed, q, key); err == nil && len(a.errors) > maxDevices {

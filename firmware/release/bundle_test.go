@@ -84,8 +84,7 @@ func info(t *testing.T, keyring, bundle string) (string, error) {
 	return string(out), err
 }
 
-// TestMake: RAUC accepts a bundle with the keyrings that shall accept it, and no other, over a
-// rotation of the authority.
+// TestMake checks which keyrings accept a bundle from before and after a rotation of the authority.
 func TestMake(t *testing.T) {
 	needRAUC(t)
 	k, _ := mustInit(t, Options{})
