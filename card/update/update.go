@@ -193,7 +193,7 @@ func (s *session) refusal(err error) error {
 		return fmt.Errorf("card %s: bundle %s: %w", s.card.Name, s.o.Source, err)
 	}
 	switch c.Code() {
-	case connect.CodeFailedPrecondition, connect.CodePermissionDenied, connect.CodeUnavailable:
+	case connect.CodeFailedPrecondition, connect.CodeUnavailable:
 		return fmt.Errorf("card %s: bundle %s: %w: %s", s.card.Name, s.o.Source, ErrRefused, c.Message())
 	case connect.CodeUnimplemented:
 		return fmt.Errorf("card %s: %w: it cannot install bundles; want firmware of edition debian", s.card.Name, ErrRefused)

@@ -62,7 +62,7 @@ type CardClient interface {
 	// card's own RAUC checks signature, compatible and version, and the card does not restart. A call
 	// that ends early ends the installation. Errors: FAILED_PRECONDITION when nothing was changed,
 	// ABORTED when the slot is left bad, UNIMPLEMENTED on a card without RAUC, UNAVAILABLE while
-	// another installation runs, PERMISSION_DENIED where the card's admins decide.
+	// another installation runs.
 	Install(context.Context, *InstallRequest) (*connect.ServerStreamForClient[InstallProgress], error)
 	// Reboot and PowerOff return when the shutdown has begun.
 	Reboot(context.Context, *RebootRequest) (*RebootResponse, error)
@@ -188,7 +188,7 @@ type CardHandler interface {
 	// card's own RAUC checks signature, compatible and version, and the card does not restart. A call
 	// that ends early ends the installation. Errors: FAILED_PRECONDITION when nothing was changed,
 	// ABORTED when the slot is left bad, UNIMPLEMENTED on a card without RAUC, UNAVAILABLE while
-	// another installation runs, PERMISSION_DENIED where the card's admins decide.
+	// another installation runs.
 	Install(context.Context, *InstallRequest, *connect.ServerStream[InstallProgress]) error
 	// Reboot and PowerOff return when the shutdown has begun.
 	Reboot(context.Context, *RebootRequest) (*RebootResponse, error)
