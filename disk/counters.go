@@ -84,7 +84,7 @@ type errorLog struct {
 // errorPause is the least time between two reports of one worker.
 const errorPause = 10 * time.Second
 
-func (l *errorLog) tell(w link.Worker, err error) {
+func (l *errorLog) report(w link.Worker, err error) {
 	now := time.Now()
 	if now.Before(l.next) {
 		return

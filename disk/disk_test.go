@@ -97,7 +97,7 @@ func newWorldOn(t testing.TB, image string, o options) *world {
 			t.Errorf("Serve: %v", err)
 		}
 		if t.Failed() {
-			t.Logf("events: %q", w.told())
+			t.Logf("events: %q", w.reported())
 		}
 	})
 	if w.Card, err = disktest.Connect(socket, o.refuse); err != nil {
@@ -106,7 +106,7 @@ func newWorldOn(t testing.TB, image string, o options) *world {
 	return w
 }
 
-func (w *world) told() string {
+func (w *world) reported() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return strings.Join(w.events, "\n")
@@ -353,13 +353,13 @@ func TestFailingFile(t *testing.T) {
 	if s := w.k.Stats(); s.Errors != 5 || s.Lost != 1 {
 		t.Errorf("%+v", s)
 	}
-	for end := time.Now().Add(5 * time.Second); !strings.Contains(w.told(), "no space left"); time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(5 * time.Second); !strings.Contains(w.reported(), "no space left"); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("no event tells of ENOSPC: %q", w.told())
+			t.Fatalf("no event tells of ENOSPC: %q", w.reported())
 		}
 	}
-	if n := strings.Count(w.told(), "\n"); n > 0 {
-		t.Errorf("%d more events: %q", n, w.told())
+	if n := strings.Count(w.reported(), "\n"); n > 0 {
+		t.Errorf("%d more events: %q", n, w.reported())
 	}
 }
 
@@ -453,7 +453,7 @@ func TestKilledWorker(t *testing.T) {
 			return
 		}
 	}
-	t.Logf("%d workers were killed: %s", n, w.told())
+	t.Logf("%d workers were killed: %s", n, w.reported())
 	if got, err := os.ReadFile(w.path); err != nil || !bytes.Equal(got, want) {
 		t.Errorf("the file has other content than was written: %v", err)
 	}

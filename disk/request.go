@@ -246,9 +246,9 @@ func (d *device) outcome(what string, at int64, n int, err error) status {
 	switch {
 	case errors.Is(err, errRange), errors.Is(err, errReadOnly), errors.Is(err, unix.EFAULT):
 	case what == "flush":
-		d.errors.tell(d.worker, fmt.Errorf("flush: %w", err))
+		d.errors.report(d.worker, fmt.Errorf("flush: %w", err))
 	default:
-		d.errors.tell(d.worker, fmt.Errorf("%s of %d bytes at %d: %w", what, n, at, err))
+		d.errors.report(d.worker, fmt.Errorf("%s of %d bytes at %d: %w", what, n, at, err))
 	}
 	return ioError
 }

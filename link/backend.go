@@ -8,8 +8,8 @@ import (
 )
 
 // backend is the keeper as the vhost-user conversation sees it: a vhostuser.Device. Every change
-// enters the wish first and is reverted if the pump refuses it. If there is no pump, because one
-// has just died, the next one gets the whole wish and the front end does not notice.
+// enters the desired state first and is reverted if the pump refuses it. If there is no pump, because one
+// has just died, the next one gets the whole desired state and the front end does not notice.
 type backend Keeper
 
 func (b *backend) Shape() vhostuser.Shape { return b.kind.Shape() }
@@ -30,15 +30,15 @@ func (b *backend) SetFeatures(f uint64) error {
 	k := (*Keeper)(b)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	old := k.wish.features
-	k.wish.features = f
+	old := k.desired.features
+	k.desired.features = f
 	k.forgetPairs()
 	err := k.setOffload(f)
 	if err == nil {
-		_, err = k.tell(order{Op: opOffer, Features: f})
+		_, err = k.send(order{Op: opOffer, Features: f})
 	}
 	if err != nil {
-		k.wish.features = old
+		k.desired.features = old
 	}
 	return err
 }
@@ -61,14 +61,14 @@ func (b *backend) SetMemory(table []vhostuser.Region) error {
 	k := (*Keeper)(b)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	old := k.wish.table
-	k.wish.table = table
+	old := k.desired.table
+	k.desired.table = table
 	if k.pump == nil {
 		return nil
 	}
-	err := k.settle(tellMemory(k.pump, table))
+	err := k.settle(sendMemory(k.pump, table))
 	if err != nil {
-		k.wish.table = old
+		k.desired.table = old
 	}
 	return err
 }
@@ -77,16 +77,16 @@ func (b *backend) StartRing(i int, r vhostuser.Ring) error {
 	k := (*Keeper)(b)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	was := k.wish.rings[i]
-	now := wishedRing{Ring: r, taken: was.taken}
-	k.wish.rings[i] = now
+	was := k.desired.rings[i]
+	now := desiredRing{Ring: r, taken: was.taken}
+	k.desired.rings[i] = now
 	defer k.steer()
 	if k.pump == nil {
 		return nil
 	}
 	err := k.settle(k.start(i, now))
 	if err != nil {
-		delete(k.wish.rings, i)
+		delete(k.desired.rings, i)
 	}
 	return err
 }
@@ -108,15 +108,15 @@ func (b *backend) StopRing(i int) (uint16, error) {
 		if try > 0 {
 			k.event("a %s did not stop ring %d, replaced by %d", k.opts.Worker, i, k.pump.process.PID())
 		}
-		if r, ok := k.wish.rings[i]; !ok || r.lost {
+		if r, ok := k.desired.rings[i]; !ok || r.lost {
 			// The position is unknown and must not be made up. The front
 			// end finds it in the used index when the conversation ends.
-			delete(k.wish.rings, i)
+			delete(k.desired.rings, i)
 			return 0, fmt.Errorf("device %s: ring %d was lost with its pump", k.name, i)
 		}
 		var a answer
-		if a, err = k.pump.tell(order{Op: opStop, Index: i}); err == nil {
-			delete(k.wish.rings, i)
+		if a, err = k.pump.send(order{Op: opStop, Index: i}); err == nil {
+			delete(k.desired.rings, i)
 			return a.Base, nil
 		}
 		if dead := k.bury(); dead != nil {
@@ -124,7 +124,7 @@ func (b *backend) StopRing(i int) (uint16, error) {
 			break
 		}
 	}
-	delete(k.wish.rings, i)
+	delete(k.desired.rings, i)
 	k.reviveLater()
 	return 0, err
 }
@@ -133,17 +133,17 @@ func (b *backend) EnableRing(i int, on bool) error {
 	k := (*Keeper)(b)
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	r, ok := k.wish.rings[i]
+	r, ok := k.desired.rings[i]
 	if !ok {
 		return nil
 	}
 	defer k.steer()
 	was := r
 	r.Enabled = on
-	k.wish.rings[i] = r
-	_, err := k.tell(order{Op: opEnable, Index: i, On: on})
+	k.desired.rings[i] = r
+	_, err := k.send(order{Op: opEnable, Index: i, On: on})
 	if err != nil {
-		k.wish.rings[i] = was
+		k.desired.rings[i] = was
 	}
 	return err
 }
@@ -154,15 +154,15 @@ func (b *backend) Reset() {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	var err error
-	for i := range k.wish.rings {
+	for i := range k.desired.rings {
 		if err == nil && k.pump != nil {
-			_, err = k.pump.tell(order{Op: opStop, Index: i})
+			_, err = k.pump.send(order{Op: opStop, Index: i})
 		}
 	}
-	k.wish = wish{rings: map[int]wishedRing{}}
+	k.desired = desired{rings: map[int]desiredRing{}}
 	k.forgetPairs()
 	if err == nil && k.pump != nil {
-		err = tellMemory(k.pump, nil)
+		err = sendMemory(k.pump, nil)
 	}
 	if err != nil {
 		// The kill releases everything that the pump holds of this front end, before the

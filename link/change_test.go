@@ -229,7 +229,7 @@ func TestStreamEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			w, peer := newStreamWorld(t, fakecard.Options{})
 			end(peer)
-			w.told(t, "stream")
+			w.hasEvent(t, "stream")
 			_, tx := w.card.Pair(0)
 			for range 300 {
 				if err := w.card.Send(make([]byte, 72)); err != nil {
@@ -333,7 +333,7 @@ func TestPumpKilled(t *testing.T) {
 		t.Errorf("%d lost, %d twice, with %d kills and rings of 256", f.lost, f.twice, kills)
 	}
 	w.passes(t)
-	w.told(t, "replaced by")
+	w.hasEvent(t, "replaced by")
 }
 
 // A killed pump with the receive ring half used: not one buffer is lost.

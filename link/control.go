@@ -21,9 +21,9 @@ import (
 // features that are not offered.
 type control struct {
 	virtqueue
-	pairs int       // that the device has
-	used  int       // that the driver uses, as last reported to the keeper
-	tell  func(int) // reports used to the keeper
+	pairs  int       // that the device has
+	used   int       // that the driver uses, as last reported to the keeper
+	report func(int) // reports used to the keeper
 }
 
 const (
@@ -34,8 +34,8 @@ const (
 	ackErr = 1 // VIRTIO_NET_ERR
 )
 
-// obeyCard executes pending commands, a limited number per turn so that packets get theirs.
-func (q *queuePair) obeyCard() {
+// runCommands executes pending commands, a limited number per turn so that packets get theirs.
+func (q *queuePair) runCommands() {
 	c := &q.control
 	const most = 16
 	tries := 0
@@ -82,7 +82,7 @@ func (c *control) do(command []byte) byte {
 	}
 	if n != c.used {
 		c.used = n
-		c.tell(n)
+		c.report(n)
 	}
 	return ackOK
 }

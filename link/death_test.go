@@ -135,7 +135,7 @@ func TestDeathBeforeNextFrontEnd(t *testing.T) {
 	}
 }
 
-// A pump that cannot take the wish is dead before the next one is started.
+// A pump that cannot take the desired state is dead before the next one is started.
 func TestDeathBeforeNextTry(t *testing.T) {
 	var before *lingering
 	w := newLaunched(t, func(o *Options) {
@@ -179,8 +179,8 @@ func TestPairsOutliveTheirPump(t *testing.T) {
 	}
 	w.k.mu.Lock()
 	defer w.k.mu.Unlock()
-	if w.k.wish.pairs != 2 {
-		t.Errorf("the driver uses %d pairs as far as the keeper knows, want 2", w.k.wish.pairs)
+	if w.k.desired.pairs != 2 {
+		t.Errorf("the driver uses %d pairs as far as the keeper knows, want 2", w.k.desired.pairs)
 	}
 }
 

@@ -8,7 +8,7 @@ const mostEvents = 256
 // events delivers events in order from its own goroutine, so that the sender may hold locks and the
 // receiver may write files.
 type events struct {
-	tell func(Event) // may be nil
+	notify func(Event) // may be nil
 
 	mu      sync.Mutex // guards waiting and ended
 	waiting []Event
@@ -17,8 +17,8 @@ type events struct {
 	done    chan struct{}
 }
 
-func newEvents(tell func(Event)) *events {
-	e := &events{tell: tell, done: make(chan struct{})}
+func newEvents(notify func(Event)) *events {
+	e := &events{notify: notify, done: make(chan struct{})}
 	e.more.L = &e.mu
 	go e.run()
 	return e
@@ -27,7 +27,7 @@ func newEvents(tell func(Event)) *events {
 func (e *events) add(v Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.tell == nil || e.ended || len(e.waiting) >= mostEvents {
+	if e.notify == nil || e.ended || len(e.waiting) >= mostEvents {
 		return
 	}
 	e.waiting = append(e.waiting, v)
@@ -48,7 +48,7 @@ func (e *events) run() {
 			return
 		}
 		for _, v := range now {
-			e.tell(v)
+			e.notify(v)
 		}
 	}
 }

@@ -27,7 +27,7 @@ func TestMemoryFileTruncated(t *testing.T) {
 		t.Fatal(err)
 	}
 	tx.Kick()
-	w.told(t, "ended")
+	w.hasEvent(t, "ended")
 	if pid := w.k.PumpPID(); pid == old {
 		t.Errorf("pump %d still runs", pid)
 	}
@@ -148,7 +148,7 @@ func (b *bare) fillBehind(left int64, n int, send func([]byte)) {
 		b.t.Fatal(err)
 	}
 	const size = 66000 // the largest packet, and no more
-	b.tell(order{Op: opOffer, Features: vhostuser.NetMergeable})
+	b.send(order{Op: opOffer, Features: vhostuser.NetMergeable})
 	b.ready(0, 0, 4, seedDescs(
 		fuzzGuest+fuzzMem, size, 2, 0,
 		fuzzGuest+fuzzData, size, 2, 0,
@@ -168,7 +168,7 @@ func (b *bare) addMemory(size int64) *os.File {
 	if err := f.Truncate(size); err != nil {
 		b.t.Fatal(err)
 	}
-	b.tell(order{Op: opMemory, Regions: []vhostuser.Region{
+	b.send(order{Op: opMemory, Regions: []vhostuser.Region{
 		{Guest: fuzzGuest, User: fuzzUser, Size: fuzzMem}, {Guest: fuzzGuest + fuzzMem, User: fuzzUser + fuzzMem, Size: uint64(size)}}}, b.file, f)
 	return f
 }

@@ -83,8 +83,8 @@ func newBareOn(t testing.TB, host int, theirs *os.File, spin time.Duration) *bar
 	}
 	b.r, err = start(here, answerWithin)
 	check()
-	b.tell(order{Op: opInit, Setup: inJSON(setup{Name: "fuzz", Pairs: 1, Seam: true, Spin: int64(spin)})}, b.board.File, theirs)
-	b.tell(order{Op: opMemory, Regions: []vhostuser.Region{{Guest: fuzzGuest, User: fuzzUser, Size: fuzzMem}}}, b.file)
+	b.send(order{Op: opInit, Setup: inJSON(setup{Name: "fuzz", Pairs: 1, Seam: true, Spin: int64(spin)})}, b.board.File, theirs)
+	b.send(order{Op: opMemory, Regions: []vhostuser.Region{{Guest: fuzzGuest, User: fuzzUser, Size: fuzzMem}}}, b.file)
 	t.Cleanup(b.close)
 	return b
 }
@@ -102,9 +102,9 @@ func (b *bare) close() {
 	}
 }
 
-func (b *bare) tell(o order, files ...*os.File) {
+func (b *bare) send(o order, files ...*os.File) {
 	b.t.Helper()
-	if _, err := b.r.tell(o, files...); err != nil {
+	if _, err := b.r.send(o, files...); err != nil {
 		b.t.Fatalf("order %s: %v", o.Op, err)
 	}
 }
@@ -118,9 +118,9 @@ func (b *bare) ready(i int, base, ahead uint16, descs, heads []byte) {
 	copy(b.mem[at:at+16*fuzzSize], descs)
 	copy(b.mem[at+0x404:at+0x404+2*fuzzSize], heads)
 	*b.u16(at + 0x402) = base + ahead
-	b.tell(order{Op: opStart, Index: i, Ring: &vhostuser.Ring{Size: fuzzSize, Base: base, Enabled: true,
+	b.send(order{Op: opStart, Index: i, Ring: &vhostuser.Ring{Size: fuzzSize, Base: base, Enabled: true,
 		Desc: fuzzUser + uint64(at), Avail: fuzzUser + uint64(at) + 0x400, Used: fuzzUser + uint64(at) + 0x800}}, b.kicks[i])
-	b.tell(order{Op: opRun, Index: i})
+	b.send(order{Op: opRun, Index: i})
 }
 
 // head is what the avail ring holds at an index.
@@ -200,7 +200,7 @@ func FuzzPump(f *testing.F) {
 	f.Fuzz(func(t *testing.T, send, receive, table, heads, data []byte, ahead, base uint16) {
 		if b == nil {
 			b = newBare(noCleanup{t})
-			b.tell(order{Op: opOffer, Features: vhostuser.RingIndirect | vhostuser.NetMergeable | vhostuser.NetHostTSO4 | vhostuser.NetCSum})
+			b.send(order{Op: opOffer, Features: vhostuser.RingIndirect | vhostuser.NetMergeable | vhostuser.NetHostTSO4 | vhostuser.NetCSum})
 		}
 		b.t = t
 		copy(b.mem[fuzzTable:fuzzTable+0x1000], table)
@@ -219,8 +219,8 @@ func FuzzPump(f *testing.F) {
 			}
 			time.Sleep(10 * time.Microsecond)
 		}
-		b.tell(order{Op: opStop, Index: 0})
-		b.tell(order{Op: opStop, Index: 1})
+		b.send(order{Op: opStop, Index: 0})
+		b.send(order{Op: opStop, Index: 1})
 		if !overwritten {
 			b.judge(0, base, ahead)
 			b.judge(1, base, ahead)

@@ -21,7 +21,7 @@ func TestCallOverFullSocket(t *testing.T) {
 	defer call.Close()
 	defer unix.Close(pair[0])
 	clear(b.mem[:fuzzRing])
-	b.tell(order{Op: opStart, Index: 1, HasCall: true, Ring: &vhostuser.Ring{Size: fuzzSize, Enabled: true,
+	b.send(order{Op: opStart, Index: 1, HasCall: true, Ring: &vhostuser.Ring{Size: fuzzSize, Enabled: true,
 		Desc: fuzzUser, Avail: fuzzUser + 0x400, Used: fuzzUser + 0x800}}, b.kicks[1], call)
 	if err := unix.SetNonblock(pair[1], false); err != nil {
 		t.Fatal(err)
@@ -29,6 +29,6 @@ func TestCallOverFullSocket(t *testing.T) {
 	for err == nil {
 		err = unix.Sendto(pair[1], make([]byte, 64<<10), unix.MSG_DONTWAIT, nil)
 	}
-	b.tell(order{Op: opRun, Index: 1}) // makes the pump call the driver
-	b.tell(order{Op: opStop, Index: 1})
+	b.send(order{Op: opRun, Index: 1}) // makes the pump call the driver
+	b.send(order{Op: opStop, Index: 1})
 }

@@ -186,7 +186,7 @@ func TestBrokenRingStopsAlone(t *testing.T) {
 			if !tx.Broken() {
 				t.Error("the error descriptor was not signalled")
 			}
-			w.told(t, "ring 1 stopped")
+			w.hasEvent(t, "ring 1 stopped")
 			if _, err := w.card.Stop(1); err != nil {
 				t.Fatal(err)
 			}

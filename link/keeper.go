@@ -65,7 +65,7 @@ type Keeper struct {
 	// mu guards what follows. It is held while an order is in flight, so
 	// orders reach the pump one at a time and in the order of the conversation.
 	mu        sync.Mutex
-	wish      wish
+	desired   desired
 	pump      *running
 	conn      *net.UnixConn
 	closed    bool
@@ -76,16 +76,16 @@ type Keeper struct {
 	quit      chan struct{} // closed by Close; ends waits that do not hold mu
 }
 
-// wish is the complete state that the front end wants. A new pump gets all of it.
-type wish struct {
+// desired is the complete state that the front end wants. A new pump gets all of it.
+type desired struct {
 	features uint64
 	table    []vhostuser.Region
-	rings    map[int]wishedRing
+	rings    map[int]desiredRing
 	pairs    int // that the driver uses, set over a control ring; 0 if never set
 }
 
-// wishedRing is a ring that the front end has started.
-type wishedRing struct {
+// desiredRing is a ring that the front end has started.
+type desiredRing struct {
 	vhostuser.Ring
 	taken bool // a pump has placed it: its position is the used index in memory, not Base
 	lost  bool // the present pump refused it
@@ -114,7 +114,7 @@ func NewKeeperOf(name, socket string, kind Kind, opts Options) (*Keeper, error) 
 func newKeeper(name, socket string, kind Kind, n *network, opts Options) (k *Keeper, err error) {
 	k = &Keeper{
 		name: name, kind: kind, net: n, opts: opts,
-		wish: wish{rings: map[int]wishedRing{}}, quit: make(chan struct{}),
+		desired: desired{rings: map[int]desiredRing{}}, quit: make(chan struct{}),
 	}
 	k.events = newEvents(opts.Event)
 	defer func() {

@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// errNoPump reports that an order reached no pump. The wish holds its content, so the next pump
+// errNoPump reports that an order reached no pump. The desired state holds its content, so the next pump
 // gets it.
 var errNoPump = errors.New("no pump")
 
-// launch starts a pump and sends it the whole wish. k.mu is held.
+// launch starts a pump and sends it the whole desired state. k.mu is held.
 func (k *Keeper) launch() error {
 	value, files := k.kind.Setup()
 	what, err := json.Marshal(value)
@@ -27,13 +27,13 @@ func (k *Keeper) launch() error {
 	k.setPump(r)
 	k.done.Add(1)
 	go k.watch(r)
-	a, err := r.tell(order{Op: opInit, Setup: what}, files...)
+	a, err := r.send(order{Op: opInit, Setup: what}, files...)
 	k.confined(a.Lacks)
-	if err == nil && k.wish.features != 0 {
-		_, err = r.tell(order{Op: opOffer, Features: k.wish.features})
+	if err == nil && k.desired.features != 0 {
+		_, err = r.send(order{Op: opOffer, Features: k.desired.features})
 	}
-	if err == nil && len(k.wish.table) > 0 {
-		if err = tellMemory(r, k.wish.table); isRefusal(err) {
+	if err == nil && len(k.desired.table) > 0 {
+		if err = sendMemory(r, k.desired.table); isRefusal(err) {
 			// The next pump would refuse it too. The front end must
 			// connect again.
 			k.event("front end disconnected: its memory: %v", err)
@@ -41,12 +41,12 @@ func (k *Keeper) launch() error {
 			return nil
 		}
 	}
-	for i, ring := range k.wish.rings {
+	for i, ring := range k.desired.rings {
 		if err != nil {
 			break
 		}
 		err = k.start(i, ring)
-		if ring = k.wish.rings[i]; isRefusal(err) {
+		if ring = k.desired.rings[i]; isRefusal(err) {
 			// The memory table does not hold this ring. The other
 			// rings go on.
 			k.event("ring %d: %v", i, err)
@@ -54,7 +54,7 @@ func (k *Keeper) launch() error {
 		} else {
 			ring.lost = false
 		}
-		k.wish.rings[i] = ring
+		k.desired.rings[i] = ring
 	}
 	if err != nil {
 		err = fmt.Errorf("device %s: %s: %w", k.name, k.opts.Worker, err)
@@ -79,14 +79,14 @@ func (k *Keeper) bury() error {
 // position, and no packet moves before its answer arrives. So the keeper knows at each moment
 // whether the next pump must continue from the front end's base or from the card's memory. k.mu is
 // held.
-func (k *Keeper) start(i int, ring wishedRing) error {
-	err := tellStart(k.pump, i, ring.Ring, ring.taken)
+func (k *Keeper) start(i int, ring desiredRing) error {
+	err := sendStart(k.pump, i, ring.Ring, ring.taken)
 	if err != nil {
 		return err
 	}
 	ring.taken = true
-	k.wish.rings[i] = ring
-	_, err = k.pump.tell(order{Op: opRun, Index: i})
+	k.desired.rings[i] = ring
+	_, err = k.pump.send(order{Op: opRun, Index: i})
 	return err
 }
 
@@ -99,9 +99,9 @@ func (k *Keeper) confined(lacks string) {
 	k.lacks = lacks
 }
 
-// giveUp closes the front end's connection and clears the wish. k.mu is held.
+// giveUp closes the front end's connection and clears the desired state. k.mu is held.
 func (k *Keeper) giveUp() {
-	k.wish = wish{rings: map[int]wishedRing{}}
+	k.desired = desired{rings: map[int]desiredRing{}}
 	if k.conn != nil {
 		k.conn.Close()
 	}
@@ -196,18 +196,18 @@ func (k *Keeper) reviveLater() {
 	}()
 }
 
-// tell sends an order to the pump, if there is one. k.mu is held.
-func (k *Keeper) tell(o order, files ...*os.File) (answer, error) {
+// send sends an order to the pump, if there is one. k.mu is held.
+func (k *Keeper) send(o order, files ...*os.File) (answer, error) {
 	if k.pump == nil {
 		return answer{}, nil
 	}
-	a, err := k.pump.tell(o, files...)
+	a, err := k.pump.send(o, files...)
 	return a, k.settle(err)
 }
 
 // settle returns the outcome of an order. A refusal is an answer. A pump that is gone or does not
 // answer is killed. Once it is dead the order counts as done: watch starts its successor, which
-// gets the whole wish. k.mu is held.
+// gets the whole desired state. k.mu is held.
 func (k *Keeper) settle(err error) error {
 	if err == nil || isRefusal(err) {
 		return err

@@ -48,7 +48,7 @@ func TestPackedRingNotOffered(t *testing.T) {
 		}
 		front.Conn.Close()
 	}
-	w.told(t, "front end disconnected")
+	w.hasEvent(t, "front end disconnected")
 	var err error
 	if w.card, err = fakecard.Connect(w.path, fakecard.Options{}); err != nil {
 		t.Fatal(err)

@@ -122,7 +122,7 @@ func (r *running) listen(orders int) {
 	}
 }
 
-// hand stores an answer for tell. It replaces an answer that was not fetched, which belongs to an
+// hand stores an answer for send. It replaces an answer that was not fetched, which belongs to an
 // abandoned order or to none. A pump that makes up answers must not block listen, which detects the
 // pump's end.
 func (r *running) hand(a answer) {
@@ -134,8 +134,8 @@ func (r *running) hand(a answer) {
 	r.answers <- a // only hand fills the channel, so there is room
 }
 
-// tell sends one order and waits for its answer.
-func (r *running) tell(o order, files ...*os.File) (answer, error) {
+// send sends one order and waits for its answer.
+func (r *running) send(o order, files ...*os.File) (answer, error) {
 	r.seq++
 	o.Seq = r.seq
 	if err := fds.Socket(r.orders).Send(o, files...); err != nil {
@@ -161,25 +161,25 @@ func (r *running) tell(o order, files ...*os.File) (answer, error) {
 	}
 }
 
-func tellMemory(r *running, table []vhostuser.Region) error {
+func sendMemory(r *running, table []vhostuser.Region) error {
 	o := order{Op: opMemory}
 	files := make([]*os.File, 0, len(table))
 	for _, t := range table {
 		o.Regions = append(o.Regions, t)
 		files = append(files, t.File)
 	}
-	_, err := r.tell(o, files...)
+	_, err := r.send(o, files...)
 	return err
 }
 
-func tellStart(r *running, i int, v vhostuser.Ring, resume bool) error {
+func sendStart(r *running, i int, v vhostuser.Ring, resume bool) error {
 	files := []*os.File{v.Kick}
 	for _, f := range []*os.File{v.Call, v.Err} {
 		if f != nil {
 			files = append(files, f)
 		}
 	}
-	_, err := r.tell(order{
+	_, err := r.send(order{
 		Op: opStart, Index: i, Ring: &v, Resume: resume, HasCall: v.Call != nil, HasErr: v.Err != nil,
 	}, files...)
 	return err

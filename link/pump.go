@@ -64,7 +64,7 @@ func (p *pump) openPair(w *worker, s *setup, i, fd int) error {
 		return fmt.Errorf("queue pair %d: %w", i, err)
 	}
 	q.seam, q.spin = s.Seam, time.Duration(s.Spin)
-	q.control.pairs, q.control.tell = s.Pairs, p.tellPairs
+	q.control.pairs, q.control.report = s.Pairs, p.reportPairs
 	events := uint32(unix.EPOLLIN)
 	if s.Stream {
 		if q.stream, err = newStream(fd); err != nil {
@@ -105,8 +105,8 @@ func (p *pump) close() {
 	p.board.Close()
 }
 
-// tellPairs reports to the keeper how many queue pairs the driver wants to use.
-func (p *pump) tellPairs(n int) { fds.Socket(p.orders).Send(answer{Pairs: n}) }
+// reportPairs reports to the keeper how many queue pairs the driver wants to use.
+func (p *pump) reportPairs(n int) { fds.Socket(p.orders).Send(answer{Pairs: n}) }
 
 // offer applies the negotiated features to the queues.
 func (p *pump) offer(f uint64) {

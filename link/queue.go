@@ -99,7 +99,7 @@ func (q *queue) do(f func()) {
 	<-done
 }
 
-func (q *queue) obey() {
+func (q *queue) runOrders() {
 	q.posted.Store(false)
 	for {
 		select {

@@ -68,14 +68,14 @@ func (q *queuePair) run() {
 	var awake time.Time
 	for !q.quit {
 		if q.posted.Load() {
-			q.obey()
+			q.runOrders()
 			continue
 		}
 		if q.laps++; q.laps%lookAgain == 0 {
 			q.recall(0)
 		}
 		if q.control.running() {
-			q.obeyCard()
+			q.runCommands()
 		}
 		busy := q.toHost()
 		if q.toCard() || busy {

@@ -95,7 +95,7 @@ func (r *requests) loop() {
 	debug.SetPanicOnFault(true) // as in queuePair.run
 	for !r.quit {
 		if r.posted.Load() {
-			r.obey()
+			r.runOrders()
 			continue
 		}
 		if r.laps++; r.laps%lookAgain == 0 {

@@ -22,7 +22,7 @@ func TestSpin(t *testing.T) {
 	}{{0, 0, false}, {time.Minute, 0, true}, {time.Minute, 300 * time.Millisecond, true}, {20 * time.Millisecond, time.Second, false}} {
 		t.Run(fmt.Sprintf("%s after %s", c.spin, c.pause), func(t *testing.T) {
 			b := newBareSpinning(t, c.spin)
-			b.tell(order{Op: opOffer})
+			b.send(order{Op: opOffer})
 			frame := fakecard.Frame(fakecard.UDP(cardIP, hostIP, 1, 2, 100))
 			copy(b.mem[fuzzData:], frame)
 			b.ready(1, 0, 1, seedDescs(fuzzGuest+fuzzData, uint64(len(frame)), 0, 0), make([]byte, 2*fuzzSize))

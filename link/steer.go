@@ -34,8 +34,8 @@ func (k *Keeper) steer() {
 // our control ring, every ring is enabled from its start, and the driver uses one pair until a
 // command changes that (virtio 1.2 section 5.1.6.5.6).
 func (k *Keeper) serves(pair int) bool {
-	r, ok := k.wish.rings[2*pair]
-	if k.wish.features&vhostuser.NetCtrlVQ != 0 && pair >= max(k.wish.pairs, 1) {
+	r, ok := k.desired.rings[2*pair]
+	if k.desired.features&vhostuser.NetCtrlVQ != 0 && pair >= max(k.desired.pairs, 1) {
 		return false
 	}
 	return ok && r.Enabled
@@ -54,7 +54,7 @@ func (k *Keeper) usePairs(r *running) {
 // next pump. k.mu is held.
 func (k *Keeper) hear(r *running) {
 	if n := int(r.pairs.Load()); k.net != nil && n > 0 && n <= len(k.net.dev.Files) {
-		k.wish.pairs = n
+		k.desired.pairs = n
 		k.steer()
 	}
 }
@@ -62,7 +62,7 @@ func (k *Keeper) hear(r *running) {
 // forgetPairs resets the number for a new driver. All rings are stopped, so no news of the previous
 // driver is in flight. k.mu is held.
 func (k *Keeper) forgetPairs() {
-	k.wish.pairs = 0
+	k.desired.pairs = 0
 	if k.pump != nil {
 		k.pump.pairs.Store(0)
 	}

@@ -199,7 +199,7 @@ func TestStreamKeepsOffLoopback(t *testing.T) {
 func TestStreamIsRenewed(t *testing.T) {
 	w, first := newStreamWorldOn(t, worldOptions{process: true})
 	first.Close()
-	w.told(t, "the stream ended")
+	w.hasEvent(t, "the stream ended")
 	for round := range 3 {
 		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {

@@ -13,7 +13,7 @@ import (
 )
 
 // unanswered is a real pump whose answer to the first order that swallow picks is lost: the pump
-// has obeyed it, works for a while, and dies.
+// has executed it, works for a while, and dies.
 func unanswered(orders *os.File, swallow func(order) bool) (Process, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -113,7 +113,7 @@ func TestStartUnanswered(t *testing.T) {
 					t.Errorf("packet %d came as number %d", b[23], i)
 				}
 			}
-			w.told(t, "replaced by")
+			w.hasEvent(t, "replaced by")
 			if _, b, ok := w.recv(t, 200); ok {
 				t.Errorf("packet %d came twice", b[23])
 			}

@@ -62,7 +62,7 @@ func (p *worker) work() error {
 			return fmt.Errorf("orders: %w", err)
 		}
 		a := answer{Seq: o.Seq}
-		if a.Base, err = p.obey(&o, passed); err != nil {
+		if a.Base, err = p.execute(&o, passed); err != nil {
 			a.Error = err.Error()
 		}
 		if o.Op == opInit {
@@ -95,8 +95,8 @@ func (p *worker) close() {
 	}
 }
 
-// obey executes one order. It replaces each descriptor that it keeps by -1.
-func (p *worker) obey(o *order, fds []int) (uint16, error) {
+// execute carries out one order. It replaces each descriptor that it keeps by -1.
+func (p *worker) execute(o *order, fds []int) (uint16, error) {
 	if o.Op == opInit {
 		return 0, p.init(o.Setup, fds)
 	}

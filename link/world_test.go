@@ -275,7 +275,7 @@ func (w *world) stat(t testing.TB, name string, get func(QueueStats) uint64, wan
 }
 
 // told waits for an event that contains a text.
-func (w *world) told(t testing.TB, text string) {
+func (w *world) hasEvent(t testing.TB, text string) {
 	t.Helper()
 	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if strings.Contains(strings.Join(w.news(), "\n"), text) {

@@ -87,15 +87,15 @@ func (o *mapping) readErrors() int {
 	return takeErrors(o.fd, func(r reported, remote peer, quoted []byte) bool {
 		t := o.u.sessions.all[sessionKey{host: o.host, remote: remote}]
 		if t != nil && r.forHost(remote.is4()) {
-			o.u.tellHost(t, r, quoted)
+			o.u.reportToHost(t, r, quoted)
 		}
 		return true
 	})
 }
 
-// tellHost sends the host an ICMP error about a datagram of a session, so that its socket gets the
+// reportToHost sends the host an ICMP error about a datagram of a session, so that its socket gets the
 // same error as without the card.
-func (u *udp) tellHost(t *session, r reported, quoted []byte) {
+func (u *udp) reportToHost(t *session, r reported, quoted []byte) {
 	if r.offender != (peer{}) && isOwn(r.offender) {
 		r.offender = peer{} // the card itself: with the address that the host knows
 	}
@@ -126,7 +126,7 @@ func (o *mapping) refused(r refusal) bool {
 	u.drop(dropRoute, r.count)
 	e, ok := noRoute(r.err, r.to.is4())
 	if t := u.sessions.all[sessionKey{host: o.host, remote: *r.to}]; ok && t != nil {
-		u.tellHost(t, e, nil)
+		u.reportToHost(t, e, nil)
 	}
 	return false
 }

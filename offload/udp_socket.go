@@ -42,24 +42,24 @@ func widen(fd int) {
 	_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)
 }
 
-// tellErrors puts ICMP errors into the socket's error queue.
-func tellErrors(family int) option {
+// recvErrors puts ICMP errors into the socket's error queue.
+func recvErrors(family int) option {
 	if family == unix.AF_INET6 {
 		return option{unix.SOL_IPV6, unix.IPV6_RECVERR, 1}
 	}
 	return option{unix.SOL_IP, unix.IP_RECVERR, 1}
 }
 
-// tellTarget passes the original destination of a redirected datagram with it.
-func tellTarget(family int) option {
+// recvTarget passes the original destination of a redirected datagram with it.
+func recvTarget(family int) option {
 	if family == unix.AF_INET6 {
 		return option{unix.SOL_IPV6, unix.IPV6_RECVORIGDSTADDR, 1}
 	}
 	return option{unix.SOL_IP, unix.IP_RECVORIGDSTADDR, 1}
 }
 
-// tellLocal passes the card's address that a datagram was sent to, and the interface, with it.
-func tellLocal(family int) option {
+// recvLocal passes the card's address that a datagram was sent to, and the interface, with it.
+func recvLocal(family int) option {
 	if family == unix.AF_INET6 {
 		return option{unix.SOL_IPV6, unix.IPV6_RECVPKTINFO, 1}
 	}
@@ -69,7 +69,7 @@ func tellLocal(family int) option {
 // listenerSocket receives the datagrams that nf_tables finds no socket for.
 func listenerSocket(at peer) (int, error) {
 	family := at.family()
-	fd, err := udpSocket(family, transparent(family), tellTarget(family), towardsHost)
+	fd, err := udpSocket(family, transparent(family), recvTarget(family), towardsHost)
 	if err == nil {
 		widen(fd)
 	}
@@ -87,28 +87,28 @@ var sharable = option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1}
 // keep strict reverse path filtering, so another link cannot forge this host's address.
 func downstreamSocket(remote peer) (int, error) {
 	family := remote.family()
-	fd, err := udpSocket(family, transparent(family), tellErrors(family), sharable, towardsHost)
+	fd, err := udpSocket(family, transparent(family), recvErrors(family), sharable, towardsHost)
 	return boundTo(fd, err, &remote)
 }
 
 // cardSocket makes a socket that sends to the host from the card's own address.
 func cardSocket(host peer) (int, error) {
 	family := host.family()
-	fd, err := udpSocket(family, tellErrors(family), towardsHost)
+	fd, err := udpSocket(family, recvErrors(family), towardsHost)
 	return connectedTo(fd, err, &host)
 }
 
 // preservedSocket makes the socket of the host's endpoint on the wire with the host's address.
 func preservedSocket(host peer) (int, error) {
 	family := host.family()
-	fd, err := udpSocket(family, tellErrors(family), transparent(family), sharable)
+	fd, err := udpSocket(family, recvErrors(family), transparent(family), sharable)
 	return boundTo(fd, err, &host)
 }
 
 // wireSocket makes the socket of the host's endpoint on the wire at a port of the card; 0 means any
 // free port.
 func wireSocket(family int, port uint16) (int, error) {
-	options := []option{tellErrors(family)}
+	options := []option{recvErrors(family)}
 	if port != 0 {
 		options = append(options, sharable)
 	}
@@ -123,7 +123,7 @@ func wireSocket(family int, port uint16) (int, error) {
 // serviceSocket makes the socket of a published port on the wire.
 func serviceSocket(family int, port uint16) (int, error) {
 	at := anyAddress(family, port)
-	fd, err := udpSocket(family, tellErrors(family), tellLocal(family), sharable)
+	fd, err := udpSocket(family, recvErrors(family), recvLocal(family), sharable)
 	if err == nil {
 		widen(fd)
 	}

@@ -41,7 +41,7 @@ type FirmwareEvent struct {
 	Console string    `json:"console,omitempty"` // its end
 }
 
-// Rollback answers the wish to start the other slot.
+// Rollback answers the request to start the other slot.
 type Rollback struct {
 	Slot string `json:"slot"` // that is started next
 }

@@ -55,11 +55,11 @@ func (b *board) change(f func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	f()
-	b.tell()
+	b.notify()
 }
 
-// tell wakes the requests that wait for a change. Called with mu held.
-func (b *board) tell() {
+// notify wakes the requests that wait for a change. Called with mu held.
+func (b *board) notify() {
 	b.sequence++
 	close(b.changed)
 	b.changed = make(chan struct{})
@@ -106,7 +106,7 @@ func (b *board) trouble(component, text string) {
 	if text == "" {
 		delete(b.troubles, component)
 	}
-	b.tell()
+	b.notify()
 }
 
 // connected notes that a booting card has taken a connection.
@@ -115,7 +115,7 @@ func (b *board) connected() {
 	defer b.mu.Unlock()
 	if b.stage == booting {
 		b.stage = "waiting for the agent"
-		b.tell()
+		b.notify()
 	}
 }
 
@@ -124,7 +124,7 @@ func (b *board) hear(reply *cardpb.StatusResponse) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.reply == nil || b.reply.Health != reply.Health || len(b.reply.Reasons) != len(reply.Reasons) {
-		b.tell()
+		b.notify()
 	}
 	b.reply, b.replied = reply, time.Now()
 }

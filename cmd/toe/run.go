@@ -42,7 +42,7 @@ func runCmd() *cobra.Command {
 		parts := realParts(c, logger, progress.New(out))
 		parts.Ready = notifier()
 		s := supervisor.New(c, parts, logger)
-		err := s.Run(ctx, func() { tellReady(readyFD) })
+		err := s.Run(ctx, func() { signalReady(readyFD) })
 		if c.IsTemporary() && orphan.Load() {
 			// The maker may have been killed. One that lives removes the card
 			// itself, after it has read why the card ended.
@@ -86,8 +86,8 @@ func notify(path string) {
 	_, _ = conn.Write([]byte("READY=1"))
 }
 
-// tellReady says that the supervisor's socket can be asked.
-func tellReady(fd int) {
+// signalReady says that the supervisor's socket can be asked.
+func signalReady(fd int) {
 	if fd >= 0 {
 		f := os.NewFile(uintptr(fd), "ready")
 		_, _ = f.WriteString("ready\n")

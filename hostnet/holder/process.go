@@ -62,7 +62,7 @@ func Main() error {
 		}
 		go func() {
 			defer files[0].Close()
-			out, err := o.obey()
+			out, err := o.execute()
 			reply(files[0], out, err)
 		}()
 	}
@@ -77,7 +77,7 @@ func reply(to *os.File, out []*os.File, err error) {
 	_ = fds.Socket(to.Fd()).Send(a, out...)
 }
 
-func (o order) obey() ([]*os.File, error) {
+func (o order) execute() ([]*os.File, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), o.Limit)
 	defer cancel()
 	switch o.Op {

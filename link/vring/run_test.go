@@ -396,7 +396,7 @@ func TestWantKicksModel(t *testing.T) {
 			t.Fatalf("%d: avail_event %d: the driver would not kick from %d to %d", i, g.availEvent(), old, now)
 		}
 		if !g.r.WantKicks() {
-			t.Fatalf("%d: a head that came before the wish is slept over", i)
+			t.Fatalf("%d: a head that came before the notification request is slept over", i)
 		}
 		if n, err := g.r.Waiting(); n != 1 || err != nil {
 			t.Fatalf("%d: %d wait, %v", i, n, err)

@@ -93,7 +93,7 @@ func (l *Loop) Run() {
 		}
 		l.clock = time.Time{}
 		l.deliver(events[:max(n, 0)])
-		if l.obey() {
+		if l.runOrders() {
 			return
 		}
 		turns := l.turns
@@ -166,7 +166,7 @@ func (l *Loop) ring() {
 	_, _ = unix.Write(l.bell, one[:]) // EAGAIN: a wakeup is pending already
 }
 
-func (l *Loop) obey() (ended bool) {
+func (l *Loop) runOrders() (ended bool) {
 	l.mu.Lock()
 	orders := l.orders
 	l.orders = nil
