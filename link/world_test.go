@@ -274,7 +274,7 @@ func (w *world) stat(t testing.TB, name string, get func(QueueStats) uint64, wan
 	t.Errorf("%s: %d, want %d", name, got, want)
 }
 
-// told waits for an event that contains a text.
+// hasEvent waits for an event that contains a text.
 func (w *world) hasEvent(t testing.TB, text string) {
 	t.Helper()
 	for deadline := time.Now().Add(3 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
