@@ -231,6 +231,7 @@ func (o *offloadPart) status(out *cardpb.StatusResponse) {
 		return
 	}
 	s := e.Stats()
+	st.SystemCalls = s.SystemCalls
 	st.Tcp = &cardpb.OffloadTCP{
 		Open: s.TCP.Open, Opening: s.TCP.Opening, Opened: s.TCP.Opened, Published: s.TCP.Published,
 		Refused: s.TCP.Refused, Unreachable: s.TCP.Unreachable, TimedOut: s.TCP.TimedOut, Reset_: s.TCP.Reset,

@@ -95,11 +95,7 @@ func (g *rig) setMode(ctx context.Context, mode string) error {
 	if err != nil {
 		return err
 	}
-	keys, err := control.LoadClientKeys(g.card.Paths.Keys())
-	if err != nil {
-		return err
-	}
-	client, err := control.Dial(netip.AddrPortFrom(g.host, control.APIPort), keys, nil)
+	client, err := g.control()
 	if err != nil {
 		return err
 	}
@@ -116,6 +112,31 @@ func (g *rig) setMode(ctx context.Context, mode string) error {
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
+}
+
+// systemCalls returns how many endpoint mode's event loop has made, 0 in router mode.
+func (g *rig) systemCalls(ctx context.Context) (float64, error) {
+	client, err := g.control()
+	if err != nil {
+		return 0, err
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	st, err := client.Status(ctx, &cardpb.StatusRequest{})
+	if err != nil {
+		return 0, fmt.Errorf("count of system calls: %w", err)
+	}
+	return float64(st.Offload.GetSystemCalls()), nil
+}
+
+// control connects to the card's API.
+func (g *rig) control() (*control.Client, error) {
+	keys, err := control.LoadClientKeys(g.card.Paths.Keys())
+	if err != nil {
+		return nil, err
+	}
+	return control.Dial(netip.AddrPortFrom(g.host, control.APIPort), keys, nil)
 }
 
 // inMode waits until the mode is in force.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"strings"
+
+	"github.com/toe-project/toe/control"
 )
 
 // baselineWay is the way that every other is compared with: the best of a conventional network
@@ -22,6 +24,7 @@ var offloadFigures = []struct {
 	{"card-cpu", "s/GiB", "µs/request", false, func(m measured) float64 { return per(m.card.Seconds(), m) }},
 	{"wire-cpu", "s/GiB", "µs/request", false, func(m measured) float64 { return per(m.wire.Seconds(), m) }},
 	{"softirq-cpu", "s/GiB", "µs/request", false, func(m measured) float64 { return per(m.soft.Seconds(), m) }},
+	{"card-calls", "calls/GiB", "calls/request", false, func(m measured) float64 { return m.calls / m.units }},
 	{"packets", "packets/GiB", "packets/request", false, func(m measured) float64 { return m.packets / m.units }},
 	{"throughput", "Gbit/s", "requests/s", true, func(m measured) float64 { return m.rate }},
 }
@@ -54,10 +57,13 @@ func (b *offloadRun) reportWay(s offloadSeries, p place) {
 		if p.load.bulk {
 			unit = f.bulk
 		}
+		if f.name == "card-calls" && p.way != control.ModeEndpoint {
+			continue
+		}
 		res := b.add(fmt.Sprintf("%s/%s/%s/%s/%s", b.kind, p.work, p.load.name, p.way, f.name), unit, each(s[p], f.of))
 		base := s[place{p.work, p.load, baselineWay}]
 		switch {
-		case p.way == baselineWay || len(base) == 0 || f.name == "wire-cpu" || f.name == "softirq-cpu":
+		case p.way == baselineWay || len(base) == 0 || f.name == "card-calls" || f.name == "wire-cpu" || f.name == "softirq-cpu":
 		case f.higher:
 			res.higher(each(base, f.of), baselineWay)
 		default:
@@ -95,7 +101,7 @@ func (rep Report) PrintOffload(w io.Writer) {
 	h := rep.Host
 	fmt.Fprintf(w, "%s, %d CPUs (%s, %s), load %.2f before; card: %s, %s\n", h.Kernel, h.CPUs, h.Model, h.Arch, h.Load, h.Machine, h.Card)
 	fmt.Fprintf(w, "%d rounds of %g s each; CPU in s/GiB or µs/request; ratio: the host CPU of %s by this one's\n\n", rep.Rounds, rep.Seconds, baselineWay)
-	rows := [][]string{{"", "host CPU", "min … max", "ratio", "of it pump", "packets", "card CPU", "port CPU", "throughput", "unit", "aim", ""}}
+	rows := [][]string{{"", "host CPU", "min … max", "ratio", "of it pump", "packets", "card CPU", "card calls", "port CPU", "throughput", "unit", "aim", ""}}
 	rest := Report{Host: h, Skipped: rep.Skipped}
 	found := map[string]Result{}
 	for _, res := range rep.Results {
@@ -121,14 +127,17 @@ func offloadRow(name string, found map[string]Result) []string {
 	host, rate := found[name+"/host-cpu"], found[name+"/throughput"]
 	row := []string{
 		name, number(host.Value), spread(host.Rounds), "", number(found[name+"/mover-cpu"].Value), number(found[name+"/packets"].Value),
-		number(found[name+"/card-cpu"].Value),
+		number(found[name+"/card-cpu"].Value), "",
 		number(found[name+"/wire-cpu"].Value), number(rate.Value), rate.Unit, host.Aim, "",
+	}
+	if calls, ok := found[name+"/card-calls"]; ok {
+		row[7] = number(calls.Value)
 	}
 	if host.Ratio != nil {
 		row[3] = fmt.Sprintf("%.2f", *host.Ratio)
 	}
 	if host.Met != nil {
-		row[11] = map[bool]string{true: "met", false: "not met"}[*host.Met]
+		row[12] = map[bool]string{true: "met", false: "not met"}[*host.Met]
 	}
 	return row
 }
@@ -145,7 +154,7 @@ func plainTable(w io.Writer, rows [][]string) {
 		var b strings.Builder
 		for i, cell := range row {
 			pad := strings.Repeat(" ", widths[i]-len([]rune(cell)))
-			if i == 0 || i > 8 {
+			if i == 0 || i > 9 {
 				b.WriteString(cell + pad + "  ")
 			} else {
 				b.WriteString(pad + cell + "  ")

@@ -27,11 +27,16 @@ type measured struct {
 	requests                         bool    // not GiB
 	units, rate                      float64 // requests, and by the second; or GiB, and Gbit by the second
 	packets                          float64 // of the host's device, both ways
+	calls                            float64 // system calls of the card's event loop
 	program, mover, card, wire, soft time.Duration
 }
 
 // once measures a load.
 func (b *offloadRun) once(ctx context.Context, w *way, k work, l load) (m measured, err error) {
+	calls, err := w.calls(ctx)
+	if err != nil {
+		return m, err
+	}
 	clocks := []spent{w.program, w.mover, w.card, w.wire, b.softirqs()}
 	before, err := readAll(clocks)
 	if err != nil {
@@ -54,6 +59,10 @@ func (b *offloadRun) once(ctx context.Context, w *way, k work, l load) (m measur
 	if m.packets, err = w.packets(); err != nil {
 		return m, err
 	}
+	if m.calls, err = w.calls(ctx); err != nil {
+		return m, err
+	}
+	m.calls -= calls
 	m.packets -= packets
 	for i, to := range []*time.Duration{&m.program, &m.mover, &m.card, &m.wire, &m.soft} {
 		*to = after[i] - before[i]

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+
+	"github.com/toe-project/toe/control"
 )
 
 // side is this host as one of the ways sees it: a namespace with the traffic
@@ -149,6 +151,14 @@ func (w *way) packets() (n float64, err error) {
 		return nil
 	})
 	return n, err
+}
+
+// calls are the system calls that endpoint mode's event loop has made so far.
+func (w *way) calls(ctx context.Context) (float64, error) {
+	if w.mode != control.ModeEndpoint {
+		return 0, nil
+	}
+	return w.rig.systemCalls(ctx)
 }
 
 // routes adds routes to the world by the way's device, and to the tunnel's far end where WireGuard

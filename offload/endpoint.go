@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"github.com/toe-project/toe/offload/loop"
+	"github.com/toe-project/toe/offload/raw"
 )
 
 // Endpoint is endpoint mode in force.
@@ -12,6 +13,7 @@ type Endpoint struct {
 	loop *loop.Loop
 	tcp  *tcp
 	udp  *udp
+	past uint64 // system calls before the start
 	logf func(format string, args ...any)
 }
 
@@ -24,7 +26,7 @@ func Start(conf Config, logf func(format string, args ...any)) (*Endpoint, error
 	if err != nil {
 		return nil, err
 	}
-	e := &Endpoint{loop: l, logf: logf}
+	e := &Endpoint{loop: l, past: raw.Calls.Load(), logf: logf}
 	if err := e.open(conf); err != nil {
 		go l.Run()
 		e.Close()
@@ -74,7 +76,7 @@ func (e *Endpoint) configure(conf Config) error {
 
 // Stats reads the counters; they are zero after Close.
 func (e *Endpoint) Stats() (s Stats) {
-	e.loop.Do(func() { s = Stats{TCP: e.tcp.stats(), UDP: e.udp.stats()} })
+	e.loop.Do(func() { s = Stats{TCP: e.tcp.stats(), UDP: e.udp.stats(), SystemCalls: raw.Calls.Load() - e.past} })
 	return s
 }
 

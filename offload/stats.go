@@ -4,6 +4,8 @@ package offload
 type Stats struct {
 	TCP TCPStats `json:"tcp"`
 	UDP UDPStats `json:"udp"`
+	// SystemCalls counts those of the event loop (package raw).
+	SystemCalls uint64 `json:"system_calls"`
 }
 
 // TCPStats counts connections, those of published ports included.

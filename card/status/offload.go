@@ -13,6 +13,8 @@ type Offload struct {
 	TCP     *OffloadTCP `json:"tcp,omitempty"`
 	UDP     *OffloadUDP `json:"udp,omitempty"`
 	Publish []Publish   `json:"publish,omitempty"`
+	// SystemCalls counts those of the card's event loop since endpoint mode started.
+	SystemCalls uint64 `json:"system_calls,omitempty"`
 }
 
 // OffloadTCP counts connections since endpoint mode started, those of

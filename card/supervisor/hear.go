@@ -12,6 +12,7 @@ func hear(st *status.Offload, o *cardpb.Offload) {
 	if o.GetMode() != control.ModeEndpoint || !st.Running {
 		return
 	}
+	st.SystemCalls = o.SystemCalls
 	if t := o.Tcp; t != nil {
 		st.TCP = &status.OffloadTCP{
 			Open: t.Open, Opening: t.Opening, Opened: t.Opened, Published: t.Published, Refused: t.Refused,

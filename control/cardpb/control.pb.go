@@ -386,6 +386,7 @@ type Offload struct {
 	Running       bool                   `protobuf:"varint,2,opt,name=running,proto3" json:"running,omitempty"` // endpoint mode is in force
 	Tcp           *OffloadTCP            `protobuf:"bytes,3,opt,name=tcp,proto3" json:"tcp,omitempty"`
 	Udp           *OffloadUDP            `protobuf:"bytes,4,opt,name=udp,proto3" json:"udp,omitempty"`
+	SystemCalls   uint64                 `protobuf:"varint,5,opt,name=system_calls,json=systemCalls,proto3" json:"system_calls,omitempty"` // made by endpoint mode's event loop
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -446,6 +447,13 @@ func (x *Offload) GetUdp() *OffloadUDP {
 		return x.Udp
 	}
 	return nil
+}
+
+func (x *Offload) GetSystemCalls() uint64 {
+	if x != nil {
+		return x.SystemCalls
+	}
+	return 0
 }
 
 // OffloadTCP counts connections, those of published ports included.
@@ -1436,12 +1444,13 @@ const file_control_proto_rawDesc = "" +
 	"\rConfiguration\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\tR\x06digest\x12\x18\n" +
-	"\aignored\x18\x03 \x03(\tR\aignored\"\x83\x01\n" +
+	"\aignored\x18\x03 \x03(\tR\aignored\"\xa6\x01\n" +
 	"\aOffload\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x18\n" +
 	"\arunning\x18\x02 \x01(\bR\arunning\x12$\n" +
 	"\x03tcp\x18\x03 \x01(\v2\x12.toe.v1.OffloadTCPR\x03tcp\x12$\n" +
-	"\x03udp\x18\x04 \x01(\v2\x12.toe.v1.OffloadUDPR\x03udp\"\x9a\x03\n" +
+	"\x03udp\x18\x04 \x01(\v2\x12.toe.v1.OffloadUDPR\x03udp\x12!\n" +
+	"\fsystem_calls\x18\x05 \x01(\x04R\vsystemCalls\"\x9a\x03\n" +
 	"\n" +
 	"OffloadTCP\x12\x12\n" +
 	"\x04open\x18\x01 \x01(\x04R\x04open\x12\x18\n" +
