@@ -177,6 +177,9 @@ func Marked(s Slot, digest string) Env {
 	return Env{leftVar(s): strconv.Itoa(Attempts), goodVar(s): digest, sparedVar(s): ""}
 }
 
+// Condemned returns the changes by which s is bad, whatever it was. Preferred brings it back.
+func Condemned(s Slot) Env { return Env{leftVar(s): "0"} }
+
 // GiveBack returns the changes by which slot s, which runs content digest on trial, gets the attempt
 // back that its start took, because its end was requested. started is the environment at the start, e
 // the current one. There are no changes if the slot has a verdict, has the attempt back already, or

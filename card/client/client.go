@@ -207,6 +207,12 @@ func (cl *Client) Rollback(ctx context.Context, who, slot string) (string, error
 	return to.Slot, err
 }
 
+// Renew has a card without a flash started with the newest image of the cache.
+func (cl *Client) Renew(ctx context.Context, who string) (r status.Renewed, err error) {
+	err = cl.call(ctx, http.MethodPost, "/renew?"+url.Values{"who": {who}}.Encode(), nil, &r)
+	return r, err
+}
+
 // Apply gives a running card a new specification, and returns the changes.
 // spec.Diff tells beforehand whether a running card can take it.
 func (cl *Client) Apply(ctx context.Context, spec spec.Spec) ([]string, error) {

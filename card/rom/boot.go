@@ -102,6 +102,9 @@ func (r *ROM) GiveBack(s Start) (bool, error) {
 	return changes != nil, r.change(changes)
 }
 
+// Condemn makes the slot that was started bad. The card's machine must be off.
+func (r *ROM) Condemn(s Start) error { return r.change(flash.Condemned(s.Slot)) }
+
 // HasBack reports whether a slot on trial has the attempt of this life back already.
 func (r *ROM) HasBack(s Start) bool {
 	env, err := r.Env()

@@ -19,6 +19,9 @@ func Diff(from, to Spec) (live, restart []string) {
 		}
 	}
 	add(&restart, "machine", from.Machine, to.Machine)
+	limit := to.Firmware.HealthLimit // the next trial has it: each start gets its configuration anew
+	add(&live, "firmware.health_limit", from.Firmware.HealthLimit, limit)
+	from.Firmware.HealthLimit = limit
 	add(&restart, "firmware", from.Firmware, to.Firmware)
 	from.Link.Exec, to.Link.Exec = boolPointer(from.Link.WantExec()), boolPointer(to.Link.WantExec())
 	add(&restart, "link", from.Link, to.Link)

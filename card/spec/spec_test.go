@@ -250,6 +250,8 @@ func TestDiffTellsLiveFromRestart(t *testing.T) {
 	from, _ := Parse("a", []byte(full))
 	for _, c := range []struct{ from, to, live, restart string }{
 		{"cpus: 2", "cpus: 3", "", "machine:"},
+		{"edition: micro", "edition: micro, health_limit: 60", "firmware.health_limit:", ""},
+		{"edition: micro", "edition: debian", "", "firmware:"},
 		{"queues: 2", "queues: 1", "", "link:"},
 		{"192.0.2.7/24", "192.0.2.8/24", "ports[lan].addresses:", ""},
 		{"attach: bridge:br0", "attach: user", "", "ports[wan].attach:"},

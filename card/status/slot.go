@@ -31,7 +31,7 @@ type Flash struct {
 type FirmwareEvent struct {
 	Time    time.Time `json:"time"`
 	Who     string    `json:"who"`  // a user of the host, "card", or "supervisor"
-	What    string    `json:"what"` // flashed, started, good, failed, rescue, rollback, factory-reset
+	What    string    `json:"what"` // flashed, installed, started, good, failed, fell-back, rescue, rollback, factory-reset
 	Slot    string    `json:"slot,omitempty"`
 	Version string    `json:"version,omitempty"`
 	Why     string    `json:"why,omitempty"`
@@ -39,6 +39,13 @@ type FirmwareEvent struct {
 	Check   string    `json:"check,omitempty"`   // that failed
 	Output  string    `json:"output,omitempty"`  // of that check
 	Console string    `json:"console,omitempty"` // its end
+}
+
+// Renewed answers the request to start the newest image on a card without a flash.
+type Renewed struct {
+	From    string `json:"from"` // version that runs
+	To      string `json:"to"`
+	Changed bool   `json:"changed"` // it is another one, and is started
 }
 
 // Rollback answers the request to start the other slot.

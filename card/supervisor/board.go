@@ -6,6 +6,7 @@ import (
 	"log"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -159,6 +160,17 @@ func (b *board) verdict() (healthy, pending bool) {
 	}
 	h := b.reply.GetHealth()
 	return h == cardpb.Health_HEALTH_HEALTHY, pending || h == cardpb.Health_HEALTH_STARTING
+}
+
+// fault is what the agent says is wrong.
+func (b *board) fault() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []string
+	for _, r := range b.reply.GetReasons() {
+		all = append(all, r.Component+": "+r.Detail)
+	}
+	return strings.Join(all, "; ")
 }
 
 // state returns the card's state and the reasons for it. clearer may reword a

@@ -206,7 +206,10 @@ func TestHealthCheckThatFailsGoesBack(t *testing.T) {
 	r := startParts(t, w, c, w.flashParts())
 	events := fallsBack(t, w, r, c)
 	f, back := events[1], events[4]
-	if f.Check != "check 50-web" || f.Output != "no page on port 80" || !strings.Contains(f.Console, "the last words") ||
+	if !strings.Contains(events[3].Console, "the last words") {
+		t.Errorf("the last failure's console: %q", events[3].Console)
+	}
+	if f.Check != "check 50-web" || f.Output != "no page on port 80" ||
 		f.Version != "7.3-two" || f.Who != "supervisor" || f.Outcome != "2 attempts left" {
 		t.Errorf("the failure is %+v", f)
 	}
@@ -237,6 +240,48 @@ func TestLivesThatEndByThemselvesGoBack(t *testing.T) {
 			for _, e := range fallsBack(t, w, r, c) {
 				if e.What == "failed" && !strings.Contains(e.Why, why) {
 					t.Errorf("failed because %q, want %q", e.Why, why)
+				}
+			}
+		})
+	}
+}
+
+// Complaint 8: a reboot loop instead of fallback. A good slot that panics at each start is passed over
+// after three of them: also in a first start, and for the rescue system. Kills in between count for
+// nothing.
+func TestGoodSlotThatPanicsIsPassedOver(t *testing.T) {
+	panics := fake.Step{After: time.Millisecond, Exit: machine.Exit{Cause: machine.Panicked, Detail: "Oops"}}
+	killed := fake.Step{After: time.Millisecond, Exit: machine.Exit{Cause: machine.Killed}}
+	for _, c := range []struct {
+		name  string
+		other bool // slot A is good, too
+		steps []fake.Step
+		slots string
+	}{
+		{"to the other slot", true, []fake.Step{panics, panics, panics, {}}, "B B B A"},
+		{"to the rescue system", false, []fake.Step{panics, panics, panics, {}}, "B B B rescue"},
+		{"two are not enough", true, []fake.Step{panics, panics, {}}, "B B B"},
+		{"kills do not count", true, []fake.Step{killed, killed, panics, killed, panics, killed, {}}, "B B B B B B B"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newScene()
+			card, digest := flashCard(t)
+			romtest.Change(t, card.Paths, flash.Marked(flash.B, digest))
+			if !c.other {
+				romtest.Change(t, card.Paths, flash.Condemned(flash.A))
+			}
+			w.machine.Steps = c.steps
+			r := startParts(t, w, card, w.flashParts())
+			r.await("health", func(st status.Status) bool {
+				return (st.State == status.Healthy || st.State == status.Degraded) && len(w.machine.Specs()) == len(c.steps)
+			})
+			if got := w.slots(); got != c.slots {
+				t.Errorf("started %s, want %s", got, c.slots)
+			}
+			_, events := entries(t, card)
+			for _, e := range events {
+				if e.What == "failed" && !strings.Contains(e.Why, "3 panics in a row") {
+					t.Errorf("failed: %+v", e)
 				}
 			}
 		})

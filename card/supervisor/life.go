@@ -19,6 +19,7 @@ const booting = "booting"
 var (
 	errEnded = errors.New("the machine ended")
 	errReset = errors.New("a reset was asked for")
+	errTrial = errors.New("the slot on trial failed")
 )
 
 // life is one life of the machine, from power on to its end.
@@ -52,7 +53,7 @@ func (l *life) run(ctx context.Context) (reached bool, err error) {
 		l.board.change(func() { l.board.pid = 0 })
 	}()
 	if err := l.awaitReady(ctx); err != nil {
-		if errors.Is(err, errReset) {
+		if errors.Is(err, errReset) || errors.Is(err, errTrial) {
 			l.exit = machine.Exit{Cause: machine.Stopped}
 			return false, nil
 		}
@@ -61,6 +62,10 @@ func (l *life) run(ctx context.Context) (reached bool, err error) {
 			err = fmt.Errorf("%w: %s", err, l.exit)
 		}
 		return false, startError(l.board, l.console, err)
+	}
+	if !l.world.keepImage() {
+		l.exit = machine.Exit{Cause: machine.Stopped}
+		return true, nil
 	}
 	l.setReady()
 	l.exit = l.steady(ctx)
@@ -78,7 +83,7 @@ func (l *life) powerOn(ctx context.Context) error {
 	if err := w.reopen(ctx); err != nil {
 		return err
 	}
-	if err := w.bootSlot(ctx); err != nil {
+	if err := errors.Join(w.changeImage(), w.bootSlot(ctx)); err != nil {
 		return err
 	}
 	l.booted = true
@@ -157,7 +162,7 @@ func ended(inst machine.Instance) bool {
 
 // steady watches a running card until its machine ends or ctx does.
 func (l *life) steady(ctx context.Context) machine.Exit {
-	tick := time.NewTicker(l.limits.Poll)
+	tick := time.NewTicker(l.interval())
 	defer tick.Stop()
 	for {
 		select {
@@ -172,8 +177,17 @@ func (l *life) steady(ctx context.Context) machine.Exit {
 			if l.failed = l.judge(); l.failed != nil {
 				return machine.Exit{Cause: machine.Stopped}
 			}
+			tick.Reset(l.interval())
 		}
 	}
+}
+
+// interval is the time between two questions to the agent. A slot on trial has its verdict soon.
+func (l *life) interval() time.Duration {
+	if l.world.flashNow().start.Trial {
+		return min(l.limits.Poll, time.Second)
+	}
+	return l.limits.Poll
 }
 
 // setReady ends the start.

@@ -12,7 +12,8 @@ import (
 // lives runs the machine again and again. It returns nil when ctx ended or the
 // card powered itself off, and an error when it did not even start once.
 func (s *Supervisor) lives(ctx context.Context) error {
-	row := 0 // restarts for lives that ended soon
+	row := 0    // restarts for lives that ended soon
+	panics := 0 // of a good slot, in a row
 	for reachedOnce := false; ; {
 		began := time.Now()
 		l := &life{
@@ -20,12 +21,12 @@ func (s *Supervisor) lives(ctx context.Context) error {
 			restart: s.restart, poll: s.poll,
 		}
 		reached, err := l.run(ctx)
-		onTrial := l.afterTrial(ctx, err)
+		again := l.afterTrial(ctx, err) || l.afterPanic(&panics) || l.afterRenewal(err)
 		reachedOnce = reachedOnce || reached
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case !reachedOnce && err != nil && !onTrial:
+		case !reachedOnce && err != nil && !again:
 			return startError(s.board, s.console, err)
 		case err == nil && l.exit.Cause == machine.PoweredOff:
 			s.board.event("the card powered itself off")

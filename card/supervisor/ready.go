@@ -72,7 +72,7 @@ func (l *life) ask(ctx context.Context) error {
 func (l *life) insist(ctx context.Context, try func(context.Context) error) error {
 	for wait := l.limits.Knock; ; wait = min(wait*11/10, 250*time.Millisecond) {
 		err := l.attempt(ctx, try)
-		if err == nil || errors.Is(err, errEnded) || errors.Is(err, errReset) {
+		if err == nil || errors.Is(err, errEnded) || errors.Is(err, errReset) || errors.Is(err, errTrial) {
 			return err
 		}
 		select {
@@ -111,13 +111,16 @@ func (l *life) attempt(ctx context.Context, try func(context.Context) error) err
 const verdictStands = time.Second
 
 // settle gives a card whose ports are still getting their addresses some time
-// before it is called degraded. It fails when a reset is asked for.
+// before it is called degraded. It fails when a reset is asked for, and when a slot on trial has failed.
 func (l *life) settle(ctx context.Context) error {
 	l.board.setStage("addresses and health")
 	ctx, cancel := context.WithTimeout(ctx, l.patience(l.limits.Settle))
 	defer cancel()
 	var since time.Time // of a verdict that may be the last one
 	err := l.insist(ctx, func(ctx context.Context) error {
+		if l.failed = l.judge(); l.failed != nil {
+			return errTrial
+		}
 		if err := l.ask(ctx); err != nil {
 			return err
 		}
@@ -132,7 +135,7 @@ func (l *life) settle(ctx context.Context) error {
 		}
 		return errors.New("not settled")
 	})
-	if errors.Is(err, errReset) {
+	if errors.Is(err, errReset) || errors.Is(err, errTrial) {
 		return err
 	}
 	return nil

@@ -65,6 +65,7 @@ func (s *Supervisor) listen() (*server, error) {
 	mux.HandleFunc("POST /down", s.serveDown)
 	mux.HandleFunc("POST /reset", s.serveReset)
 	mux.HandleFunc("POST /rollback", s.serveRollback)
+	mux.HandleFunc("POST /renew", s.serveRenew)
 	mux.HandleFunc("POST /apply", s.serveApply)
 	mux.HandleFunc("GET /events", s.serveEvents)
 	mux.HandleFunc("GET /logs", s.serveLogs)

@@ -9,6 +9,7 @@ import (
 	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/control/cardpb"
+	"github.com/toe-project/toe/flash"
 	"github.com/toe-project/toe/machine"
 )
 
@@ -63,7 +64,7 @@ func (l *life) failure(why string, r *cardpb.Reason) *status.FirmwareEvent {
 	start := l.world.flashNow().start
 	e := &status.FirmwareEvent{
 		Who: "supervisor", What: "failed", Slot: string(start.Slot), Version: start.Image.Version, Why: why,
-		Outcome: fmt.Sprintf("%d attempts left", start.Env.Left(start.Slot)), Console: l.console.tail(store.TailBytes),
+		Outcome: fmt.Sprintf("%d attempts left", start.Env.Left(start.Slot)),
 	}
 	if r != nil {
 		// The agent says: check NAME: what is wrong, and on the next lines its output.
@@ -122,6 +123,40 @@ func (l *life) afterTrial(ctx context.Context, lifeErr error) bool {
 		}
 		failed = l.failure(why, nil)
 	}
+	failed.Console = l.console.tail(store.TailBytes)
+	w.board.event("firmware: slot %s failed: %s; %s", failed.Slot, failed.Why, failed.Outcome)
+	w.record(*failed)
+	return true
+}
+
+// maxPanics is how many quick panics in a row make a good slot bad.
+const maxPanics = flash.Attempts
+
+// afterPanic counts in panics the lives in a row of a good slot that ended in a panic soon after power
+// on, and passes the slot over after maxPanics of them: the other slot is started, or the rescue system.
+// A power cycle, a kill or a reboot counts for nothing. It reports whether the card does not give up.
+func (l *life) afterPanic(panics *int) bool {
+	w := l.world
+	d := w.flashNow()
+	if d.rom == nil || l.inst == nil || d.start.Image == nil || d.start.Trial {
+		return false
+	}
+	if time.Since(l.powered) > l.limits.Start[w.machine.Kind()]+w.healthLimit() {
+		*panics = 0
+		return false
+	}
+	if l.exit.Cause != machine.Panicked {
+		return false
+	}
+	if *panics++; *panics < maxPanics {
+		return true
+	}
+	failed := l.failure(fmt.Sprintf("%d panics in a row soon after power on, the last one: %s", *panics, l.exit), nil)
+	failed.Outcome, failed.Console = "the slot is bad", l.console.tail(store.TailBytes)
+	if err := d.rom.Condemn(d.start); err != nil {
+		failed.Outcome = "failed: " + err.Error()
+	}
+	*panics = 0
 	w.board.event("firmware: slot %s failed: %s; %s", failed.Slot, failed.Why, failed.Outcome)
 	w.record(*failed)
 	return true

@@ -36,11 +36,12 @@ type world struct {
 	agent   cardpb.CardClient
 	hangUp  func()
 
-	mu     sync.Mutex // guards what follows, and the parts of a device that change
-	image  Image      // what the card runs, or is about to
-	flash  flashDisk
-	card   store.Card // with the specification of now
-	config *control.Config
+	mu      sync.Mutex // guards what follows, and the parts of a device that change
+	image   Image      // what the card runs, or is about to
+	flash   flashDisk
+	renewal renewal
+	card    store.Card // with the specification of now
+	config  *control.Config
 
 	steering sync.Mutex   // held while the host's routes are changed; guards what follows
 	gone     bool         // the world is taken down: no more routes
@@ -161,7 +162,7 @@ func (w *world) takeDown() error {
 	for _, d := range w.devices() {
 		errs = append(errs, w.shut(d))
 	}
-	errs = append(errs, w.closeFlash(), w.imageNow().close())
+	errs = append(errs, w.closeFlash(), w.closeRenewal(), w.imageNow().close())
 	errs = append(errs, hostnet.Clean(w.cardNow()))
 	return errors.Join(errs...)
 }

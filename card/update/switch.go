@@ -39,7 +39,9 @@ func (s *session) switchOver(ctx context.Context, before status.Status, r *Resul
 		return fmt.Errorf("card %s: restart into slot %s: %w; the slot is installed, `toe reset %[1]s` starts it",
 			s.card.Name, r.Slot, err)
 	}
-	after, err := s.awaitSettled(ctx, old.BootId, r.Slot, before, stage.Note)
+	after, err := s.awaitSettled(ctx, old.BootId, before, stage.Note, func(st status.Status, restarted bool) (bool, error) {
+		return outcome(st, r.Slot, restarted)
+	})
 	r.Outage = end().Duration.Seconds()
 	if err != nil {
 		return fmt.Errorf("card %s: waiting for slot %s to become healthy: %w; see `toe firmware history %[1]s`",
@@ -60,9 +62,10 @@ func (s *session) answers(ctx context.Context) error {
 	return err
 }
 
-// awaitSettled waits for the outcome: slot is healthy and found good, or the card runs another one.
+// awaitSettled waits for the outcome, as settled judges it. Boot is the life before the restart.
 func (s *session) awaitSettled(
-	ctx context.Context, boot, slot string, before status.Status, note func(string),
+	ctx context.Context, boot string, before status.Status, note func(string),
+	settled func(st status.Status, restarted bool) (bool, error),
 ) (status.Status, error) {
 	restarted := false
 	for seq := before.Sequence; ; {
@@ -73,7 +76,7 @@ func (s *session) awaitSettled(
 		seq = st.Sequence
 		note(string(st.State) + " " + st.Stage)
 		// A status that was read before the card answered from another life may be of the old one.
-		if done, err := outcome(st, slot, restarted); done || err != nil {
+		if done, err := settled(st, restarted); done || err != nil {
 			return st, err
 		}
 		if !restarted {
@@ -104,9 +107,9 @@ func outcome(st status.Status, slot string, restarted bool) (done bool, err erro
 		return true, fmt.Errorf("%w: it runs the rescue system", ErrReverted)
 	}
 	if st.Firmware.Slot != slot {
-		return true, fmt.Errorf("%w, %s", ErrReverted, st.Firmware.Slot)
+		return true, fmt.Errorf("%w %s", errSlotBack, st.Firmware.Slot)
 	}
-	return st.State == status.Healthy && !st.Firmware.Trial, nil
+	return !st.Firmware.Trial, nil // a port may be degraded as it was before
 }
 
 // awaitIdle waits for a moment in which the link carries next to nothing.

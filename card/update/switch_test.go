@@ -24,6 +24,7 @@ func TestOutcome(t *testing.T) {
 		{"starting", at(status.Starting, "B", true), true, false, false},
 		{"healthy on trial", at(status.Healthy, "B", true), true, false, false},
 		{"degraded on trial", at(status.Degraded, "B", true), true, false, false},
+		{"good, with a port degraded as before", at(status.Degraded, "B", false), true, true, false},
 		{"good", at(status.Healthy, "B", false), true, true, false},
 		{"back on the old slot", at(status.Healthy, "A", false), true, true, true},
 		{"rescue system", at(status.Degraded, "", false), true, true, true},

@@ -17,6 +17,7 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/toe-project/toe/card/client"
+	"github.com/toe-project/toe/card/rom"
 	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/control"
@@ -27,15 +28,21 @@ import (
 // ErrRefused means that the card did not take the bundle, and changed nothing.
 var ErrRefused = errors.New("refused")
 
-// ErrReverted means that the new slot did not become healthy: the card runs another one. `toe
+// ErrReverted means that the new firmware did not become healthy: the card runs the old one. `toe
 // firmware history` has the reason.
-var ErrReverted = errors.New("the card went back to the other slot")
+var ErrReverted = errors.New("the update did not last")
+
+var (
+	errSlotBack  = fmt.Errorf("%w: the card went back to slot", ErrReverted)
+	errImageBack = fmt.Errorf("%w: the card went back to the image before", ErrReverted)
+)
 
 // Options of an installation.
 type Options struct {
 	Source         string // path of a bundle, or its URL for the card
 	AllowDowngrade bool
 	NoReboot       bool          // install only; the card starts the new slot the next time
+	Who            string        // the user, for the history
 	WhenIdle       time.Duration // wait for a quiet moment at most this long; 0 does not wait
 	Progress       *progress.Progress
 }
@@ -87,20 +94,8 @@ func Install(ctx context.Context, c *store.Card, o Options) (*Result, error) {
 	if err := CheckSource(o.Source); err != nil {
 		return nil, err
 	}
-	keys, err := control.LoadKeys(c.Paths.Keys())
+	s, st, err := begin(ctx, c, o)
 	if err != nil {
-		return nil, err
-	}
-	s := &session{card: c, super: client.New(c), keys: keys, o: o}
-	st, err := s.super.Status(ctx, 0)
-	if err != nil {
-		return nil, err
-	}
-	if st.State != status.Healthy && st.State != status.Degraded {
-		return nil, fmt.Errorf("card %s is %s: want one that is up; see `toe status %[1]s`", c.Name, st.State)
-	}
-	// The address is the supervisor's to know: it dials over the link.
-	if s.agent, err = control.Dial(netip.AddrPortFrom(netip.IPv6Unspecified(), control.APIPort), keys, s.dial); err != nil {
 		return nil, err
 	}
 	defer s.agent.Close()
@@ -112,6 +107,25 @@ func Install(ctx context.Context, c *store.Card, o Options) (*Result, error) {
 		return r, nil
 	}
 	return r, s.switchOver(ctx, st, r)
+}
+
+// begin connects to a card that is up.
+func begin(ctx context.Context, c *store.Card, o Options) (*session, status.Status, error) {
+	keys, err := control.LoadKeys(c.Paths.Keys())
+	if err != nil {
+		return nil, status.Status{}, err
+	}
+	s := &session{card: c, super: client.New(c), keys: keys, o: o}
+	st, err := s.super.Status(ctx, 0)
+	if err != nil {
+		return nil, st, err
+	}
+	if st.State != status.Healthy && st.State != status.Degraded {
+		return nil, st, fmt.Errorf("card %s is %s: want one that is up; see `toe status %[1]s`", c.Name, st.State)
+	}
+	// The address is the supervisor's to know: it dials over the link.
+	s.agent, err = control.Dial(netip.AddrPortFrom(netip.IPv6Unspecified(), control.APIPort), keys, s.dial)
+	return s, st, err
 }
 
 func (s *session) dial(ctx context.Context, _, _ string) (net.Conn, error) {
@@ -160,6 +174,12 @@ func (s *session) install(ctx context.Context, r *Result) (err error) {
 		return fmt.Errorf("card %s: the installation ended without a result; see `toe logs %[1]s`", s.card.Name)
 	}
 	r.Seconds = time.Since(began).Seconds()
+	if err := rom.Record(s.card.Paths, status.FirmwareEvent{
+		Time: time.Now(), Who: s.o.Who, What: "installed", Slot: r.Slot, Why: "asked for: " + s.o.Source,
+		Outcome: "slot " + r.Slot + " is started next",
+	}); err != nil {
+		return err
+	}
 	if file != nil {
 		r.BytesSent, r.Reopened = file.sent.Load(), max(file.broken.Load(), 0)
 	}

@@ -24,7 +24,7 @@ func firmwareCmd() *cobra.Command {
 	}
 	cmd.AddCommand(firmwareBuildCmd(), firmwareStatusCmd(), firmwareRollbackCmd(), firmwareHistoryCmd(),
 		firmwareSBOMCmd(), firmwareAgentsCmd(), firmwareKeysCmd(), firmwareBundleCmd(),
-		firmwareInstallCmd())
+		firmwareInstallCmd(), firmwareUpdateCmd())
 	return cmd
 }
 

@@ -30,7 +30,7 @@ again finishes.`,
 		Example: "  toe firmware install edge card.raucb\n  toe firmware install edge https://updates.example/card.raucb --when-idle",
 		Args:    installArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.Source = args[len(args)-1]
+			o.Source, o.Who = args[len(args)-1], caller()
 			if err := update.CheckSource(o.Source); err != nil {
 				return err
 			}
