@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
@@ -35,6 +37,8 @@ type installPart struct {
 	stop   func()     // ends RAUC's service, and with it an installation
 	// patience is how long an installation waits for another one.
 	patience time.Duration
+	// grace is how long a canceled installation has to end by itself.
+	grace time.Duration
 }
 
 const (
@@ -43,7 +47,7 @@ const (
 )
 
 func newInstallPart(e *env) *installPart {
-	p := &installPart{env: e, offers: newOffers(), rauc: raucProgram, why: raucRefused, patience: stopLimit}
+	p := &installPart{env: e, offers: newOffers(), rauc: raucProgram, why: raucRefused, patience: 2 * stopLimit, grace: stopLimit}
 	p.stop = p.stopRAUC
 	return p
 }
@@ -109,6 +113,7 @@ func (p *installPart) install(
 		}
 		return "", err
 	}
+	unix.Sync() // fw_setenv leaves the environment in memory: a reset would start the old slot
 	slot, err = p.next(ctx)
 	p.log.Sayf("install: %s is in slot %s, which starts next", nameOfBundle(q), slot)
 	return slot, err
@@ -156,7 +161,7 @@ func (p *installPart) run(
 	if downgrade {
 		args = append(args, "--ignore-version-limit")
 	}
-	cmd := exec.CommandContext(ctx, p.rauc, append(args, "--", source)...)
+	cmd := exec.Command(p.rauc, append(args, "--", source)...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, w, err := os.Pipe()
@@ -170,22 +175,75 @@ func (p *installPart) run(
 	if err != nil {
 		return fmt.Errorf("rauc install: %w", err)
 	}
+	ended := make(chan struct{})
+	var canceler sync.WaitGroup
+	canceler.Go(func() {
+		select {
+		case <-ctx.Done():
+			p.cancel(cmd.Process.Pid, ended)
+		case <-ended:
+		}
+	})
 	said := followRAUC(out, say)
 	err = p.procs.wait(cmd)
-	if ctx.Err() != nil {
-		// The service goes on without its client. Without it, the bundle and the slot are free.
-		p.stop()
-		return &installError{touched: said.writing, text: "canceled" + said.consequence()}
-	}
+	close(ended)
+	canceler.Wait()
 	if err == nil {
-		return nil
+		return nil // also where it was canceled too late
+	}
+	if ctx.Err() != nil {
+		return &installError{touched: said.writing, text: "canceled" + said.consequence()}
 	}
 	why, _ := os.ReadFile(p.why)
 	return said.explain(strings.TrimSpace(string(why)))
 }
 
+// cancel ends an installation whose client is process pid. RAUC has no call for that. Without its
+// network block device it cannot read the bundle, cleans up, and tells its client. Where that does not
+// help its service is stopped: the bundle and the slot are free then.
+func (p *installPart) cancel(pid int, ended <-chan struct{}) {
+	end := time.After(p.grace)
+	for {
+		detachNBD("/sys/class/block", p.rauc)
+		select {
+		case <-ended:
+			return
+		case <-time.After(100 * time.Millisecond):
+			continue
+		case <-end:
+		}
+		_ = syscall.Kill(-pid, syscall.SIGKILL)
+		p.stop()
+		return
+	}
+}
+
+// ioctlClearSock is NBD_CLEAR_SOCK (linux/nbd.h): requests in flight fail, and so does each later one.
+const ioctlClearSock = 0xab04
+
+// detachNBD detaches the network block devices in dir (/sys/class/block) that program attached.
+func detachNBD(dir, program string) {
+	paths, _ := filepath.Glob(filepath.Join(dir, "nbd*", "pid")) // there while it is attached
+	for _, path := range paths {
+		pid, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		exe, err := os.Readlink("/proc/" + strings.TrimSpace(string(pid)) + "/exe")
+		if err != nil || exe != program {
+			continue
+		}
+		f, err := os.OpenFile("/dev/"+filepath.Base(filepath.Dir(path)), os.O_RDONLY|unix.O_NONBLOCK, 0)
+		if err != nil {
+			continue
+		}
+		_ = unix.IoctlSetInt(int(f.Fd()), ioctlClearSock, 0)
+		_ = f.Close()
+	}
+}
+
 // stopLimit bounds the end of RAUC's service.
-const stopLimit = 20 * time.Second
+const stopLimit = 10 * time.Second
 
 func (p *installPart) stopRAUC() {
 	ctx, cancel := context.WithTimeout(context.Background(), stopLimit)

@@ -83,7 +83,7 @@ func fakeRAUC(t *testing.T, script string) *installPart {
 		t.Fatal(err)
 	}
 	e := &env{log: NewLog(io.Discard), procs: newProcs()}
-	return &installPart{env: e, offers: newOffers(), rauc: program, why: filepath.Join(dir, "refused"), stop: func() {}}
+	return &installPart{env: e, offers: newOffers(), rauc: program, why: filepath.Join(dir, "refused"), stop: func() {}, grace: time.Second}
 }
 
 const statusScript = `[ "$1" != status ] || { echo "rauc-Message: x"; ` +

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,9 +30,12 @@ type slotPart struct {
 	digest string // of the slot's content
 	open   func() (bootEnv, error)
 	checks string // folder of the administrator's checks
+	before string // file with what was degraded under a good slot
 	// isEnding reports whether the card is being taken down, and not the agent alone.
 	isEnding func() bool
 	pace     time.Duration // between two rounds of checks
+	// rememberPace is the time between two looks at what is degraded.
+	rememberPace time.Duration
 
 	mu      sync.Mutex // guards what follows
 	trial   bool
@@ -59,7 +63,8 @@ const (
 
 func newSlotPart(e *env, cmdline string) *slotPart {
 	s := &slotPart{
-		env: e, digest: e.opts.Image, open: openBootEnv, checks: checksDir, isEnding: isEnding, pace: time.Second,
+		env: e, digest: e.opts.Image, open: openBootEnv, checks: checksDir, before: degradedFile,
+		isEnding: isEnding, pace: time.Second, rememberPace: rememberEvery,
 	}
 	for word := range strings.FieldsSeq(cmdline) {
 		if name, ok := strings.CutPrefix(word, slotArg); ok && (flash.Slot(name) == flash.A || flash.Slot(name) == flash.B) {
@@ -127,6 +132,7 @@ func (s *slotPart) start(ctx context.Context) {
 		return
 	}
 	if state, _ := now.State(s.slot, flash.Held{Digest: s.digest}); state == flash.Good {
+		s.spawn(func() { s.remember(ctx) })
 		return
 	}
 	s.mu.Lock()
@@ -144,6 +150,7 @@ func (s *slotPart) try(ctx context.Context) {
 	for time.Now().Before(end) {
 		if why = s.check(ctx, end); why == "" {
 			s.pass()
+			s.remember(ctx)
 			return
 		}
 		s.say(starting, why)
@@ -189,12 +196,13 @@ func (s *slotPart) pass() {
 // check returns why the card is not healthy: "check NAME: reason", and on the next lines its output.
 // It returns "" where it is.
 func (s *slotPart) check(ctx context.Context, end time.Time) string {
+	before := s.degradedBefore()
 	for _, p := range s.parts {
 		if p == part(s) {
 			continue
 		}
 		for _, r := range p.health() {
-			if r.state != healthy {
+			if r.state == starting || r.state == degraded && !slices.Contains(before, r.component) {
 				return fmt.Sprintf("check %s: %s", r.component, r.detail)
 			}
 		}
@@ -297,8 +305,11 @@ func (s *slotPart) reboot() {
 	s.end(Reboot)
 }
 
-// isEnding asks systemd whether it takes the card down.
+// isEnding asks systemd whether it takes the card down. In the end systemd-shutdown(8) takes its place.
 func isEnding() bool {
+	if name, err := os.ReadFile("/proc/1/comm"); err == nil && strings.HasPrefix(string(name), "systemd-shutdow") {
+		return true
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
 	out, _ := exec.CommandContext(ctx, "systemctl", "is-system-running").Output() // its status is not 0 then

@@ -52,6 +52,7 @@ func newTrial(t *testing.T, limit int) *trialRig {
 		return envFile{f}, err
 	}
 	r.checks, r.pace = t.TempDir(), time.Millisecond
+	r.before, r.rememberPace = filepath.Join(t.TempDir(), "degraded"), time.Millisecond
 	r.isEnding = func() bool { return false }
 	e.parts = []part{r.other, r.slotPart}
 	r.write(flash.Env{"BOOT_ORDER": "B A", "BOOT_B_LEFT": "2", "BOOT_A_GOOD": "one"})
@@ -204,5 +205,35 @@ func TestNoSlot(t *testing.T) {
 	s := newSlotPart(r.env, "")
 	if h := s.health(); len(h) != 1 || h[0].state != degraded || !strings.Contains(h[0].detail, "slot A: empty") {
 		t.Errorf("rescue: %v", h)
+	}
+}
+
+// A port that was degraded before an update does not fail the trial; another component does.
+func TestDegradedBeforeIsNoFault(t *testing.T) {
+	good := newTrial(t, 30)
+	good.write(flash.Marked(flash.B, "two"))
+	good.other.state = degraded
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	good.start(ctx)
+	for deadline := time.Now().Add(20 * time.Second); len(good.degradedBefore()) == 0; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("after 20 s nothing is kept")
+		}
+	}
+	cancel()
+	good.wg.Wait()
+
+	r := newTrial(t, 30)
+	r.before, r.other.state = good.before, degraded
+	r.run(healthy)
+
+	r = newTrial(t, 1)
+	if err := os.WriteFile(r.before, []byte("port lan\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.other.state = degraded
+	if got := r.run(degraded); !strings.Contains(got.detail, "check port wan") {
+		t.Errorf("%+v", got)
 	}
 }
