@@ -13,6 +13,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/toe-project/toe/flash"
 )
 
 // The data partition of a flash has what survives an update: the card's own configuration, its logs,
@@ -130,11 +132,11 @@ func mountData(log *Log) error {
 	if err := os.MkdirAll(at, 0o755); err != nil {
 		return err
 	}
-	if isBlank(device) {
+	if err := makeData(device, openBootEnv, func() error {
 		log.Sayf("data: making the file system")
-		if err := inRoot("/sbin/mkfs.ext4", "-q", "-L", "toe-data", device); err != nil {
-			return fmt.Errorf("data: %w", err)
-		}
+		return inRoot("/sbin/mkfs.ext4", "-q", "-F", "-L", "toe-data", device)
+	}); err != nil {
+		return fmt.Errorf("data: %w", err)
 	}
 	if err := unix.Mount(device, at, "ext4", unix.MS_NOATIME|unix.MS_NODEV, ""); err != nil {
 		log.Sayf("data: mount: %v; checking the file system", err)
@@ -189,6 +191,40 @@ func unmountData() {
 	for _, dir := range append(keptDirs, "/etc", dataDir) {
 		_ = unix.Unmount(newRoot+dir, unix.MNT_DETACH)
 	}
+}
+
+// makingVar is in the boot environment while the file system of the data is made for the first time. A
+// power loss can leave any part of that.
+const (
+	makingVar = "DATA"
+	making    = "making"
+)
+
+// makeData has mkfs make the file system of the data, if the partition is blank or an earlier mkfs was
+// interrupted. Nothing else is ever made new.
+func makeData(device string, open func() (bootEnv, error), mkfs func() error) error {
+	set := func(value string) func(flash.Env) flash.Env {
+		return func(flash.Env) flash.Env { return flash.Env{makingVar: value} }
+	}
+	now, err := changeEnv(open, func(flash.Env) flash.Env { return nil })
+	if err != nil || now[makingVar] != making && !isBlank(device) {
+		return err
+	}
+	if _, err := changeEnv(open, set(making)); err != nil {
+		return err
+	}
+	if err := mkfs(); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(device, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	_, err = changeEnv(open, set(""))
+	return err
 }
 
 // isBlank reports whether a device begins with zeros, as a partition that was never written does. One

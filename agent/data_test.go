@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/toe-project/toe/flash"
 )
 
 var errLost = errors.New("power loss")
@@ -117,5 +119,44 @@ func TestIsBlank(t *testing.T) {
 	}
 	if isBlank(path + ".missing") {
 		t.Error("a device that is missing is blank")
+	}
+}
+
+// The file system of the data is made once. One that a power loss has left unfinished is made again,
+// whatever the partition has in it; one that is damaged later never is.
+func TestMakeData(t *testing.T) {
+	for name, c := range map[string]struct {
+		first byte // of the partition
+		env   flash.Env
+		made  bool
+	}{
+		"blank":                  {0, flash.Env{"BOOT_ORDER": "A B"}, true},
+		"in use, or damaged":     {'x', flash.Env{"BOOT_ORDER": "A B"}, false},
+		"mkfs was interrupted":   {'x', flash.Env{"BOOT_ORDER": "A B", "DATA": "making"}, true},
+		"interrupted at the end": {0, flash.Env{"BOOT_ORDER": "A B", "DATA": "making"}, true},
+	} {
+		r := newTrial(t, 1)
+		r.write(c.env)
+		device := filepath.Join(t.TempDir(), "data")
+		if err := os.WriteFile(device, append([]byte{c.first}, make([]byte, 1<<20)...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		made := false
+		err := makeData(device, r.open, func() error {
+			if r.read()["DATA"] != "making" {
+				t.Errorf("%s: mkfs begins without a mark", name)
+			}
+			made = true
+			return nil
+		})
+		if err != nil || made != c.made || r.read()["DATA"] != "" {
+			t.Errorf("%s: made %v, %v, %v", name, made, r.read(), err)
+		}
+		if err := makeData(device, r.open, func() error { return errLost }); c.first == 0 && !errors.Is(err, errLost) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if c.first == 0 && r.read()["DATA"] != "making" {
+			t.Errorf("%s: an mkfs that failed left no mark", name)
+		}
 	}
 }

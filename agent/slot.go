@@ -108,7 +108,12 @@ func openBootEnv() (bootEnv, error) {
 
 // change changes the boot environment as f says.
 func (s *slotPart) change(f func(now flash.Env) flash.Env) (flash.Env, error) {
-	p, err := s.open()
+	return changeEnv(s.open, f)
+}
+
+// changeEnv changes the boot environment as f says, and returns what it is then.
+func changeEnv(open func() (bootEnv, error), f func(now flash.Env) flash.Env) (flash.Env, error) {
+	p, err := open()
 	if err != nil {
 		return nil, err
 	}

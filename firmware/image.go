@@ -160,7 +160,12 @@ func readImage(r io.Reader, size int64, each func(Member, io.Reader) error) (*Ma
 
 func nextMember(tr *tar.Reader, name string) (*tar.Header, error) {
 	hdr, err := tr.Next()
-	if err != nil {
+	switch {
+	case err == io.EOF:
+		return nil, fmt.Errorf("%w: it ends before member %s", ErrInvalid, name)
+	case errors.Is(err, tar.ErrHeader) && name == manifestName:
+		return nil, fmt.Errorf("%w: no tar that begins with member %s", ErrInvalid, name)
+	case err != nil:
 		return nil, fmt.Errorf("%w: member %s: %v", ErrInvalid, name, err)
 	}
 	if hdr.Name != name || hdr.Typeflag != tar.TypeReg || hdr.Format&tar.FormatUSTAR == 0 || len(hdr.PAXRecords) > 0 {

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"os"
@@ -103,47 +104,86 @@ func TestHostileImages(t *testing.T) {
 		b[at] ^= 1
 		return b
 	}
-	tests := map[string][]byte{
-		"empty":                 nil,
-		"no tar":                bytes.Repeat([]byte("x"), 4096),
-		"cut short":             good[:len(good)-2048],
-		"cut in the manifest":   good[:700],
-		"something behind":      append(bytes.Clone(good), make([]byte, 512)...),
-		"two images":            append(bytes.Clone(good), good...),
-		"kernel changed":        flip(bytes.Index(good, testKernel)),
-		"initramfs changed":     flip(bytes.LastIndex(good, []byte("ii"))),
-		"traversal":             altered(t, func(_ *Manifest, h []tar.Header) { h[1].Name = "../kernel" }),
-		"absolute":              altered(t, func(_ *Manifest, h []tar.Header) { h[1].Name = "/kernel" }),
-		"traversal in both":     altered(t, func(m *Manifest, h []tar.Header) { h[1].Name, m.Members[0].Name = "../k", "../k" }),
-		"members swapped":       altered(t, func(_ *Manifest, h []tar.Header) { h[1].Name, h[2].Name = h[2].Name, h[1].Name }),
-		"member twice":          altered(t, func(m *Manifest, h []tar.Header) { h[2].Name, m.Members[1] = kernelName, m.Members[0] }),
-		"initramfs missing":     altered(t, func(m *Manifest, h []tar.Header) { h[2].Name, m.Members[1].Name = "other", "other" }),
-		"symbolic link":         altered(t, func(_ *Manifest, h []tar.Header) { h[1].Typeflag, h[1].Linkname = tar.TypeSymlink, "/etc/passwd" }),
-		"hard link":             altered(t, func(_ *Manifest, h []tar.Header) { h[1].Typeflag, h[1].Linkname = tar.TypeLink, manifestName }),
-		"device":                altered(t, func(_ *Manifest, h []tar.Header) { h[1].Typeflag = tar.TypeChar }),
-		"size lies":             altered(t, func(m *Manifest, _ []tar.Header) { m.Members[0].Size++ }),
-		"size is huge":          altered(t, func(m *Manifest, _ []tar.Header) { m.Members[0].Size = 1 << 62 }),
-		"size is negative":      altered(t, func(m *Manifest, _ []tar.Header) { m.Members[0].Size = -1 }),
-		"hash is no hash":       altered(t, func(m *Manifest, _ []tar.Header) { m.Members[0].SHA256 = "00" }),
-		"no members":            altered(t, func(m *Manifest, _ []tar.Header) { m.Members = nil }),
-		"format of the future":  altered(t, func(m *Manifest, _ []tar.Header) { m.Format = Format + 1 }),
-		"format zero":           altered(t, func(m *Manifest, _ []tar.Header) { m.Format = 0 }),
-		"too many members":      altered(t, func(m *Manifest, _ []tar.Header) { m.Members = append(m.Members, make([]Member, maxMembers)...) }),
-		"member is hidden":      altered(t, func(m *Manifest, h []tar.Header) { h[1].Name, m.Members[0].Name = ".kernel", ".kernel" }),
-		"agent version escapes": altered(t, func(m *Manifest, _ []tar.Header) { m.Agent.Version = "\x1b[2J" }),
-		"edition with a path":   altered(t, func(m *Manifest, _ []tar.Header) { m.Edition = "../x" }),
-		"version with a path":   altered(t, func(m *Manifest, _ []tar.Header) { m.Version = "a/b" }),
-		"kernel with an escape": altered(t, func(m *Manifest, _ []tar.Header) { m.Kernel = "\x1b[2J" }),
-		"agent is no hash":      altered(t, func(m *Manifest, _ []tar.Header) { m.Agent.SHA256 = "" }),
-		"manifest not first":    altered(t, func(_ *Manifest, h []tar.Header) { h[0].Name, h[1].Name = h[1].Name, h[0].Name }),
+	tests := map[string]struct {
+		image []byte
+		says  string // to a user
+	}{
+		"empty":                 {nil, "ends before member manifest.json"},
+		"no tar":                {bytes.Repeat([]byte("x"), 4096), "no tar that begins with member manifest.json"},
+		"cut short":             {good[:len(good)-2048], "3072 bytes long, the manifest says 5120"},
+		"cut in the manifest":   {good[:700], "manifest.json: unexpected EOF"},
+		"something behind":      {append(bytes.Clone(good), make([]byte, 512)...), "5632 bytes long"},
+		"two images":            {append(bytes.Clone(good), good...), "10240 bytes long"},
+		"kernel changed":        {flip(bytes.Index(good, testKernel)), "member kernel has SHA-256"},
+		"initramfs changed":     {flip(bytes.LastIndex(good, []byte("ii"))), "member initramfs has SHA-256"},
+		"traversal":             {altered(t, func(_ *Manifest, h []tar.Header) { h[1].Name = "../kernel" }), "member \"../kernel\" of type"},
+		"absolute":              {altered(t, func(_ *Manifest, h []tar.Header) { h[1].Name = "/kernel" }), "member \"/kernel\" of type"},
+		"traversal in both":     {altered(t, func(m *Manifest, h []tar.Header) { h[1].Name, m.Members[0].Name = "../k", "../k" }), "member \"../k\": the name does not match"},
+		"members swapped":       {altered(t, func(_ *Manifest, h []tar.Header) { h[1].Name, h[2].Name = h[2].Name, h[1].Name }), "member \"initramfs\" of type"},
+		"member twice":          {altered(t, func(m *Manifest, h []tar.Header) { h[2].Name, m.Members[1] = kernelName, m.Members[0] }), "member kernel is listed twice"},
+		"initramfs missing":     {altered(t, func(m *Manifest, h []tar.Header) { h[2].Name, m.Members[1].Name = "other", "other" }), "no member initramfs"},
+		"symbolic link":         {altered(t, func(_ *Manifest, h []tar.Header) { h[1].Typeflag, h[1].Linkname = tar.TypeSymlink, "/etc/passwd" }), "4608 bytes long"},
+		"hard link":             {altered(t, func(_ *Manifest, h []tar.Header) { h[1].Typeflag, h[1].Linkname = tar.TypeLink, manifestName }), "4608 bytes long"},
+		"device":                {altered(t, func(_ *Manifest, h []tar.Header) { h[1].Typeflag = tar.TypeChar }), "4608 bytes long"},
+		"size lies":             {altered(t, func(m *Manifest, _ []tar.Header) { m.Members[0].Size++ }), "member kernel has 8 bytes, the manifest says 9"},
+		"size is huge":          {altered(t, func(m *Manifest, _ []tar.Header) { m.Members[0].Size = 1 << 62 }), "size 4611686018427387904, want 1 to"},
+		"size is negative":      {altered(t, func(m *Manifest, _ []tar.Header) { m.Members[0].Size = -1 }), "size -1, want 1 to"},
+		"hash is no hash":       {altered(t, func(m *Manifest, _ []tar.Header) { m.Members[0].SHA256 = "00" }), "sha256 \"00\": want 64 hexadecimal digits"},
+		"no members":            {altered(t, func(m *Manifest, _ []tar.Header) { m.Members = nil }), "no member kernel"},
+		"format of the future":  {altered(t, func(m *Manifest, _ []tar.Header) { m.Format = Format + 1 }), "format 3, this toe reads formats 1 to 2"},
+		"format zero":           {altered(t, func(m *Manifest, _ []tar.Header) { m.Format = 0 }), "format 0, this toe reads"},
+		"too many members":      {altered(t, func(m *Manifest, _ []tar.Header) { m.Members = append(m.Members, make([]Member, maxMembers)...) }), "66 members, want at most 64"},
+		"member is hidden":      {altered(t, func(m *Manifest, h []tar.Header) { h[1].Name, m.Members[0].Name = ".kernel", ".kernel" }), "member \".kernel\": the name"},
+		"agent version escapes": {altered(t, func(m *Manifest, _ []tar.Header) { m.Agent.Version = "\x1b[2J" }), "agent version \"\\x1b[2J\": want a version"},
+		"edition with a path":   {altered(t, func(m *Manifest, _ []tar.Header) { m.Edition = "../x" }), "edition \"../x\": want a lower-case word"},
+		"version with a path":   {altered(t, func(m *Manifest, _ []tar.Header) { m.Version = "a/b" }), "version \"a/b\": want a version"},
+		"kernel with an escape": {altered(t, func(m *Manifest, _ []tar.Header) { m.Kernel = "\x1b[2J" }), "kernel \"\\x1b[2J\": want a version"},
+		"agent is no hash":      {altered(t, func(m *Manifest, _ []tar.Header) { m.Agent.SHA256 = "" }), "agent sha256 \"\": want 64"},
+		"manifest not first":    {altered(t, func(_ *Manifest, h []tar.Header) { h[0].Name, h[1].Name = h[1].Name, h[0].Name }), "want the regular file manifest.json"},
 	}
-	for name, b := range tests {
+	for name, c := range tests {
 		t.Run(name, func(t *testing.T) {
-			if _, err := read(b); !errors.Is(err, ErrInvalid) {
-				t.Errorf("error %v, want ErrInvalid", err)
+			_, err := read(c.image)
+			if !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("error %v, want ErrInvalid and %q", err, c.says)
 			}
 		})
 	}
+}
+
+// No member with a bit flipped is accepted. What else passes is text of the manifest, such as the name
+// of a package, and bytes of the tar that nothing reads. A bundle's signature covers those, too.
+func TestFlippedBits(t *testing.T) {
+	good := testImage(t)
+	passed := 0
+	for at := range good {
+		bad := bytes.Clone(good)
+		bad[at] ^= 1 << (at % 8)
+		all := sha256.New()
+		_, _, err := readImage(bytes.NewReader(bad), int64(len(bad)), func(_ Member, r io.Reader) error {
+			_, err := io.Copy(all, r)
+			return err
+		})
+		switch {
+		case err != nil && !errors.Is(err, ErrInvalid):
+			t.Errorf("byte %d: %v, want ErrInvalid", at, err)
+		case err == nil && !bytes.Equal(all.Sum(nil), sumOf(testKernel, testInitramfs)):
+			t.Errorf("byte %d: an image with other contents is accepted", at)
+		case err == nil:
+			passed++
+		}
+	}
+	if passed > len(good)/2 {
+		t.Errorf("%d of %d flipped bits were not seen", passed, len(good))
+	}
+}
+
+func sumOf(parts ...[]byte) []byte {
+	h := sha256.New()
+	for _, p := range parts {
+		h.Write(p)
+	}
+	return h.Sum(nil)
 }
 
 func TestHostileManifests(t *testing.T) {

@@ -73,6 +73,12 @@ func (r *Recorder) Close() {
 // Wrap is for Launch. Each worker of the disk gets a wrapper of its own.
 func (r *Recorder) Wrap(f disk.File) disk.File { return &recorded{File: f, r: r} }
 
+// sink is what a recorded file tells of its writes and flushes.
+type sink interface {
+	note(offset, length int64, data []byte) error
+	flush() error
+}
+
 // Unflushed returns the number of writes since the last flush.
 func (r *Recorder) Unflushed() int {
 	r.mu.Lock()
@@ -105,7 +111,14 @@ func (r *Recorder) Cut(dst string, rng *rand.Rand) (Loss, error) {
 	if err := copySparse(to, r.stable); err != nil {
 		return Loss{}, err
 	}
-	loss := Loss{Writes: len(r.writes)}
+	loss, err := lose(to, r.log, r.writes, disk.SectorSize, rng)
+	return loss, errors.Join(err, to.Close())
+}
+
+// lose applies what a power failure leaves of writes, whose data is in log. Blocks of so many bytes are
+// written whole.
+func lose(to, log *os.File, writes []write, block int64, rng *rand.Rand) (Loss, error) {
+	loss := Loss{Writes: len(writes)}
 	lost, torn := rng.Float64(), rng.Float64()*rng.Float64()
 	switch rng.IntN(8) { // the ends are as likely as all that is between
 	case 0:
@@ -113,48 +126,49 @@ func (r *Recorder) Cut(dst string, rng *rand.Rand) (Loss, error) {
 	case 1:
 		lost, torn = 0, 0
 	}
-	for _, w := range r.writes {
+	for _, w := range writes {
+		var err error
 		switch {
 		case rng.Float64() < lost:
 			loss.Lost++
 			continue
-		case w.length > disk.SectorSize && rng.Float64() < torn:
+		case w.length > block && rng.Float64() < torn:
 			loss.Torn++
-			err = r.applySome(to, w, rng)
+			err = w.applySome(to, log, block, rng)
 		default:
-			err = r.apply(to, w)
+			err = w.apply(to, log)
 		}
 		if err != nil {
 			return loss, err
 		}
 	}
-	return loss, to.Close()
+	return loss, nil
 }
 
-// applySome applies a random half of a write's sectors.
-func (r *Recorder) applySome(to *os.File, w write, rng *rand.Rand) error {
-	for at := int64(0); at < w.length; at += disk.SectorSize {
+// applySome applies a random half of a write's blocks.
+func (w write) applySome(to, log *os.File, block int64, rng *rand.Rand) error {
+	for at := int64(0); at < w.length; at += block {
 		if rng.IntN(2) == 0 {
 			continue
 		}
-		part := write{offset: w.offset + at, length: disk.SectorSize, log: w.log}
+		part := write{offset: w.offset + at, length: min(block, w.length-at), log: w.log}
 		if w.log >= 0 {
 			part.log += at
 		}
-		if err := r.apply(to, part); err != nil {
+		if err := part.apply(to, log); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *Recorder) apply(to *os.File, w write) error {
+func (w write) apply(to, log *os.File) error {
 	if w.log < 0 {
 		const hole = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_KEEP_SIZE
 		return unix.Fallocate(int(to.Fd()), hole, w.offset, w.length)
 	}
 	b := make([]byte, w.length)
-	if _, err := r.log.ReadAt(b, w.log); err != nil {
+	if _, err := log.ReadAt(b, w.log); err != nil {
 		return err
 	}
 	_, err := to.WriteAt(b, w.offset)
@@ -181,7 +195,7 @@ func (r *Recorder) flush() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, w := range r.writes {
-		if err := r.apply(r.stable, w); err != nil {
+		if err := w.apply(r.stable, r.log); err != nil {
 			return err
 		}
 	}
@@ -192,7 +206,7 @@ func (r *Recorder) flush() error {
 // recorded is the wrapper.
 type recorded struct {
 	disk.File
-	r *Recorder
+	r sink
 }
 
 // WriteV writes a copy: the card may change its memory meanwhile.
@@ -230,29 +244,46 @@ func copySparse(to, from *os.File) error {
 	if err != nil {
 		return err
 	}
-	if err := to.Truncate(st.Size()); err != nil {
-		return err
+	_, err = copyPart(to, from, 0, st.Size())
+	return err
+}
+
+// CopyPart copies a piece of a file, such as a partition, to the file dst and leaves out its holes. It
+// reports whether there was anything but holes.
+func CopyPart(dst string, from *os.File, offset, size int64) (bool, error) {
+	to, err := os.Create(dst)
+	if err != nil {
+		return false, err
+	}
+	some, err := copyPart(to, from, offset, size)
+	return some, errors.Join(err, to.Close())
+}
+
+func copyPart(to, from *os.File, offset, size int64) (some bool, err error) {
+	if err := to.Truncate(size); err != nil {
+		return false, err
 	}
 	b := make([]byte, 1<<20)
-	for at := int64(0); ; {
+	for at := offset; ; {
 		at, err = unix.Seek(int(from.Fd()), at, unix.SEEK_DATA)
-		if err == unix.ENXIO {
-			return nil // a hole until the end
+		if err == unix.ENXIO || err == nil && at >= offset+size {
+			return some, nil // a hole until the end
 		}
 		if err != nil {
-			return fmt.Errorf("SEEK_DATA: %w", err)
+			return some, fmt.Errorf("SEEK_DATA: %w", err)
 		}
 		end, err := unix.Seek(int(from.Fd()), at, unix.SEEK_HOLE)
 		if err != nil {
-			return fmt.Errorf("SEEK_HOLE: %w", err)
+			return some, fmt.Errorf("SEEK_HOLE: %w", err)
 		}
-		for at < end {
+		some = true
+		for end = min(end, offset+size); at < end; {
 			n, err := from.ReadAt(b[:min(int64(len(b)), end-at)], at)
 			if n == 0 {
-				return err
+				return some, err
 			}
-			if _, err := to.WriteAt(b[:n], at); err != nil {
-				return err
+			if _, err := to.WriteAt(b[:n], at-offset); err != nil {
+				return some, err
 			}
 			at += int64(n)
 		}
