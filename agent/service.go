@@ -129,23 +129,19 @@ func runService(version string, console *os.File, linked func(*Agent)) error {
 		go followKernel(context.Background(), log, "/dev/kmsg")
 		go growRoot(log)
 	}
-	action, err := a.Run(ctx)
-	if err != nil || action == Stopped {
-		return err
-	}
-	return askInit(ctx, action)
+	a.end = func(action Action) { askInit(log, action) }
+	_, err = a.Run(ctx)
+	return err
 }
 
-// askInit tells systemd to end the card (systemd(1), "Signals"), and waits until it ends this service.
-func askInit(ctx context.Context, action Action) error {
+// askInit tells systemd to end the card (systemd(1), "Signals"). The agent goes on until its turn comes.
+func askInit(log *Log, action Action) {
 	const sigRTMin = 34 // of the C library
 	s := syscall.Signal(sigRTMin + 4)
 	if action == Reboot {
 		s = sigRTMin + 5
 	}
 	if err := unix.Kill(1, s); err != nil {
-		return fmt.Errorf("asking init to %s: %w", action, err)
+		log.Sayf("asking init to %s: %v", action, err)
 	}
-	<-ctx.Done()
-	return nil
 }
