@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
 	"time"
 
@@ -30,7 +31,7 @@ func (bootClock) wait(ctx context.Context, at time.Duration, wake ...<-chan stru
 	defer cancel()
 	due := alarm(ctx, unix.CLOCK_BOOTTIME, unix.TFD_TIMER_ABSTIME, max(at, 1))
 	// An alarm that never rings, but whose read fails when the clock is set.
-	step := alarm(ctx, unix.CLOCK_REALTIME, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, 1<<62)
+	step := alarm(ctx, unix.CLOCK_REALTIME, unix.TFD_TIMER_ABSTIME|unix.TFD_TIMER_CANCEL_ON_SET, latest)
 	one, two := ready(wake, 0), ready(wake, 1)
 	select {
 	case <-ctx.Done():
@@ -50,6 +51,10 @@ func ready(wake []<-chan struct{}, i int) <-chan struct{} {
 	return nil
 }
 
+// latest is the latest time of an alarm. A 32-bit kernel's timespec holds no later one: with its upper
+// bits lost, the alarm would ring at once, again and again.
+const latest = math.MaxInt32 * time.Second
+
 // alarm receives the result of reading a timer of a clock (timerfd_create(2)):
 // nil when it rings. Without the timer it rings in a second: a caller that looks
 // at its clock then loses nothing but CPU time.
@@ -57,7 +62,7 @@ func alarm(ctx context.Context, clock, flags int, at time.Duration) <-chan error
 	rang := make(chan error, 1)
 	fd, err := unix.TimerfdCreate(clock, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
 	if err == nil {
-		spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(at))}
+		spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(min(at, latest)))}
 		if err = unix.TimerfdSettime(fd, flags, &spec, nil); err != nil {
 			_ = unix.Close(fd)
 		}

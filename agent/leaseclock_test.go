@@ -19,15 +19,18 @@ func TestBootClock(t *testing.T) {
 	if c.wait(t.Context(), start-time.Hour) {
 		t.Error("a time that has passed: stepped")
 	}
+	const pause = 10 * time.Millisecond
 	wake := make(chan struct{})
-	time.AfterFunc(10*time.Millisecond, func() { close(wake) })
-	if c.wait(t.Context(), far, nil, wake) {
-		t.Error("woken: stepped")
+	start = c.now()
+	time.AfterFunc(pause, func() { close(wake) })
+	if c.wait(t.Context(), far, nil, wake) || c.now() < start+pause {
+		t.Errorf("woken after %v, by a step or before %v", c.now()-start, pause)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	time.AfterFunc(10*time.Millisecond, cancel)
-	if c.wait(ctx, far) {
-		t.Error("cancelled: stepped")
+	start = c.now()
+	time.AfterFunc(pause, cancel)
+	if c.wait(ctx, far) || c.now() < start+pause {
+		t.Errorf("cancelled after %v, by a step or before %v", c.now()-start, pause)
 	}
 	before := openFiles(t)
 	for range 50 {
