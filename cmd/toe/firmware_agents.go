@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -15,7 +16,7 @@ import (
 
 // firmwareAgentsCmd is what `make agents` and `make build` run.
 func firmwareAgentsCmd() *cobra.Command {
-	var built bool
+	var built, list bool
 	cmd := &cobra.Command{
 		Use: "agents", Hidden: true, Args: cli.NoArgs,
 		Short: "Compile the agents of other architectures than the host's, in the source tree",
@@ -23,6 +24,10 @@ func firmwareAgentsCmd() *cobra.Command {
 			p := progress.New(cmd.ErrOrStderr())
 			for _, a := range arch.All {
 				if a.IsHost() || built && !agentBuilt(a) {
+					continue
+				}
+				if list {
+					fmt.Fprintln(cmd.OutOrStdout(), a.Name)
 					continue
 				}
 				if err := firmware.CompileAgent(cmd.Context(), a, cli.Version(buildVersion), p); err != nil {
@@ -33,6 +38,7 @@ func firmwareAgentsCmd() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&built, "built", false, "only those that have been compiled before")
+	cmd.Flags().BoolVar(&list, "list", false, "print the architectures, and compile nothing")
 	return cmd
 }
 

@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/toe-project/toe/internal/arch"
@@ -31,19 +32,25 @@ func cellDisk(i int) string { return fmt.Sprintf("/card/disk%d", i) }
 // microvm took 2.4 s too, but it has no PCI bus without ACPI, and with ACPI the console stayed
 // silent. acpi=off makes pc hang at power-off.
 func (m *Machine) baseArguments(memory int64) []string {
-	accel, board, cpu := "tcg,thread=multi", m.cfg.Arch.Board, m.cfg.Arch.CPU
-	if m.cfg.Kind == machine.KVM {
-		accel, board, cpu = "kvm", board+m.cfg.Arch.KVM, "host"
+	a := m.cfg.Arch
+	accel, board, cpu := []string{"-accel", "tcg,thread=multi"}, a.Board, a.CPU
+	switch {
+	case m.cfg.Kind == machine.KVM:
+		accel, board, cpu = []string{"-accel", "kvm"}, board+a.KVM, "host"
+	case a.OneThread:
+		// Time is then counted in instructions, at a rate that follows the host's clock. The board's
+		// clock counts the same way, because the kernel measures the CPU's counter by it.
+		accel = []string{"-accel", "tcg,thread=single", "-icount", "shift=auto,sleep=on,align=off", "-rtc", "clock=vm"}
 	}
 	return append([]string{
 		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
 		"-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny",
-		"-accel", accel, "-cpu", cpu,
+		"-cpu", cpu,
 		"-machine", board + ",memory-backend=ram",
 		// The memory is shared, because the vhost-user back ends map it.
 		"-object", fmt.Sprintf("memory-backend-memfd,id=ram,size=%d,share=on", memory),
 		"-m", fmt.Sprintf("%dM", memory>>20),
-	}, m.cfg.Arch.Extra...)
+	}, slices.Concat(accel, a.Extra)...)
 }
 
 // arguments returns the arguments for a card. The only values from outside toe are Spec.Cmdline and

@@ -65,7 +65,7 @@ type debianStep struct {
 }
 
 func debianJourney(t *testing.T, name string, steps []debianStep) {
-	k := kind{name, debianStart[name]}
+	k := kind{name: name, start: debianStart[name]}
 	if _, err := firmware.Find(cache, firmware.Debian, machine.Kind(name), arch.Host().Name); errors.Is(err, firmware.ErrNotBuilt) {
 		t.Skip(err) // test/run full builds that of tcg
 	} else if err != nil {

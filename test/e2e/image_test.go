@@ -6,42 +6,43 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/firmware"
+	"github.com/toe-project/toe/internal/arch"
 )
 
-// cacheOf returns shared if its images have the agent built with the program under test, otherwise
-// own, with images made of shared's packages and kernels. An image contains its agent, and other
-// working trees use the shared cache too.
+// cacheOf returns shared if its images for the host have the agent built with the program under test,
+// otherwise own, with images made of shared's packages and kernels. An image contains its agent, and
+// other working trees use the shared cache too. Images of other architectures are taken as they are;
+// see newForeignJourney.
 func cacheOf(shared, own string) (string, error) {
-	status := exec.Command(toe, "firmware", "status", "--json")
-	status.Env = append(os.Environ(), "TOE_CACHE_DIR="+shared)
-	out, err := status.Output()
+	all, err := images(shared)
 	if err != nil {
-		return "", fmt.Errorf("toe firmware status: %w", err)
-	}
-	var s firmware.Status
-	if err := json.Unmarshal(out, &s); err != nil {
 		return "", err
 	}
 	// A cache is used as a whole, so an image that is not stale is made again beside one that is.
-	var images []firmware.ImageStatus
+	var ours []firmware.ImageStatus
+	var foreign []string
 	stale := false
-	for _, i := range s.Images {
-		if i.State == "current" {
-			images = append(images, i)
-			stale = stale || i.Differs != ""
+	for _, i := range all {
+		if i.Arch != arch.Host().Name && i.Edition == firmware.Micro {
+			link := fmt.Sprintf("firmware/current-%s-%s-%s", i.Edition, i.Arch, i.Target)
+			foreign = append(foreign, link, "firmware/"+filepath.Base(i.Path))
+			continue
 		}
+		ours = append(ours, i)
+		stale = stale || i.Differs != ""
 	}
 	if !stale {
 		return shared, nil
 	}
-	if err := copyPackages(shared, own); err != nil {
+	if err := copyCache(shared, own, foreign); err != nil {
 		return "", err
 	}
-	for _, i := range images {
+	for _, i := range ours {
 		build := exec.Command(toe, "firmware", "build", "--offline", "--quiet",
 			"--machine", string(i.Target), "--edition", string(i.Edition), "--arch", i.Arch)
 		build.Env = append(os.Environ(), "TOE_CACHE_DIR="+own)
@@ -52,13 +53,29 @@ func cacheOf(shared, own string) (string, error) {
 	return own, nil
 }
 
-// copyPackages makes the cache to, with the packages, User-Mode Linux kernels and passts of from.
-func copyPackages(from, to string) error {
+// images returns the current images of a cache.
+func images(cache string) ([]firmware.ImageStatus, error) {
+	status := exec.Command(toe, "firmware", "status", "--json")
+	status.Env = append(os.Environ(), "TOE_CACHE_DIR="+cache)
+	out, err := status.Output()
+	if err != nil {
+		return nil, fmt.Errorf("toe firmware status: %w", err)
+	}
+	var s firmware.Status
+	if err := json.Unmarshal(out, &s); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(s.Images, func(i firmware.ImageStatus) bool { return i.State != "current" }), nil
+}
+
+// copyCache makes the cache to, with the packages, kernels of our own and passts of from, and files of it.
+func copyCache(from, to string, files []string) error {
 	if err := os.Mkdir(to, 0o755); err != nil {
 		return err
 	}
-	const copyTo = `tar -c -C "$0" --exclude='linux-source*' --exclude=./apt/bench ./apt ./uml $(cd "$0" && ls -d passt-* debian nommu 2>/dev/null) | tar -x -C "$1"`
-	if out, err := exec.Command("sh", "-c", copyTo, from, to).CombinedOutput(); err != nil {
+	const copyTo = `from=$0 to=$1; shift; cd "$from"
+tar -c --exclude='linux-source*' --exclude=./apt/bench ./apt ./uml $(ls -d passt-* debian nommu 2>/dev/null) "$@" | tar -x -C "$to"`
+	if out, err := exec.Command("sh", append([]string{"-c", copyTo, from, to}, files...)...).CombinedOutput(); err != nil {
 		return fmt.Errorf("copy of %s: %w: %s", from, err, out)
 	}
 	return nil

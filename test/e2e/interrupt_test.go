@@ -66,7 +66,7 @@ func (h *host) interrupt(t *testing.T, after time.Duration, file string) {
 func (h *host) newCache(t *testing.T) {
 	t.Helper()
 	h.cache = filepath.Join(h.dir, "cache")
-	if err := copyPackages(cache, h.cache); err != nil {
+	if err := copyCache(cache, h.cache, nil); err != nil {
 		t.Fatal(err)
 	}
 }

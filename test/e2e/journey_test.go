@@ -19,9 +19,18 @@ import (
 type kind struct {
 	name  string
 	start time.Duration // from `toe up` with cached firmware until it returns
+	arch  string        // empty: that of the host
 }
 
-var kinds = []kind{{"uml", 30 * time.Second}, {"tcg", 2 * time.Minute}}
+var kinds = []kind{{name: "uml", start: 30 * time.Second}, {name: "tcg", start: 2 * time.Minute}}
+
+// key is the rest of the card's machine.
+func (k kind) key() string {
+	if k.arch == "" {
+		return ""
+	}
+	return ", arch: " + k.arch
+}
 
 // quick bounds a command that only queries a card.
 const quick = 20 * time.Second
@@ -39,8 +48,12 @@ func (j *journey) gateway() netip.Addr { return j.card.Link.Card[0] }
 // TestJourney does everything with one card that a user does. The steps build on each other: each
 // starts with a healthy card.
 func TestJourney(t *testing.T) {
-	for _, k := range kinds {
-		t.Run(k.name, func(t *testing.T) {
+	walked := kinds
+	if os.Getenv("TOE_E2E_FULL") != "" {
+		walked = append(slices.Clip(walked), kind{name: "tcg", start: translated, arch: "arm64"})
+	}
+	for _, k := range walked {
+		t.Run(k.name+k.arch, func(t *testing.T) {
 			j := newJourney(t, k)
 			for _, step := range []struct {
 				name string
@@ -84,14 +97,14 @@ func newJourney(t *testing.T, k kind) *journey {
 	ip(t, "-n", far, "addr", "add", worldAddr+"/24", "dev", "wan0")
 	ip(t, "-n", far, "link", "set", "wan0", "up")
 	j := &journey{host: h, kind: k, world: newWorld(t, far)}
-	h.spec(t, "card.yaml", fmt.Sprintf(`machine: {kind: %s}
+	h.spec(t, "card.yaml", fmt.Sprintf(`machine: {kind: %s%s}
 ports:
   - name: wan
     attach: netns:%s/wan0
     addresses: [%s/24]
     gateway: [%s]
     dns: [%s]
-`, k.name, far, cardAddr, worldAddr, worldAddr))
+`, k.name, k.key(), far, cardAddr, worldAddr, worldAddr))
 	return j
 }
 
