@@ -255,7 +255,8 @@ func (cl *Client) Dial(ctx context.Context, port int) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
 	const request = "GET /dial?port=%d HTTP/1.1\r\nHost: supervisor\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
 	_, err = fmt.Fprintf(conn, request, port)
 	if err != nil {
@@ -271,6 +272,10 @@ func (cl *Client) Dial(ctx context.Context, port int) (net.Conn, error) {
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		defer conn.Close()
 		return nil, cl.refusal(resp)
+	}
+	if !stop() { // the deadline is in force
+		conn.Close()
+		return nil, context.Cause(ctx)
 	}
 	return &buffered{conn, r}, nil
 }

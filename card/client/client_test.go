@@ -1,9 +1,14 @@
 package client
 
 import (
+	"bufio"
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -129,5 +134,52 @@ func TestSupervisorThatDiesDoesNotRun(t *testing.T) {
 				t.Errorf("status: %s, %v", st.State, err)
 			}
 		})
+	}
+}
+
+// A connection that Dial returns works, also where its context ends at that moment.
+func TestDialAsItsContextEnds(t *testing.T) {
+	c := storetest.Card(t, "")
+	if err := c.Paths.MakeRuntime(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("unix", c.Paths.Socket())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				r := bufio.NewReader(conn)
+				if _, err := http.ReadRequest(r); err != nil {
+					return
+				}
+				_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+				_, _ = io.Copy(conn, r)
+			}()
+		}
+	}()
+	for range 2000 {
+		ctx, cancel := context.WithCancel(t.Context())
+		timer := time.AfterFunc(time.Duration(rand.IntN(200))*time.Microsecond, cancel)
+		conn, err := New(c).Dial(ctx, 1)
+		timer.Stop()
+		cancel()
+		if err != nil {
+			continue
+		}
+		if _, err = conn.Write([]byte{1}); err == nil {
+			_, err = io.ReadFull(conn, make([]byte, 1))
+		}
+		conn.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 }
