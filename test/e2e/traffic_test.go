@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -173,4 +174,56 @@ func (p *probe) answers(t *testing.T, limit time.Duration) {
 		}
 		return nil
 	})
+}
+
+// knock connects to the world's echo again and again, and notes the longest time without success.
+type knock struct {
+	quit    context.CancelFunc
+	longest chan time.Duration
+}
+
+// knockLimit is for one connection: without loss it takes milliseconds.
+const knockLimit = 200 * time.Millisecond
+
+func startKnock(t *testing.T, netns string) *knock {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	k := &knock{quit: cancel, longest: make(chan time.Duration, 1)}
+	go func() {
+		var longest time.Duration
+		for last := time.Now(); ; {
+			select {
+			case <-ctx.Done():
+				k.longest <- longest
+				return
+			case <-time.After(2 * probeEvery):
+			}
+			if tryEcho(netns) == nil {
+				longest, last = max(longest, time.Since(last)), time.Now()
+			}
+		}
+	}()
+	return k
+}
+
+// tryEcho connects, and waits for the echo of a byte.
+func tryEcho(netns string) error {
+	c, err := dialIn(netns, "tcp", net.JoinHostPort(worldAddr, "7"), knockLimit)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(knockLimit))
+	if _, err := c.Write([]byte{1}); err != nil {
+		return err
+	}
+	_, err = io.ReadFull(c, make([]byte, 1))
+	return err
+}
+
+// gap ends it and returns the longest time.
+func (k *knock) gap(t *testing.T) time.Duration {
+	t.Helper()
+	k.quit()
+	return <-k.longest
 }
