@@ -16,6 +16,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/newc"
 )
 
@@ -400,20 +401,27 @@ func TestNeedTools(t *testing.T) {
 }
 
 func TestOptionsRefused(t *testing.T) {
-	good := Options{CacheDir: "/tmp", AgentPath: "/agent"}
-	tests := map[string]func(*Options){
-		"edition": func(o *Options) { o.Edition = "huge" },
-		"target":  func(o *Options) { o.Target = "moon" },
-		"arch":    func(o *Options) { o.Arch = "vax" },
-		"kernel":  func(o *Options) { o.Kernel = "7.2" },
-		"cache":   func(o *Options) { o.CacheDir = "relative" },
+	foreign := "s390x"
+	if arch.Host().Name == foreign {
+		foreign = "riscv64"
 	}
-	for name, change := range tests {
-		o := good
-		o.Arch = "amd64"
-		change(&o)
-		if _, err := o.normal(); err == nil {
-			t.Errorf("%s: taken", name)
+	for name, c := range map[string]struct {
+		change func(*Options)
+		want   string
+	}{
+		"edition":      {func(o *Options) { o.Edition = "huge" }, `firmware edition "huge": want one of`},
+		"target":       {func(o *Options) { o.Target = "moon" }, `firmware machine "moon": want "qemu" or "uml"`},
+		"arch":         {func(o *Options) { o.Arch = "vax" }, `architecture "vax": want one of [amd64 arm64`},
+		"another name": {func(o *Options) { o.Arch = "aarch64" }, `did you mean "arm64"?`},
+		"uml, foreign": {func(o *Options) { o.Arch, o.Target = foreign, UML }, "architecture " + foreign + ": User-Mode Linux runs only on the host's"},
+		"nano":         {func(o *Options) { o.Arch, o.Edition = "s390x", Nano }, "want machine qemu and architecture riscv64"},
+		"kernel":       {func(o *Options) { o.Kernel = "7.2" }, "only machine uml has a choice of kernels"},
+		"cache":        {func(o *Options) { o.CacheDir = "relative" }, `cache directory "relative": want an absolute path`},
+	} {
+		o := Options{CacheDir: "/tmp", AgentPath: "/agent", Arch: arch.Host().Name}
+		c.change(&o)
+		if _, err := o.normal(); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}
 }
