@@ -16,7 +16,7 @@ NATIVE_FILES := /usr/include/stdlib.h=libc6-dev /usr/include/libelf.h=libelf-dev
 
 export CGO_ENABLED ?= 0
 
-.PHONY: all build agents up native test man completion install deb clean deps-up deps-native go
+.PHONY: all build agents up native test torture man completion install deb clean deps-up deps-native go
 
 all: build
 
@@ -41,6 +41,11 @@ native: deps-up deps-native build
 
 test: build
 	./test/run
+
+# 2,000 power losses in the middle of updates. Root, and edition debian for uml in the cache.
+torture: build
+	bin/toe firmware build --edition debian --machine uml
+	TOE_TORTURE_ROUNDS=$${TOE_TORTURE_ROUNDS:-2000} $(GO) test -vet=off ./test/torture -count=1 -v -timeout 24h -run Updates/PowerLoss
 
 # toe-bench(1) is the page of the program, in place of the one of the verb `toe bench`.
 man: build

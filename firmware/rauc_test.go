@@ -48,6 +48,7 @@ func TestRAUCConfig(t *testing.T) {
 	}{
 		"slot A":            {"quiet rauc.slot=A", raucStatus, false, "\nmin-bundle-version=2026.1127.1\n", "keyring.pem.new"},
 		"slot B":            {"rauc.slot=B quiet", raucStatus, false, "\nmin-bundle-version=2026.1128.2\n", "1128.3"},
+		"after power loss":  {"rauc.slot=A", strings.Repeat("\x00", 900), false, "/usr/lib/rauc/", "min-bundle"},
 		"as flashed":        {"rauc.slot=A", "", false, "/usr/lib/rauc/", "min-bundle"},
 		"no slot":           {"quiet", raucStatus, false, "compatible=toe-amd64-uml-debian", "min-bundle"},
 		"the admin's ring":  {"rauc.slot=A", "", true, "path=DATA/keyring.pem", "path=/usr/lib"},
@@ -80,6 +81,10 @@ func TestRAUCConfig(t *testing.T) {
 			text := strings.NewReplacer(data, "DATA", lib, "/usr/lib/rauc").Replace(string(got))
 			if !strings.Contains(text, c.want) || strings.Contains(text, c.not) {
 				t.Errorf("want %q and no %q in it:\n%s", c.want, c.not, text)
+			}
+			db, err := os.ReadFile(filepath.Join(data, "central.raucs"))
+			if err != nil || !strings.HasPrefix(string(db), "[system]") && !strings.HasPrefix(string(db), "# What") || strings.Contains(string(db), "\x00") {
+				t.Errorf("RAUC's database: %q, %v", db, err)
 			}
 			if strings.Count(text, "[") != strings.Count(string(conf), "[") {
 				t.Errorf("another section:\n%s", text)
