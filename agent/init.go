@@ -58,7 +58,9 @@ func Init(version string) {
 	local := func() {
 		loadModules(log, modulesDir, lateList)
 		go reapOrphans(kids)
-		go consoleShell(ctx, kids, log, cardName(a))
+		if a == nil || !a.config().ZeroTrust {
+			go consoleShell(ctx, kids, log, cardName(a))
+		}
 		go followKernel(context.Background(), log, "/dev/kmsg")
 	}
 	action := runUntil(ctx, cancel, a, asked, log, local)
@@ -93,6 +95,16 @@ func boot(version string, log *Log, s setting) (*Agent, error) {
 	keys, err := control.LoadCardKeys(s.in(control.KeysDir))
 	if err != nil {
 		return nil, err
+	}
+	if s.service {
+		if conf, err = (trust{trustDir, openBootEnv}).admit(conf, &keys); err != nil {
+			return nil, err
+		}
+		if conf.ZeroTrust {
+			if err := os.WriteFile(trustFlag, nil, 0o600); err != nil {
+				return nil, err
+			}
+		}
 	}
 	image, _ := os.ReadFile(s.in(control.ImagePath)) // an older host writes none
 	cmdline, _ := os.ReadFile("/proc/cmdline")

@@ -30,11 +30,12 @@ import (
 type installPart struct {
 	idle
 	*env
-	offers *offers
-	busy   sync.Mutex // held by the one installation
-	rauc   string     // the program
-	why    string     // file in which the pre-install handler says why it refused
-	stop   func()     // ends RAUC's service, and with it an installation
+	offers  *offers
+	answers string     // folder of an administrator's answer
+	busy    sync.Mutex // held by the one installation
+	rauc    string     // the program
+	why     string     // file in which the pre-install handler says why it refused
+	stop    func()     // ends RAUC's service, and with it an installation
 	// patience is how long an installation waits for another one.
 	patience time.Duration
 	// grace is how long a canceled installation has to end by itself.
@@ -47,7 +48,7 @@ const (
 )
 
 func newInstallPart(e *env) *installPart {
-	p := &installPart{env: e, offers: newOffers(), rauc: raucProgram, why: raucRefused, patience: 2 * stopLimit, grace: stopLimit}
+	p := &installPart{env: e, offers: newOffers(), answers: runDir, rauc: raucProgram, why: raucRefused, patience: 2 * stopLimit, grace: stopLimit}
 	p.stop = p.stopRAUC
 	return p
 }
@@ -92,6 +93,11 @@ func (p *installPart) install(
 		return "", connect.NewError(connect.CodeUnavailable, errors.New("another installation is running"))
 	}
 	defer p.busy.Unlock()
+	if p.config().ZeroTrust {
+		if err := p.await(ctx, q, say); err != nil {
+			return "", err
+		}
+	}
 	source := q.Url
 	if source == "" {
 		relay, err := p.offers.newRelay(ctx)

@@ -12,6 +12,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
 )
 
@@ -82,7 +83,7 @@ func fakeRAUC(t *testing.T, script string) *installPart {
 	if err := os.WriteFile(program, []byte("#!/bin/sh\n"+script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	e := &env{log: NewLog(io.Discard), procs: newProcs()}
+	e := &env{log: NewLog(io.Discard), procs: newProcs(), conf: &control.Config{}}
 	return &installPart{env: e, offers: newOffers(), rauc: program, why: filepath.Join(dir, "refused"), stop: func() {}, grace: time.Second}
 }
 

@@ -28,6 +28,9 @@ func (a *Agent) status() *cardpb.StatusResponse {
 		},
 		ImageDigest: a.opts.Image, BootId: bootID(), Capabilities: []string{control.CapIgnore},
 	}
+	if conf.ZeroTrust {
+		out.Capabilities = append(out.Capabilities, control.CapZeroTrust)
+	}
 	for _, c := range components {
 		r := &cardpb.Reason{Component: c.component, State: c.state, Detail: c.detail}
 		out.Components = append(out.Components, r)

@@ -7,6 +7,8 @@ const (
 	CapIgnore = "ignore"
 	// CapInstall: the card installs bundles (Install).
 	CapInstall = "install"
+	// CapZeroTrust: only its administrators change the card (Config.ZeroTrust).
+	CapZeroTrust = "zero-trust"
 	// CapMode comes before the name of each mode that the card knows.
 	CapMode = "mode."
 )

@@ -53,6 +53,8 @@ type Config struct {
 
 	// HealthLimit is how long a slot on trial may take to become healthy, in seconds.
 	HealthLimit int `json:"health_limit,omitempty"`
+	// ZeroTrust: the host may offer and read, and changes nothing. A card that took it once keeps it.
+	ZeroTrust bool `json:"zero_trust,omitempty" critical:"true"`
 	// Rescue says why no slot of the flash could be started. Empty where one was.
 	Rescue string `json:"rescue,omitempty"`
 

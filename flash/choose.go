@@ -15,6 +15,12 @@ const orderVar = "BOOT_ORDER" // slots, the preferred one first: "A B"
 // lastVar is the slot that was started last.
 const lastVar = "BOOT_LAST"
 
+// ZeroTrustVar marks the flash of a card that its host may not change (agent/zerotrust.go).
+const ZeroTrustVar = "ZERO_TRUST"
+
+// ZeroTrust reports whether only the card may change its flash. A host obeys; it cannot be made to.
+func (e Env) ZeroTrust() bool { return e[ZeroTrustVar] != "" }
+
 func leftVar(s Slot) string { return "BOOT_" + string(s) + "_LEFT" } // attempts, hexadecimal
 
 // goodVar has the digest of the boot slot that was found healthy. It is void once the slot has

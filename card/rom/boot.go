@@ -124,10 +124,32 @@ func (r *ROM) Rollback(hw Hardware, to flash.Slot) (flash.Slot, error) {
 	return to, r.change(flash.Env{}.Preferred(to))
 }
 
+// ErrZeroTrust means that a card leaves changes of its flash to its administrators.
+var ErrZeroTrust = errors.New("the card has zero_trust: only its administrators change it, on the card")
+
+func obey(env flash.Env) error {
+	if env.ZeroTrust() {
+		return ErrZeroTrust
+	}
+	return nil
+}
+
+// MayChange returns an error where the host may not change the flash. Errors: ErrZeroTrust.
+func (r *ROM) MayChange() error {
+	env, err := r.Env()
+	if err != nil {
+		return err
+	}
+	return obey(env)
+}
+
 // BackTo returns the slot that Rollback makes the first, or why it cannot. A slot that is bad is
 // accepted only by its name: it gets its attempts again.
 func (r *ROM) BackTo(hw Hardware, to flash.Slot) (flash.Slot, error) {
 	env, err := r.Env()
+	if err == nil {
+		err = obey(env)
+	}
 	if err != nil {
 		return "", err
 	}

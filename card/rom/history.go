@@ -85,6 +85,9 @@ func History(p store.Paths) (events []status.FirmwareEvent, torn int, err error)
 // FactoryReset clears the data of a flash, and returns the entry of that for the history.
 func FactoryReset(r *ROM, who string) (status.FirmwareEvent, error) {
 	e := status.FirmwareEvent{Who: who, What: "factory-reset", Why: "asked for", Outcome: "the data is cleared, the slots stay"}
+	if err := r.MayChange(); err != nil {
+		return e, err
+	}
 	return e, r.ClearData()
 }
 

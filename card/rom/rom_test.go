@@ -330,3 +330,26 @@ func TestHistoryIsBounded(t *testing.T) {
 		t.Errorf("%d entries, %v", len(events), err)
 	}
 }
+
+// The flash of a card with zero_trust is its administrators'.
+func TestZeroTrust(t *testing.T) {
+	r, _ := newROM(t)
+	boot(t, r)
+	install(t, r, flash.B, "two")
+	if err := r.change(flash.Env{flash.ZeroTrustVar: "1"}); err != nil {
+		t.Fatal(err)
+	}
+	before := sumSlots(t, r)
+	if _, err := GoBack(r, "me", Hardware{}, flash.B); !errors.Is(err, ErrZeroTrust) {
+		t.Errorf("rollback: %v", err)
+	}
+	if _, err := FactoryReset(r, "me"); !errors.Is(err, ErrZeroTrust) || !strings.Contains(err.Error(), "zero_trust") {
+		t.Errorf("factory reset: %v", err)
+	}
+	if !bytes.Equal(before, sumSlots(t, r)) {
+		t.Error("the flash has changed")
+	}
+	if s := boot(t, r); s.Slot != flash.B || !s.Env.ZeroTrust() {
+		t.Errorf("the boot ROM: %+v", s)
+	}
+}

@@ -23,6 +23,7 @@ func Diff(from, to Spec) (live, restart []string) {
 	add(&live, "firmware.health_limit", from.Firmware.HealthLimit, limit)
 	from.Firmware.HealthLimit = limit
 	add(&restart, "firmware", from.Firmware, to.Firmware)
+	add(&restart, "zero_trust", from.ZeroTrust, to.ZeroTrust)
 	from.Link.Exec, to.Link.Exec = boolPointer(from.Link.WantExec()), boolPointer(to.Link.WantExec())
 	add(&restart, "link", from.Link, to.Link)
 	add(&live, "offload", from.Offload, to.Offload)

@@ -28,7 +28,9 @@ type Spec struct {
 	Publish  []Publish `yaml:"publish,omitempty" doc:"services of the host that the card publishes on the wire; endpoint mode"`
 	DNS      DNS       `yaml:"dns,omitempty" doc:"the resolvers that the card asks"`
 	Time     Time      `yaml:"time,omitempty" doc:"the card's clock"`
-	SSH      SSH       `yaml:"ssh,omitempty" doc:"keys that may log in to the card"`
+	// ZeroTrust is about the host that reads this file.
+	ZeroTrust bool `yaml:"zero_trust,omitempty" doc:"from its first start on the card takes no change from this host: it may offer firmware and read; edition debian" default:"false"`
+	SSH       SSH  `yaml:"ssh,omitempty" doc:"keys that may log in to the card"`
 }
 
 // Machine is the hardware.

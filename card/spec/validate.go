@@ -77,6 +77,7 @@ func (s *Spec) problems() []problem {
 		add("firmware.flash", "%s: between %s and %s", n, minFlash, maxFlash)
 	}
 	s.nanoProblems(add)
+	s.trustProblems(add)
 	s.linkProblems(add)
 	s.portProblems(add)
 	s.offloadProblems(add)
@@ -91,6 +92,17 @@ func (s *Spec) problems() []problem {
 		}
 	}
 	return out
+}
+
+// trustProblems rejects a card that nobody could administer.
+func (s *Spec) trustProblems(add feature.Report) {
+	switch {
+	case !s.ZeroTrust:
+	case s.Firmware.Edition != "debian":
+		add("zero_trust", "edition %s keeps nothing; want firmware: {edition: debian}", s.Firmware.Edition)
+	case len(s.SSH.AuthorizedKeys) == 0:
+		add("zero_trust", "nobody could log in: this host's key may not; want the administrators' in ssh.authorized_keys")
+	}
 }
 
 func (s *Spec) machineProblems(add feature.Report) {

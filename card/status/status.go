@@ -106,6 +106,8 @@ type Firmware struct {
 	AgentSHA256 string `json:"agent_sha256,omitempty"`
 	// Differs says how that agent differs from the one of this host; empty where it does not.
 	Differs string `json:"differs,omitempty"`
+	// ZeroTrust: only the card's administrators change it.
+	ZeroTrust bool `json:"zero_trust,omitempty"`
 	// Ignored are keys of the configuration that the card's agent does not know.
 	Ignored []string `json:"ignored_keys,omitempty"`
 }

@@ -61,11 +61,14 @@ func configOf(c *store.Card, l store.Links, img Image) (*control.Config, error) 
 	if cfg.Publish, err = publish(&c.Spec, l, linkOf); err != nil {
 		return nil, err
 	}
-	login, err := c.LoginPublic()
-	if err != nil {
-		return nil, err
+	cfg.AuthorizedKeys = slices.Clone(c.Spec.SSH.AuthorizedKeys)
+	if cfg.ZeroTrust = c.Spec.ZeroTrust; !cfg.ZeroTrust {
+		login, err := c.LoginPublic()
+		if err != nil {
+			return nil, err
+		}
+		cfg.AuthorizedKeys = slices.Insert(cfg.AuthorizedKeys, 0, login)
 	}
-	cfg.AuthorizedKeys = append([]string{login}, c.Spec.SSH.AuthorizedKeys...)
 	return cfg, cfg.Validate()
 }
 

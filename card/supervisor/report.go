@@ -2,6 +2,7 @@ package supervisor
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 	"time"
 
@@ -95,6 +96,7 @@ func (w *world) reportAgent(st *status.Status, reply *cardpb.StatusResponse, age
 	st.Firmware.Kernel = cmp.Or(reply.Kernel, st.Firmware.Kernel)
 	st.Firmware.Agent = reply.AgentVersion
 	st.Firmware.Ignored = reply.GetConfiguration().GetIgnored()
+	st.Firmware.ZeroTrust = slices.Contains(reply.Capabilities, control.CapZeroTrust)
 	hear(&st.Offload, reply.Offload)
 	for i := range st.Ports {
 		p := &st.Ports[i]

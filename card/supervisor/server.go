@@ -155,7 +155,14 @@ func (s *Supervisor) serveDown(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Supervisor) serveReset(w http.ResponseWriter, r *http.Request) {
 	if r.FormValue("factory") != "" {
-		if err := s.world.order(factoryReset(r.FormValue("who"))); err != nil {
+		err := errNoFlash
+		if rom := s.world.flashNow().rom; rom != nil {
+			err = rom.MayChange()
+		}
+		if err == nil {
+			err = s.world.order(factoryReset(r.FormValue("who")))
+		}
+		if err != nil {
 			refuse(w, http.StatusConflict, err)
 			return
 		}

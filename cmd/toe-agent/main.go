@@ -40,6 +40,13 @@ func main() {
 		}
 		return
 	}
+	if run := admin(os.Args[1:]); run != nil {
+		if err := run(); err != nil {
+			fmt.Fprintln(os.Stderr, "toe-agent:", err)
+			os.Exit(1)
+		}
+		return
+	}
 	if len(os.Args) == 2 && os.Args[1] == agent.SFTPVerb {
 		if err := agent.ServeSFTP(os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, "toe-agent: sftp:", err)
@@ -49,4 +56,15 @@ func main() {
 	}
 	fmt.Fprintln(os.Stderr, "toe-agent: a card's init, to run as process 1 of a card: want \"toe-agent version\" here")
 	os.Exit(2)
+}
+
+// admin returns what an administrator of a card with zero_trust asks for, or nil.
+func admin(args []string) func() error {
+	switch words := strings.Join(args, " "); words {
+	case "offer", "offer accept", "offer refuse":
+		return func() error { return agent.AnswerOffer(strings.TrimPrefix(words[len("offer"):], " "), os.Stdout) }
+	case "zero-trust off":
+		return agent.EndZeroTrust
+	}
+	return nil
 }

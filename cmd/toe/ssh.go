@@ -18,6 +18,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/toe-project/toe/card/client"
+	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
 	"github.com/toe-project/toe/internal/cli"
 )
@@ -162,10 +163,22 @@ func sshClient(ctx context.Context, c *store.Card) (*ssh.Client, error) {
 	sc, channels, requests, err := ssh.NewClientConn(conn, c.Name, config)
 	if err != nil {
 		conn.Close()
+		if st, serr := client.Status(ctx, c); serr == nil && st.Firmware.ZeroTrust {
+			return nil, fmt.Errorf("card %s has zero_trust: this host's key may not log in; "+
+				"want an administrator's own: `ssh root@%s`", c.Name, firstCard(st))
+		}
 		return nil, fmt.Errorf("card %s: ssh: %w", c.Name, err)
 	}
 	_ = conn.SetDeadline(time.Time{})
 	return ssh.NewClient(sc, channels, requests), nil
+}
+
+// firstCard is an address of the card over the link.
+func firstCard(st status.Status) string {
+	if len(st.Link.Card) == 0 {
+		return "CARD"
+	}
+	return st.Link.Card[0].String()
 }
 
 // terminal requests a terminal on the card for a shell where there is one here,
