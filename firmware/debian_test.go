@@ -147,7 +147,7 @@ func TestRootFiles(t *testing.T) {
 		seen[f.Name] = true
 	}
 	for _, name := range []string{
-		"/usr/lib/systemd/system/toe-agent.service", "/etc/ssh/sshd_config.d/toe.conf",
+		"/usr/lib/systemd/system/toe-agent.service", "/usr/lib/systemd/system/nftables.service.d/toe.conf", "/etc/ssh/sshd_config.d/toe.conf",
 		"/usr/lib/systemd/network/10-toe.network", "/etc/systemd/system/hwclock.service",
 	} {
 		if !seen[name] {
