@@ -17,13 +17,20 @@ type rules struct {
 	nat          bool
 	endpoint     bool // connections terminate on the card
 	published    []wirePort
-	mdns         bool // multicast DNS may come in
+	opened       []openPort // for services of the card
+	mdns         bool       // multicast DNS may come in
 }
 
 // wirePort is a port of the card that the wire may reach.
 type wirePort struct {
 	protocol byte
 	port     uint16
+}
+
+// openPort is a port of the card that one of its interfaces lets in.
+type openPort struct {
+	from string
+	wirePort
 }
 
 func (r rules) equal(o rules) bool { return fmt.Sprint(r) == fmt.Sprint(o) }
@@ -79,6 +86,11 @@ func input(t nft.Table, r rules) {
 		}
 		for _, s := range r.published {
 			c.Add(from, nft.Protocol(s.protocol), nft.ToPort(s.port), nft.Accept)
+		}
+		for _, s := range r.opened {
+			if s.from == p {
+				c.Add(from, nft.Protocol(s.protocol), nft.ToPort(s.port), nft.Accept)
+			}
 		}
 		// A peer whose connection an earlier life of the card had gets a reset. In
 		// router mode connections may go on.

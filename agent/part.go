@@ -49,7 +49,7 @@ func newParts(e *env) ([]part, error) {
 	ports.learned = names.update
 	parts := []part{
 		&linksPart{env: e}, &systemPart{env: e}, ssh, newTimePart(e),
-		fire, ports, newOffloadPart(e), names, newInstallPart(e),
+		fire, ports, newOffloadPart(e), names, newInstallPart(e), newServicesPart(e),
 	}
 	parts = append(parts, newSlotPart(e, e.opts.Cmdline))
 	if e.opts.NoRoot != nil {

@@ -57,6 +57,8 @@ type Config struct {
 	ZeroTrust bool `json:"zero_trust,omitempty" critical:"true"`
 	// Rescue says why no slot of the flash could be started. Empty where one was.
 	Rescue string `json:"rescue,omitempty"`
+	// Services are programs that the card runs. A card that knows none must not say that it runs them.
+	Services []Service `json:"services,omitempty" critical:"true"`
 
 	// Digest and Ignored are about the bytes that ParseConfig read: what Digest
 	// makes of them, and the keys that this version does not know.

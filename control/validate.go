@@ -34,6 +34,7 @@ func (c *Config) Validate() error {
 		v.port(fmt.Sprintf("ports[%d]", i), &c.Ports[i])
 	}
 	v.offload(c)
+	v.services(c)
 	v.servers("dns", c.DNS)
 	v.domains("search", c.Search)
 	v.timeServers(c.TimeServers)

@@ -46,7 +46,7 @@ func composeRoot(ctx context.Context, o Options, base string, b *base, agent []b
 	}
 	defer z.Close()
 	size := &sizeOf{w: z}
-	if err := runCompose(ctx, in, added, b.release, size, &list); err != nil {
+	if err := runCompose(ctx, in, added, b.release, disabledLinks(o.Disabled), size, &list); err != nil {
 		return nil, nil, err
 	}
 	if err := z.Close(); err != nil {
@@ -69,7 +69,9 @@ func (s *sizeOf) Write(b []byte) (int, error) {
 }
 
 // runCompose runs the script: as root, or in a user namespace with the user's subordinate IDs.
-func runCompose(ctx context.Context, base io.Reader, added []byte, kernel string, root, status io.Writer) error {
+func runCompose(
+	ctx context.Context, base io.Reader, added []byte, kernel string, disabled []string, root, status io.Writer,
+) error {
 	args := []string{"sh", "-c", composeScript}
 	if os.Geteuid() != 0 {
 		args = append([]string{"mmdebstrap", "--unshare-helper"}, args...)

@@ -94,6 +94,8 @@ type Options struct {
 	Update bool
 	// Packages are Debian packages to install in addition; edition debian only.
 	Packages []string
+	// Disabled are units of those that do not start with the card: the agent starts those of services.
+	Disabled []string
 	// Keyring has the certificates whose bundles a card installs, in PEM; edition debian only. With
 	// none a card installs no bundle, until its admin gives it a keyring.
 	Keyring  []byte

@@ -63,6 +63,15 @@ var masked = []string{
 // before somebody wants it.
 var disabled = []string{"timers.target.wants/apt-daily.timer", "timers.target.wants/apt-daily-upgrade.timer"}
 
+// disabledLinks are the links that start what is disabled in every root, and these units.
+func disabledLinks(units []string) []string {
+	links := slices.Clone(disabled)
+	for _, u := range units {
+		links = append(links, "*.wants/"+u)
+	}
+	return links
+}
+
 // maskedGenerators look for what a card has not: each is a process at every start.
 var maskedGenerators = []string{
 	"systemd-getty-generator", "systemd-gpt-auto-generator", "systemd-hibernate-resume-generator",

@@ -216,13 +216,24 @@ func (cl *Client) Renew(ctx context.Context, who string) (r status.Renewed, err 
 // Apply gives a running card a new specification, and returns the changes.
 // spec.Diff tells beforehand whether a running card can take it.
 func (cl *Client) Apply(ctx context.Context, spec spec.Spec) ([]string, error) {
-	data, err := spec.YAML()
-	if err != nil {
-		return nil, err
-	}
-	var a status.Applied
-	err = cl.call(ctx, http.MethodPost, "/apply", data, &a)
+	patient := *cl
+	patient.limit = max(cl.limit, status.ServicesLimit+answerLimit)
+	a, err := patient.apply(ctx, "/apply", spec)
 	return a.Changes, err
+}
+
+// Diff returns how Apply would change the files of the card's services.
+func (cl *Client) Diff(ctx context.Context, spec spec.Spec) (string, error) {
+	a, err := cl.apply(ctx, "/apply?dry=1", spec)
+	return a.Diff, err
+}
+
+func (cl *Client) apply(ctx context.Context, path string, spec spec.Spec) (a status.Applied, err error) {
+	data, err := spec.YAML()
+	if err == nil {
+		err = cl.call(ctx, http.MethodPost, path, data, &a)
+	}
+	return a, err
 }
 
 // Logs calls f for each line of the card's log, until there are no more.

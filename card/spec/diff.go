@@ -3,6 +3,7 @@ package spec
 import (
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -31,6 +32,12 @@ func Diff(from, to Spec) (live, restart []string) {
 	add(&live, "dns", from.DNS, to.DNS)
 	add(&live, "time", from.Time, to.Time)
 	add(&live, "ssh", from.SSH, to.SSH)
+	for _, name := range serviceNames(from, to) {
+		a, b := serviceMap(from, name), serviceMap(to, name)
+		if show(a) != show(b) {
+			live = append(live, fmt.Sprintf("services.%s: %s -> %s", name, orNone(a), orNone(b)))
+		}
+	}
 	if len(from.Ports) != len(to.Ports) {
 		restart = append(restart, fmt.Sprintf("ports: %d -> %d", len(from.Ports), len(to.Ports)))
 		return live, restart
@@ -46,6 +53,31 @@ func Diff(from, to Spec) (live, restart []string) {
 		add(&live, key+".dns", a.DNS, b.DNS)
 	}
 	return live, restart
+}
+
+// serviceNames are those of both, sorted.
+func serviceNames(a, b Spec) []string {
+	var names []string
+	for _, s := range slices.Concat(a.Services, b.Services) {
+		names = append(names, s.Name)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// serviceMap is nil where s has no service of this name.
+func serviceMap(s Spec, name string) map[string]any {
+	if one, ok := s.Services.Find(name); ok {
+		return one.Map()
+	}
+	return nil
+}
+
+func orNone(m map[string]any) string {
+	if m == nil {
+		return "none"
+	}
+	return show(m)
 }
 
 // ChangedKeys returns the keys of changes, without the values.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -38,12 +39,20 @@ func Load(path string) (Spec, error) {
 	if err != nil {
 		return Spec{}, err // which names the file
 	}
-	return Parse(path, data)
+	base, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return Spec{}, err
+	}
+	return parse(path, data, base)
 }
 
 // Parse reads and checks a card.yaml. An absent key gets its default. file is the
-// name in error messages. The error is an *Error.
-func Parse(file string, data []byte) (Spec, error) {
+// name in error messages. The error is an *Error. Folders of services are not
+// looked at.
+func Parse(file string, data []byte) (Spec, error) { return parse(file, data, "") }
+
+// parse also resolves and checks what card.yaml names in the folder base.
+func parse(file string, data []byte, base string) (Spec, error) {
 	if len(data) > MaxSize {
 		return Spec{}, &Error{[]string{fmt.Sprintf("%s: larger than %d bytes", file, MaxSize)}}
 	}
@@ -64,6 +73,10 @@ func Parse(file string, data []byte) (Spec, error) {
 				d.fail(p.path, d.line(p.path), "%s", p.text)
 			}
 		}
+	}
+	if len(d.problems) == 0 && base != "" {
+		s.resolveServices(base)
+		s.serviceProblems(func(at, format string, args ...any) { d.fail(at, d.line(at), format, args...) })
 	}
 	if len(d.problems) > 0 {
 		return Spec{}, &Error{d.problems}
@@ -147,6 +160,10 @@ func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 	}
 	if u, ok := v.Addr().Interface().(encoding.TextUnmarshaler); ok {
 		d.text(path, n, u)
+		return
+	}
+	if s, ok := v.Addr().Interface().(*Services); ok {
+		*s = d.services(path, n)
 		return
 	}
 	switch v.Kind() {

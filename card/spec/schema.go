@@ -9,6 +9,7 @@ import (
 
 	"github.com/toe-project/toe/feature"
 	"github.com/toe-project/toe/internal/arch"
+	"github.com/toe-project/toe/service"
 )
 
 // Schema is the JSON schema of card.yaml, made from the tags of Spec.
@@ -46,6 +47,9 @@ func schemaOf(t reflect.Type) map[string]any {
 	}
 	if pattern, ok := textTypes[t]; ok {
 		return map[string]any{"type": "string", "pattern": pattern}
+	}
+	if t == reflect.TypeFor[Services]() {
+		return map[string]any{"type": "object", "properties": service.Schemas(), "additionalProperties": map[string]any{"type": []string{"object", "null"}}}
 	}
 	switch t.Kind() {
 	case reflect.Struct:

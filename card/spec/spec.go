@@ -29,8 +29,9 @@ type Spec struct {
 	DNS      DNS       `yaml:"dns,omitempty" doc:"the resolvers that the card asks"`
 	Time     Time      `yaml:"time,omitempty" doc:"the card's clock"`
 	// ZeroTrust is about the host that reads this file.
-	ZeroTrust bool `yaml:"zero_trust,omitempty" doc:"from its first start on the card takes no change from this host: it may offer firmware and read; edition debian" default:"false"`
-	SSH       SSH  `yaml:"ssh,omitempty" doc:"keys that may log in to the card"`
+	ZeroTrust bool     `yaml:"zero_trust,omitempty" doc:"from its first start on the card takes no change from this host: it may offer firmware and read; edition debian" default:"false"`
+	SSH       SSH      `yaml:"ssh,omitempty" doc:"keys that may log in to the card"`
+	Services  Services `yaml:"services,omitempty" doc:"programs that the card runs, by name; edition debian"`
 }
 
 // Machine is the hardware.

@@ -2,9 +2,13 @@ package status
 
 import "time"
 
+// ServicesLimit is how long a card may take for a change of its services.
+const ServicesLimit = 10 * time.Minute
+
 // Applied is the answer to a change of a running card.
 type Applied struct {
 	Changes []string `json:"changes"`
+	Diff    string   `json:"diff,omitempty"` // of the files of services, as diff -u has it
 }
 
 type Problem struct {

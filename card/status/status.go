@@ -24,25 +24,26 @@ const (
 
 // Status is what `toe status --json` prints.
 type Status struct {
-	Name          string   `json:"name"`
-	State         State    `json:"state"`
-	Reasons       []string `json:"reasons"`
-	Stage         string   `json:"stage,omitempty"` // what is being waited for while starting
-	Supervisor    Process  `json:"supervisor"`
-	Machine       Machine  `json:"machine"`
-	Pump          Process  `json:"pump"` // of the link
-	Link          Link     `json:"link"`
-	Exec          *Link    `json:"exec,omitempty"`
-	Ports         []Port   `json:"ports"`
-	Disks         []Disk   `json:"disks,omitempty"`
-	Offload       Offload  `json:"offload"`
-	Firmware      Firmware `json:"firmware"`
-	UptimeSeconds float64  `json:"uptime_seconds"` // of the card's kernel
-	ReadySeconds  float64  `json:"ready_seconds,omitempty"`
-	Restarts      int      `json:"restarts"`
-	History       []Event  `json:"history"`
-	Killed        bool     `json:"killed,omitempty"` // the supervisor did not exit by itself
-	Sequence      uint64   `json:"sequence"`         // grows with each new state, stage or event
+	Name          string    `json:"name"`
+	State         State     `json:"state"`
+	Reasons       []string  `json:"reasons"`
+	Stage         string    `json:"stage,omitempty"` // what is being waited for while starting
+	Supervisor    Process   `json:"supervisor"`
+	Machine       Machine   `json:"machine"`
+	Pump          Process   `json:"pump"` // of the link
+	Link          Link      `json:"link"`
+	Exec          *Link     `json:"exec,omitempty"`
+	Ports         []Port    `json:"ports"`
+	Disks         []Disk    `json:"disks,omitempty"`
+	Services      []Service `json:"services,omitempty"`
+	Offload       Offload   `json:"offload"`
+	Firmware      Firmware  `json:"firmware"`
+	UptimeSeconds float64   `json:"uptime_seconds"` // of the card's kernel
+	ReadySeconds  float64   `json:"ready_seconds,omitempty"`
+	Restarts      int       `json:"restarts"`
+	History       []Event   `json:"history"`
+	Killed        bool      `json:"killed,omitempty"` // the supervisor did not exit by itself
+	Sequence      uint64    `json:"sequence"`         // grows with each new state, stage or event
 }
 
 // Disk is a disk of the card, and what its back end has done since the card was started.
@@ -51,6 +52,13 @@ type Disk struct {
 	Bytes     int64  `json:"bytes"`
 	WorkerPID int    `json:"worker_pid"`
 	disk.Stats
+}
+
+// Service is a program that the card runs for its administrator.
+type Service struct {
+	Name   string `json:"name"`
+	State  string `json:"state"` // starting, healthy or degraded
+	Detail string `json:"detail,omitempty"`
 }
 
 // Process is a process of the host; 0 when it does not run.

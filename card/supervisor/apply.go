@@ -15,8 +15,9 @@ import (
 	"github.com/toe-project/toe/control/cardpb"
 )
 
-// applyLimit is how long the card may take to apply a configuration.
-const applyLimit = 30 * time.Second
+// applyLimit is how long the card may take to apply a configuration, and servicesLimit the same with
+// services that change: their programs may have to be installed first.
+const applyLimit, servicesLimit = 30 * time.Second, status.ServicesLimit
 
 func (s *Supervisor) serveApply(w http.ResponseWriter, r *http.Request) {
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, spec.MaxSize))
@@ -29,44 +30,55 @@ func (s *Supervisor) serveApply(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, err)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.Context(), applyLimit)
-	defer cancel()
-	changes, err := s.apply(ctx, want)
+	applied, err := s.apply(r.Context(), want, r.FormValue("dry") != "")
 	if err != nil {
 		refuse(w, http.StatusConflict, err)
 		return
 	}
-	answer(w, http.StatusOK, status.Applied{Changes: changes})
+	answer(w, http.StatusOK, applied)
 }
 
 // apply gives the running card a new specification. Afterwards card, card.yaml and
-// supervisor agree, on the new one or on the old one.
-func (s *Supervisor) apply(ctx context.Context, want spec.Spec) ([]string, error) {
+// supervisor agree, on the new one or on the old one. With dry it only says what would change.
+func (s *Supervisor) apply(ctx context.Context, want spec.Spec, dry bool) (status.Applied, error) {
+	out := status.Applied{Changes: []string{}}
 	s.applying.Lock()
 	defer s.applying.Unlock()
 	if _, err := s.client(); err != nil {
-		return nil, err
+		return out, err
 	}
 	next := s.world.cardNow()
 	want = next.Fill(want)
 	live, restart := spec.Diff(next.Spec, want)
-	if len(restart) > 0 {
-		return nil, fmt.Errorf("needs the card to be started again: %s", restart[0])
-	}
-	if len(live) == 0 {
-		return []string{}, nil
+	if len(restart) > 0 && !dry {
+		return out, fmt.Errorf("needs the card to be started again: %s", restart[0])
 	}
 	next.Spec = want
 	cfg, err := configOf(next, s.world.given, s.world.imageNow())
 	if err != nil {
-		return nil, err
+		return out, err
 	}
+	// Files may differ where card.yaml does not: a folder of the administrator's, a secret.
+	programs, diff := ServiceChanges(s.world.configNow().Services, cfg.Services)
+	out.Diff = diff
+	if len(live) == 0 {
+		live = programs
+	}
+	if len(live) == 0 || dry {
+		return out, nil
+	}
+	limit := applyLimit
+	if len(programs) > 0 {
+		limit = servicesLimit
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
 	if err := s.configure(ctx, cfg); err != nil {
-		return nil, err
+		return out, err
 	}
 	if err := next.SaveSpec(); err != nil {
 		// If the card does not take the old one now, the next poll tries again.
-		return nil, errors.Join(err, s.configure(ctx, s.world.configNow()))
+		return out, errors.Join(err, s.configure(ctx, s.world.configNow()))
 	}
 	s.world.adopt(want, cfg)
 	// What the agent said last is of before: the next status asks again.
@@ -74,7 +86,8 @@ func (s *Supervisor) apply(ctx context.Context, want spec.Spec) ([]string, error
 	// The card has it: the host's side follows, also when the client is gone.
 	s.world.steer(context.WithoutCancel(ctx))
 	s.board.event("configuration changed: %s", strings.Join(spec.ChangedKeys(live), ", "))
-	return live, nil
+	out.Changes = live
+	return out, nil
 }
 
 // configure applies cfg on the card. If the answer is lost, it asks the card which

@@ -123,7 +123,7 @@ func TestApplyWhoseClientIsGone(t *testing.T) {
 	w.agent.mu.Lock()
 	w.agent.apply = cancel
 	w.agent.mu.Unlock()
-	if _, err := r.s.apply(ctx, resolver(t, "192.0.2.53")); err != nil {
+	if _, err := r.s.apply(ctx, resolver(t, "192.0.2.53"), false); err != nil {
 		t.Fatal(err)
 	}
 	if st := r.s.Status(); st.State != status.Healthy {

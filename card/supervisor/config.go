@@ -29,6 +29,27 @@ func configOf(c *store.Card, l store.Links, img Image) (*control.Config, error) 
 	if img.Slot != "" {
 		cfg.HealthLimit = c.Spec.Firmware.HealthLimit
 	}
+	linkOf := addDevices(cfg, c, l)
+	var err error
+	if cfg.Publish, err = publish(&c.Spec, l, linkOf); err != nil {
+		return nil, err
+	}
+	cfg.AuthorizedKeys = slices.Clone(c.Spec.SSH.AuthorizedKeys)
+	if cfg.ZeroTrust = c.Spec.ZeroTrust; !cfg.ZeroTrust {
+		login, err := c.LoginPublic()
+		if err != nil {
+			return nil, err
+		}
+		cfg.AuthorizedKeys = slices.Insert(cfg.AuthorizedKeys, 0, login)
+	}
+	if cfg.Services, err = services(&c.Spec, cfg); err != nil {
+		return nil, err
+	}
+	return cfg, cfg.Validate()
+}
+
+// addDevices adds the card's links and ports to cfg, and returns the name of the link of each device.
+func addDevices(cfg *control.Config, c *store.Card, l store.Links) map[string]string {
 	linkOf := map[string]string{}
 	for _, d := range []struct {
 		dev   string
@@ -57,19 +78,7 @@ func configOf(c *store.Card, l store.Links, img Image) (*control.Config, error) 
 		}
 		cfg.Ports = append(cfg.Ports, port)
 	}
-	var err error
-	if cfg.Publish, err = publish(&c.Spec, l, linkOf); err != nil {
-		return nil, err
-	}
-	cfg.AuthorizedKeys = slices.Clone(c.Spec.SSH.AuthorizedKeys)
-	if cfg.ZeroTrust = c.Spec.ZeroTrust; !cfg.ZeroTrust {
-		login, err := c.LoginPublic()
-		if err != nil {
-			return nil, err
-		}
-		cfg.AuthorizedKeys = slices.Insert(cfg.AuthorizedKeys, 0, login)
-	}
-	return cfg, cfg.Validate()
+	return linkOf
 }
 
 func hasDHCP(p spec.Port) bool { return slices.Contains(p.Addresses, spec.AddrDHCP) }

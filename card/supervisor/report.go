@@ -98,6 +98,7 @@ func (w *world) reportAgent(st *status.Status, reply *cardpb.StatusResponse, age
 	st.Firmware.Ignored = reply.GetConfiguration().GetIgnored()
 	st.Firmware.ZeroTrust = slices.Contains(reply.Capabilities, control.CapZeroTrust)
 	hear(&st.Offload, reply.Offload)
+	hearServices(st, reply)
 	for i := range st.Ports {
 		p := &st.Ports[i]
 		for _, r := range reply.Components {

@@ -26,7 +26,7 @@ import (
 //	POST /down              takes the card down; the socket goes away when it is
 //	POST /reset             starts the machine again; ?factory=1&who=USER clears the data of the flash before
 //	POST /rollback?who=USER starts the other slot of the flash, or the one in ?slot=A
-//	POST /apply             a card.yaml; answers {"changes": […]}
+//	POST /apply             a card.yaml; answers Applied; ?dry=1 changes nothing
 //	GET  /events            EventLine after EventLine; ?follow=1
 //	GET  /logs              lines of the card's log; ?follow=1&tail=N
 //	GET  /dial?port=N       becomes a TCP connection to the card (upgrade "tcp")

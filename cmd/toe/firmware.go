@@ -13,8 +13,10 @@ import (
 	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/cli"
 
+	"github.com/toe-project/toe/card/spec"
 	"github.com/toe-project/toe/firmware"
 	"github.com/toe-project/toe/internal/progress"
+	"github.com/toe-project/toe/service"
 )
 
 func firmwareCmd() *cobra.Command {
@@ -32,6 +34,8 @@ func firmwareBuildCmd() *cobra.Command {
 	var o firmware.Options
 	var edition, target, output, keyring string
 	var quiet, asJSON, offline bool
+	var services []string
+	var cardFile string
 	cmd := &cobra.Command{
 		Use:   "build",
 		Short: "Build firmware from Debian packages and the agent, into the cache",
@@ -65,6 +69,9 @@ In a source tree Build compiles it.`,
 			o.Version = cli.Version(buildVersion)
 			if !slices.Contains(firmware.Editions, o.Edition) {
 				return cli.Usagef("--edition %q: want one of %q", edition, firmware.Editions)
+			}
+			if err := addServices(&o, services, cardFile); err != nil {
+				return err
 			}
 			if len(o.Packages) > 0 && o.Edition != firmware.Debian {
 				return cli.Usagef("--package %s: only --edition debian has packages of its own", o.Packages[0])
@@ -104,6 +111,9 @@ In a source tree Build compiles it.`,
 	f.StringVar(&target, "machine", string(firmware.QEMU), "machine to build for: qemu or uml")
 	f.StringSliceVar(&o.Packages, "package", nil,
 		"install this Debian package too, for edition debian; may be repeated")
+	f.StringSliceVar(&services, "service", nil,
+		"install the packages of this service of the catalogue, for edition debian; may be repeated")
+	f.StringVarP(&cardFile, "file", "f", "", "install the packages of the services of this card.yaml, for edition debian")
 	f.StringVar(&keyring, "keyring", "",
 		"file of the certificates whose bundles a card installs, for edition debian\n"+
 			"(default that of `toe firmware keys`, where there is one)")
@@ -119,6 +129,29 @@ In a source tree Build compiles it.`,
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// addServices adds the packages of services. The agent starts their programs, and nothing else does.
+func addServices(o *firmware.Options, names []string, cardFile string) error {
+	var all spec.Services
+	if cardFile != "" {
+		s, err := spec.Load(cardFile)
+		if err != nil {
+			return err
+		}
+		all = s.Services
+	}
+	for _, name := range names {
+		all = append(all, spec.Service{Name: name})
+	}
+	for _, one := range all {
+		def, err := service.Open(one.Name, one.Folder)
+		if err != nil {
+			return cli.Usage{Err: err}
+		}
+		o.Packages, o.Disabled = append(o.Packages, def.Packages...), append(o.Disabled, def.Unit)
+	}
+	return nil
 }
 
 func firmwareStatusCmd() *cobra.Command {

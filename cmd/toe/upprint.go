@@ -87,6 +87,9 @@ func printStatus(w io.Writer, st status.Status) {
 		}
 	}
 	printDisks(w, st.Disks)
+	for _, s := range st.Services {
+		fmt.Fprintf(w, "  service   %s, %s%s\n", s.Name, s.State, colon(s.Detail))
+	}
 	printOffload(w, st.Offload)
 	if st.Firmware.Version != "" {
 		fmt.Fprintf(w, "  firmware  %s %s, Linux %s\n", st.Firmware.Edition, st.Firmware.Version, st.Firmware.Kernel)

@@ -4,7 +4,8 @@
 #   3      tar of deb/*.deb, which are installed, and files/, which are copied over the root
 #   stdout the ext4 file system
 #   4      dpkg's list of the packages
-# The environment has SOURCE_DATE_EPOCH, EXT4_UUID, SLACK (per cent of free space), KERNEL and DISABLED.
+# The environment has SOURCE_DATE_EPOCH, EXT4_UUID, SLACK (per cent of free space), KERNEL and
+# DISABLED, links below /etc/systemd/system.
 set -eu
 work=$(mktemp -d "${TMPDIR:-/tmp}/toe-root-XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -20,13 +21,19 @@ own() {
 	"$root"/lib64/ld-linux-x86-64.so.2 --library-path "$root/usr/lib/x86_64-linux-gnu" "$root$program" "$@"
 }
 
+# The host's dpkg would look for the users and groups of this file on the host.
+overrides=$root/var/lib/dpkg/statoverride
+[ ! -e "$overrides" ] || mv "$overrides" "$work/statoverride"
 dpkg --root="$root" --force-confnew,unsafe-io --log=/dev/null --install "$work"/deb/*.deb >&2
+[ ! -e "$work/statoverride" ] || mv "$work/statoverride" "$overrides"
 cp -a "$work/files/." "$root/"
 [ ! -d "$root/usr/lib/modules/$KERNEL" ] || own /usr/sbin/depmod -b "$root" "$KERNEL" >&2
 
+set -f
 for link in $DISABLED; do
-	rm -f "$root/etc/systemd/system/$link"
+	find "$root/etc/systemd/system" -path "*/$link" -type l -delete
 done
+set +f
 # What a card makes for itself, what only the build had, and what differs from one build to the next.
 rm -rf "$root"/etc/ssh/ssh_host_* "$root"/etc/hostname "$root"/etc/machine-id "$root"/var/lib/dbus/machine-id \
 	"$root"/var/lib/apt/lists/* "$root"/var/cache/apt/*.bin "$root"/var/cache/apt/archives/*.deb \

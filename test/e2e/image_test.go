@@ -45,12 +45,19 @@ func cacheOf(shared, own string) (string, error) {
 	for _, i := range ours {
 		build := exec.Command(toe, "firmware", "build", "--offline", "--quiet",
 			"--machine", string(i.Target), "--edition", string(i.Edition), "--arch", i.Arch)
+		if hasPackage(i.Packages, "chrony") {
+			build.Args = append(build.Args, "-f", "testdata/services.yaml")
+		}
 		build.Env = append(os.Environ(), "TOE_CACHE_DIR="+own)
 		if out, err := build.CombinedOutput(); err != nil {
 			return "", fmt.Errorf("toe firmware build --machine %s --edition %s: %w: %s", i.Target, i.Edition, err, out)
 		}
 	}
 	return own, nil
+}
+
+func hasPackage(list []firmware.Package, name string) bool {
+	return slices.ContainsFunc(list, func(p firmware.Package) bool { return p.Name == name })
 }
 
 // images returns the current images of a cache.
