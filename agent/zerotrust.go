@@ -106,9 +106,10 @@ func (t trust) config(host *control.Config) (*control.Config, error) {
 	marked, merr := t.isMarked()
 	switch {
 	case marked || err != nil && !errors.Is(err, fs.ErrNotExist):
-		// The data is gone or damaged. The card serves its links, and nobody logs in.
+		// The data is gone or damaged. The card serves its links; nobody logs in, and no program of the
+		// host's choice runs.
 		locked := *host
-		locked.ZeroTrust, locked.AuthorizedKeys = true, nil
+		locked.ZeroTrust, locked.AuthorizedKeys, locked.Services = true, nil, nil
 		return &locked, nil
 	case !host.ZeroTrust:
 		return host, nil // a card without a flash has no mark, and that is no error
