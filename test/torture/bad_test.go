@@ -154,19 +154,32 @@ type soon struct {
 	at    time.Time
 }
 
-// expiring makes a bundle with a certificate that is valid long enough to sign with.
+// expiring makes a bundle with a certificate that is valid just long enough to sign with, which takes
+// longer on a busy machine.
 func (w *world) expiring(t *testing.T) soon {
 	t.Helper()
-	const validFor = 90 * time.Second // a busy machine takes its time
-	at := time.Now().Add(validFor)
 	k, err := release.Open(filepath.Join(w.dir, "keys"))
-	if err == nil {
-		err = k.Rotate(release.Options{Release: time.Hour, Now: at.Add(-time.Hour)})
-	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := soon{signed(t, k, content(noise(64<<10), noise(64<<10))), at}
+	var s soon
+	path := filepath.Join(t.TempDir(), "b.raucb")
+	for validFor := 15 * time.Second; ; validFor *= 2 {
+		s.at = time.Now().Add(validFor)
+		if err := k.Rotate(release.Options{Release: time.Hour, Now: s.at.Add(-time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+		err := k.Make(t.Context(), content(noise(64<<10), noise(64<<10)), path, func(string) {})
+		if err == nil {
+			break
+		}
+		if time.Now().Before(s.at) || validFor > limit {
+			t.Fatal(err)
+		}
+	}
+	if s.bytes, err = os.ReadFile(path); err != nil {
+		t.Fatal(err)
+	}
 	if err := k.Rotate(release.Options{}); err != nil {
 		t.Fatal(err)
 	}
