@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"connectrpc.com/connect"
+
 	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/control/cardpb"
 )
@@ -14,7 +16,9 @@ const (
 	// healthy is tried several times. Debian on QEMU without KVM takes two minutes a time.
 	switchLimit = 15 * time.Minute
 	// quiet is how long the link must have carried nothing but what keeps a connection alive.
-	quiet        = 3 * time.Second
+	quiet = 3 * time.Second
+	// rebootPause is between a restart whose answer was lost and the question whether the card is there.
+	rebootPause  = 2 * time.Second
 	quietPackets = 20 // a second; the questions of this wait take some ten
 )
 
@@ -32,7 +36,7 @@ func (s *session) switchOver(ctx context.Context, before status.Status, r *Resul
 	end := watchOutage(ctx, s.answers)
 	old, err := s.agent.Status(ctx, &cardpb.StatusRequest{})
 	if err == nil {
-		_, err = s.agent.Reboot(ctx, &cardpb.RebootRequest{})
+		err = s.reboot(ctx, old.BootId)
 	}
 	if err != nil {
 		end()
@@ -51,6 +55,30 @@ func (s *session) switchOver(ctx context.Context, before status.Status, r *Resul
 	r.Started = true
 	stage.Done(fmt.Sprintf("healthy, no answer for %.2f s", r.Outage))
 	return nil
+}
+
+// reboot asks for a restart. The card may be gone before its answer is here, which is no error: a busy
+// host was seen to read the end of the connection first.
+func (s *session) reboot(ctx context.Context, boot string) error {
+	var err error
+	for range 3 {
+		_, err = s.agent.Reboot(ctx, &cardpb.RebootRequest{})
+		if connect.CodeOf(err) != connect.CodeUnavailable {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(rebootPause):
+		}
+		once, cancel := context.WithTimeout(ctx, rebootPause)
+		st, serr := s.agent.Status(once, &cardpb.StatusRequest{})
+		cancel()
+		if serr != nil || st.BootId != boot {
+			return nil
+		}
+	}
+	return err
 }
 
 // answers is a probe: the card takes a connection over the link.
