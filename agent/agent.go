@@ -98,6 +98,11 @@ func (a *Agent) Run(ctx context.Context) (Action, error) {
 	a.nl, a.run = nl, ctx
 	a.sys.early(memory().total)
 	partOf[*linksPart](a.env).begin(ctx, server)
+	if a.opts.Service {
+		if err := server.listenAdmin(ctx, adminSocket); err != nil {
+			a.log.Sayf("%v; programs of this card cannot ask the agent", err)
+		}
+	}
 	if a.opts.Linked != nil {
 		a.opts.Linked()
 	}

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/agent/upgrade"
 	"github.com/toe-project/toe/flash"
 )
 
@@ -22,7 +23,8 @@ import (
 //
 //	/data/version     number of the layout
 //	/data/undo/N      shell script that takes step N of the layout back
-//	/data/etc         upper layer over the root's /etc: what was changed there
+//	/data/etc         upper layer over the root's /etc: what was changed there; and what the last upgrade of
+//	                  packages made of it (package upgrade)
 //	/data/health.d    the administrator's health checks
 //	/data/keep/…      folders that are mounted over those of the root
 const (
@@ -149,6 +151,9 @@ func mountData(log *Log) error {
 	run := func(script string) error { return inRoot("/bin/sh", "-ec", "cd "+dataDir+"\n"+script) }
 	if err := migrate(at, dataSteps, run); err != nil {
 		return err
+	}
+	if err := upgrade.ApplyEtc(newRoot, at); err != nil {
+		log.Sayf("data: /etc: %v", err)
 	}
 	return keepData(at)
 }

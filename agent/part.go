@@ -50,6 +50,7 @@ func newParts(e *env) ([]part, error) {
 	parts := []part{
 		&linksPart{env: e}, &systemPart{env: e}, ssh, newTimePart(e),
 		fire, ports, newOffloadPart(e), names, newInstallPart(e), newServicesPart(e),
+		newUpgradePart(e), newUpdatesPart(e), newUnitsPart(e),
 	}
 	parts = append(parts, newSlotPart(e, e.opts.Cmdline))
 	if e.opts.NoRoot != nil {

@@ -20,6 +20,7 @@ import (
 type server struct {
 	agent *Agent
 	http  *http.Server
+	admin *http.Server // for the card's administrator; nil where the card has none
 }
 
 func newServer(a *Agent) (*server, error) {
@@ -31,7 +32,7 @@ func newServer(a *Agent) (*server, error) {
 	mux.Handle(cardpb.NewCardHandler(rpc{a},
 		connect.WithReadMaxBytes(control.MaxConfig+4096), connect.WithInterceptors(guard{a.env})))
 	mux.Handle("GET "+control.OfferPath, partOf[*installPart](a.env).offers)
-	return &server{a, &http.Server{
+	return &server{agent: a, http: &http.Server{
 		TLSConfig:         conf,
 		Handler:           mux,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -63,8 +64,10 @@ func (s *server) listen(ctx context.Context, at netip.AddrPort) error {
 func (s *server) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
 	defer cancel()
-	if s.http.Shutdown(ctx) != nil {
-		_ = s.http.Close()
+	for _, h := range []*http.Server{s.http, s.admin} {
+		if h != nil && h.Shutdown(ctx) != nil {
+			_ = h.Close()
+		}
 	}
 }
 
@@ -139,6 +142,39 @@ func (r rpc) Install(
 		return err
 	}
 	return out.Send(&cardpb.InstallProgress{Percent: 100, Step: "installed", Slot: slot})
+}
+
+func (r rpc) Upgrade(
+	ctx context.Context, _ *cardpb.UpgradeRequest, out *connect.ServerStream[cardpb.UpgradeProgress],
+) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.a.run, cancel)()
+	slot, changes, err := partOf[*upgradePart](r.a.env).upgrade(ctx, func(percent int, step string) {
+		if out.Send(&cardpb.UpgradeProgress{Percent: uint32(percent), Step: step}) != nil {
+			cancel()
+		}
+	})
+	if err != nil {
+		return callError(err)
+	}
+	return out.Send(&cardpb.UpgradeProgress{
+		Percent: 100, Step: "upgraded", Slot: string(slot),
+		Changes: changes[:min(len(changes), maxListed)], Changed: uint32(len(changes)),
+	})
+}
+
+// callError gives the error of an update the code that the call's documentation names.
+func callError(err error) error {
+	var failed *installError
+	if errors.As(err, &failed) {
+		return connect.NewError(failed.code(), failed)
+	}
+	return err
+}
+
+func (r rpc) Packages(ctx context.Context, q *cardpb.PackagesRequest) (*cardpb.PackagesResponse, error) {
+	return partOf[*upgradePart](r.a.env).packages(ctx, q.Refresh && !r.a.config().ZeroTrust)
 }
 
 func (r rpc) Reboot(context.Context, *cardpb.RebootRequest) (*cardpb.RebootResponse, error) {

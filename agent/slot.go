@@ -66,13 +66,19 @@ func newSlotPart(e *env, cmdline string) *slotPart {
 		env: e, digest: e.opts.Image, open: openBootEnv, checks: checksDir, before: degradedFile,
 		isEnding: isEnding, pace: time.Second, rememberPace: rememberEvery,
 	}
-	for word := range strings.FieldsSeq(cmdline) {
-		if name, ok := strings.CutPrefix(word, slotArg); ok && (flash.Slot(name) == flash.A || flash.Slot(name) == flash.B) {
-			s.slot = flash.Slot(name)
-		}
-	}
+	s.slot = slotOf(cmdline)
 	s.state = reason{component: slotComponent, state: healthy, detail: "slot " + string(s.slot)}
 	return s
+}
+
+// slotOf returns the slot that the kernel's command line names, or "".
+func slotOf(cmdline string) (slot flash.Slot) {
+	for word := range strings.FieldsSeq(cmdline) {
+		if name, ok := strings.CutPrefix(word, slotArg); ok && (flash.Slot(name) == flash.A || flash.Slot(name) == flash.B) {
+			slot = flash.Slot(name)
+		}
+	}
+	return slot
 }
 
 // envLock is the lock of fw_setenv and fw_printenv (libubootenv), which call it /var/lock/….
@@ -203,7 +209,7 @@ func (s *slotPart) pass() {
 func (s *slotPart) check(ctx context.Context, end time.Time) string {
 	before := s.degradedBefore()
 	for _, p := range s.parts {
-		if p == part(s) {
+		if _, units := p.(*unitsPart); units || p == part(s) {
 			continue
 		}
 		for _, r := range p.health() {

@@ -35,6 +35,7 @@ var hostMay = map[string]bool{
 	cardpb.CardStatusProcedure:   true,
 	cardpb.CardLogsProcedure:     true,
 	cardpb.CardInstallProcedure:  true, // an offer: installPart.await
+	cardpb.CardPackagesProcedure: true, // it reads; without refresh
 	cardpb.CardRebootProcedure:   true, // the host has the power switch; this way the card ends in good order
 	cardpb.CardPowerOffProcedure: true,
 }

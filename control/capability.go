@@ -9,6 +9,8 @@ const (
 	CapInstall = "install"
 	// CapZeroTrust: only its administrators change the card (Config.ZeroTrust).
 	CapZeroTrust = "zero-trust"
+	// CapUpgrade: the card upgrades its packages in its other slot (Upgrade).
+	CapUpgrade = "upgrade"
 	// CapMode comes before the name of each mode that the card knows.
 	CapMode = "mode."
 )

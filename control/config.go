@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"reflect"
 	"strings"
+
+	"github.com/toe-project/toe/feature"
 )
 
 // MaxConfig bounds the size of a configuration, in bytes.
@@ -48,6 +50,8 @@ type Config struct {
 	// AuthorizedKeys may log in by ssh. Each is a line of authorized_keys(5) without
 	// options.
 	AuthorizedKeys []string `json:"authorized_keys,omitempty"`
+	// Updates is what the card does by itself.
+	Updates feature.Updates `json:"updates,omitzero"`
 	// Firmware is the version that the host started, for Status to repeat.
 	Firmware string `json:"firmware,omitempty"`
 

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+
+	"github.com/toe-project/toe/feature"
 )
 
 // Bounds on one configuration: far above use, and low enough that a faulty
@@ -39,6 +41,7 @@ func (c *Config) Validate() error {
 	v.domains("search", c.Search)
 	v.timeServers(c.TimeServers)
 	v.keys(c.AuthorizedKeys)
+	feature.Check("updates", c.Updates, v.bad)
 	return errors.Join(v.errs...)
 }
 

@@ -7,10 +7,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/toe-project/toe/agent/upgrade"
+	"github.com/toe-project/toe/internal/atomicfile"
 	"github.com/toe-project/toe/internal/newc"
 )
 
@@ -80,7 +83,7 @@ func runCompose(
 	cmd.Env = []string{
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C.UTF-8", "TMPDIR=" + os.TempDir(), "HOME=/",
 		fmt.Sprintf("SOURCE_DATE_EPOCH=%d", int64(debianEpoch)), "EXT4_UUID=" + ext4UUID,
-		fmt.Sprintf("SLACK=%d", rootSlack), "KERNEL=" + kernel, "DISABLED=" + strings.Join(disabled, " "),
+		fmt.Sprintf("SLACK=%d", rootSlack), "KERNEL=" + kernel, "HOLD=" + upgrade.Kernel, "FLASHED=" + upgrade.Flashed, "DISABLED=" + strings.Join(disabled, " "),
 	}
 	ourIn, theirIn, err := pipe()
 	if err != nil {
@@ -132,15 +135,21 @@ func pipe() (w, r *os.File, err error) {
 // addedToRoot is the tar of what the script adds to the root: our packages, and the files that make
 // the root a card's.
 func addedToRoot(ctx context.Context, o Options, b *base, agent []byte) ([]byte, error) {
-	debs := []debPackage{agentPackage(o, agent), kernelPackage(o, b)}
+	kernel, err := kernelPackage(o, b)
+	if err != nil {
+		return nil, err
+	}
 	files, err := newerRAUC(ctx, o, b.release)
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range debs {
+	for _, p := range []debPackage{agentPackage(o, agent), kernel} {
 		data, err := p.deb()
 		if err != nil {
 			return nil, fmt.Errorf("package %s: %w", p.name, err)
+		}
+		if err := o.keepDeb(p, data); err != nil {
+			return nil, err
 		}
 		files = append(files, newc.Regular("/deb/"+p.name+".deb", 0o644, data))
 	}
@@ -165,18 +174,34 @@ func agentPackage(o Options, agent []byte) debPackage {
 	}
 }
 
-// kernelPackage is the kernel's modules and their lists. The kernel itself is a member of the image.
-func kernelPackage(o Options, b *base) debPackage {
+// kernelPackage is the kernel, its modules and their lists, and the initramfs without /init. A card that
+// upgrades this package makes the image file of a boot slot from them (agent/upgrade).
+func kernelPackage(o Options, b *base) (debPackage, error) {
 	source := "linux"
 	for _, p := range b.packages {
 		if strings.HasPrefix(p.Name, "linux-") {
 			source = fmt.Sprintf("linux (%s)", p.Version)
 		}
 	}
+	initrd, err := initramfs(b)
 	return debPackage{
-		name: "toe-kernel", version: debVersion(plainVersion(b.release)), arch: o.Arch,
-		fields: "Source: " + source + "\nDescription: modules of the card's kernel " + b.release + "\n" +
-			" The kernel itself is in the firmware image.\n",
-		files: b.rootModules(),
+		name: upgrade.Kernel, version: debVersion(plainVersion(b.release)), arch: o.Arch,
+		fields: "Source: " + source + "\nDescription: the card's kernel " + b.release + ", and its modules\n" +
+			" A card starts another kernel only from another slot: toe firmware upgrade installs it.\n",
+		files: append(b.rootModules(),
+			newc.Regular(upgrade.BootDir+"/initramfs", 0o644, initrd),
+			newc.Regular(upgrade.BootDir+"/kernel", 0o644, b.kernel),
+			newc.Regular(upgrade.BootDir+"/release", 0o644, []byte(b.release+"\n"))),
+	}, err
+}
+
+// keepDeb writes a package of ours into the folder that o names, for a repository.
+func (o Options) keepDeb(p debPackage, data []byte) error {
+	if o.Debs == "" {
+		return nil
 	}
+	if err := os.MkdirAll(o.Debs, 0o755); err != nil {
+		return err
+	}
+	return atomicfile.Write(filepath.Join(o.Debs, fmt.Sprintf("%s_%s_%s.deb", p.name, p.version, p.arch)), data, 0o644)
 }

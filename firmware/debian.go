@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/toe-project/toe/internal/apt"
+	"github.com/toe-project/toe/internal/dpkg"
 )
 
 // Debian is a whole Debian 13 on a disk: systemd, OpenSSH, apt, and the agent as a service. Its
@@ -70,7 +71,7 @@ func debianRoot(ctx context.Context, o Options, b *base, agent []byte) ([]conten
 	if err != nil {
 		return nil, err
 	}
-	installed, err := parseStatus(status)
+	installed, err := dpkg.Parse(status)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +135,7 @@ func newerPackage(ctx context.Context, o Options, root *apt.Root, path string) (
 }
 
 func compareWithMirror(ctx context.Context, root *apt.Root, status []byte) (string, error) {
-	installed, err := parseStatus(status)
+	installed, err := dpkg.Parse(status)
 	if err != nil {
 		return "", err
 	}

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/toe-project/toe/internal/dpkg"
 	"github.com/toe-project/toe/internal/newc"
 )
 
@@ -36,28 +37,8 @@ Architecture: all
 Version: 3.152
 `
 
-func TestParseStatus(t *testing.T) {
-	all, err := parseStatus([]byte(testStatus))
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := []installed{
-		{Name: "adduser", Version: "3.152", Arch: "all", Source: "adduser", SourceVersion: "3.152"},
-		{Name: "bash", Version: "5.2.37-2+b5", Arch: "amd64", Source: "bash", SourceVersion: "5.2.37-2",
-			Maintainer: "Matthias <doko@debian.org>"},
-	}
-	if len(all) != len(want) || all[0] != want[0] || all[1] != want[1] {
-		t.Errorf("%+v", all)
-	}
-	for _, bad := range []string{"", "Package: x\nStatus: install ok installed\nVersion: 1\n"} {
-		if _, err := parseStatus([]byte(bad)); err == nil {
-			t.Errorf("%q is taken", bad)
-		}
-	}
-}
-
 func TestSPDX(t *testing.T) {
-	all, err := parseStatus([]byte(testStatus))
+	all, err := dpkg.Parse([]byte(testStatus))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,17 +149,4 @@ func TestBadPackages(t *testing.T) {
 			t.Errorf("%+v is taken", o)
 		}
 	}
-}
-
-func FuzzStatusOfDpkg(f *testing.F) {
-	f.Add([]byte(testStatus))
-	f.Add([]byte("Package: a\nStatus: install ok installed\nVersion: 1\nArchitecture: all\nSource: b ()\n"))
-	f.Fuzz(func(t *testing.T, text []byte) {
-		all, err := parseStatus(text)
-		for _, p := range all {
-			if err != nil || p.Name == "" || p.Version == "" || p.Arch == "" || p.Source == "" {
-				t.Errorf("%+v, %v", p, err)
-			}
-		}
-	})
 }

@@ -98,7 +98,9 @@ type Options struct {
 	Disabled []string
 	// Keyring has the certificates whose bundles a card installs, in PEM; edition debian only. With
 	// none a card installs no bundle, until its admin gives it a keyring.
-	Keyring  []byte
+	Keyring []byte
+	// Debs is a folder for the packages of our own, for a repository; empty for none. Edition debian only.
+	Debs     string
 	Progress *progress.Progress // nil reports nothing
 
 	keyring string // of a test's own archive

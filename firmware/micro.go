@@ -13,16 +13,18 @@ import (
 
 // microInitramfs returns the whole root file system of the micro edition.
 func microInitramfs(b *base, agent []byte) ([]byte, error) {
+	return initramfs(b, newc.Regular("/init", 0o755, agent))
+}
+
+// initramfs is that root file system with the given /init, or without one. A card that upgrades its
+// packages appends its own.
+func initramfs(b *base, init ...newc.File) ([]byte, error) {
 	applets, err := busyboxApplets(b.busybox)
 	if err != nil {
 		return nil, err
 	}
-	files := slices.Concat(skeleton(),
-		[]newc.File{
-			newc.Regular("/init", 0o755, agent),
-			newc.Regular("/bin/busybox", 0o755, b.busybox),
-		},
-		links(applets), b.modules)
+	files := slices.Concat(skeleton(), init,
+		[]newc.File{newc.Regular("/bin/busybox", 0o755, b.busybox)}, links(applets), b.modules)
 	var out bytes.Buffer
 	if err := newc.Write(&out, withParents(files)); err != nil {
 		return nil, err

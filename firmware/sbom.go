@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/toe-project/toe/internal/dpkg"
 )
 
 // spdxDocument is a bill of materials, SPDX 2.3 (https://spdx.github.io/spdx-spec/v2.3).
@@ -58,7 +60,7 @@ type spdxRelationship struct {
 const unasserted = "NOASSERTION"
 
 // spdx returns the bill of materials of a root. The same packages give the same bytes.
-func spdx(packages []installed, arch string) ([]byte, error) {
+func spdx(packages []dpkg.Package, arch string) ([]byte, error) {
 	d := spdxDocument{
 		Version: "SPDX-2.3", License: "CC0-1.0", ID: "SPDXRef-DOCUMENT", Name: "toe-debian-" + arch,
 		Created: spdxCreation{
@@ -69,7 +71,7 @@ func spdx(packages []installed, arch string) ([]byte, error) {
 	all := sha256.New()
 	for i, p := range packages {
 		id := fmt.Sprintf("SPDXRef-Package-%d", i)
-		d.Packages = append(d.Packages, p.spdx(id))
+		d.Packages = append(d.Packages, spdxOf(p, id))
 		d.Relationships = append(d.Relationships, spdxRelationship{d.ID, "DESCRIBES", id})
 		fmt.Fprintln(all, p.Name, p.Version, p.Arch)
 	}
@@ -78,7 +80,7 @@ func spdx(packages []installed, arch string) ([]byte, error) {
 	return append(b, '\n'), err
 }
 
-func (p installed) spdx(id string) spdxPackage {
+func spdxOf(p dpkg.Package, id string) spdxPackage {
 	supplier := unasserted
 	if p.Maintainer != "" {
 		supplier = "Person: " + p.Maintainer

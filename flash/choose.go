@@ -222,6 +222,12 @@ func (e Env) Preferred(s Slot) Env {
 	return Env{orderVar: string(s) + " " + string(s.Other()), leftVar(s): strconv.Itoa(Attempts), sparedVar(s): ""}
 }
 
+// Unusable returns the changes by which s cannot be started until it is preferred again: its content is
+// about to be replaced. It leaves the order, as RAUC does it.
+func (e Env) Unusable(s Slot) Env {
+	return Env{orderVar: string(s.Other()), leftVar(s): "0", goodVar(s): "", sparedVar(s): ""}
+}
+
 // With returns a copy of e with changes. An empty value removes a variable.
 func (e Env) With(changes Env) Env {
 	out := Env{}

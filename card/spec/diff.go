@@ -31,6 +31,7 @@ func Diff(from, to Spec) (live, restart []string) {
 	add(&live, "publish", from.Publish, to.Publish)
 	add(&live, "dns", from.DNS, to.DNS)
 	add(&live, "time", from.Time, to.Time)
+	add(&live, "updates", from.Updates, to.Updates)
 	add(&live, "ssh", from.SSH, to.SSH)
 	for _, name := range serviceNames(from, to) {
 		a, b := serviceMap(from, name), serviceMap(to, name)

@@ -11,6 +11,9 @@ import (
 // editionNano is a kernel and one small program, for a CPU without MMU.
 const editionNano = "nano"
 
+// editionDebian is a whole Debian on a disk.
+const editionDebian = "debian"
+
 // Nano reports whether the card has the nano edition.
 func (s *Spec) Nano() bool { return s.Firmware.Edition == editionNano }
 

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/toe-project/toe/feature"
 	"github.com/toe-project/toe/internal/arch"
 	"github.com/toe-project/toe/internal/suggest"
 )
@@ -19,15 +20,16 @@ import (
 // card. The struct tags, which package feature explains, are the one source of
 // the parser, the defaults, the checks, the JSON schema and the documentation.
 type Spec struct {
-	Name     string    `yaml:"name,omitempty" doc:"the card's name: lower-case letters, digits and dashes" absent:"card0"`
-	Machine  Machine   `yaml:"machine,omitempty" doc:"what runs the card's CPU"`
-	Firmware Firmware  `yaml:"firmware,omitempty" doc:"what runs on the card"`
-	Link     Link      `yaml:"link,omitempty" doc:"the connection between host and card: raw IP packets, MTU 65535, fixed"`
-	Ports    []Port    `yaml:"ports" doc:"the card's network ports, towards the outside; an empty list is a card without any" absent:"one port, wan, attach user"`
-	Offload  Offload   `yaml:"offload,omitempty" doc:"what the card does with the host's traffic"`
-	Publish  []Publish `yaml:"publish,omitempty" doc:"services of the host that the card publishes on the wire; endpoint mode"`
-	DNS      DNS       `yaml:"dns,omitempty" doc:"the resolvers that the card asks"`
-	Time     Time      `yaml:"time,omitempty" doc:"the card's clock"`
+	Name     string          `yaml:"name,omitempty" doc:"the card's name: lower-case letters, digits and dashes" absent:"card0"`
+	Machine  Machine         `yaml:"machine,omitempty" doc:"what runs the card's CPU"`
+	Firmware Firmware        `yaml:"firmware,omitempty" doc:"what runs on the card"`
+	Link     Link            `yaml:"link,omitempty" doc:"the connection between host and card: raw IP packets, MTU 65535, fixed"`
+	Ports    []Port          `yaml:"ports" doc:"the card's network ports, towards the outside; an empty list is a card without any" absent:"one port, wan, attach user"`
+	Offload  Offload         `yaml:"offload,omitempty" doc:"what the card does with the host's traffic"`
+	Publish  []Publish       `yaml:"publish,omitempty" doc:"services of the host that the card publishes on the wire; endpoint mode"`
+	DNS      DNS             `yaml:"dns,omitempty" doc:"the resolvers that the card asks"`
+	Time     Time            `yaml:"time,omitempty" doc:"the card's clock"`
+	Updates  feature.Updates `yaml:"updates,omitempty" doc:"what the card updates by itself, once a day; edition debian"`
 	// ZeroTrust is about the host that reads this file.
 	ZeroTrust bool     `yaml:"zero_trust,omitempty" doc:"from its first start on the card takes no change from this host: it may offer firmware and read; edition debian" default:"false"`
 	SSH       SSH      `yaml:"ssh,omitempty" doc:"keys that may log in to the card"`

@@ -81,6 +81,10 @@ func (s *Spec) problems() []problem {
 	s.linkProblems(add)
 	s.portProblems(add)
 	s.offloadProblems(add)
+	feature.Check("updates", s.Updates, add)
+	if !s.Updates.IsZero() && s.Firmware.Edition != editionDebian {
+		add("updates", "edition %s updates nothing by itself, want firmware.edition debian", s.Firmware.Edition)
+	}
 	for i, k := range s.SSH.AuthorizedKeys {
 		if err := CheckAuthorizedKey(k); err != nil {
 			add(fmt.Sprintf("ssh.authorized_keys[%d]", i), "%q: %v", k, err)

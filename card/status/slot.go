@@ -25,6 +25,9 @@ type Flash struct {
 	Rescue  string `json:"rescue"` // why the rescue system was started last; empty where a slot was
 	Slots   []Slot `json:"slots"`
 	Default string `json:"default,omitempty"` // the environment is missing, and this is why
+	// Packages are those of a running card; Unknown says why they are missing.
+	Packages *Packages `json:"packages,omitempty"`
+	Unknown  string    `json:"packages_unknown,omitempty"`
 }
 
 // FirmwareEvent is an entry of a card's firmware history. Text that the card wrote is untrusted.

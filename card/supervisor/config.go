@@ -26,6 +26,9 @@ func configOf(c *store.Card, l store.Links, img Image) (*control.Config, error) 
 		Firmware: img.Version,
 	}
 	cfg.Rescue = img.Rescue
+	if !c.Spec.Updates.IsZero() {
+		cfg.Updates = c.Spec.Updates
+	}
 	if img.Slot != "" {
 		cfg.HealthLimit = c.Spec.Firmware.HealthLimit
 	}

@@ -254,6 +254,16 @@ func (a *fakeAgent) Install(
 	return nil, errors.New("the fake has no RAUC")
 }
 
+func (a *fakeAgent) Upgrade(
+	context.Context, *cardpb.UpgradeRequest,
+) (*connect.ServerStreamForClient[cardpb.UpgradeProgress], error) {
+	return nil, errors.New("the fake has no packages")
+}
+
+func (a *fakeAgent) Packages(context.Context, *cardpb.PackagesRequest) (*cardpb.PackagesResponse, error) {
+	return nil, errors.New("the fake has no packages")
+}
+
 func (a *fakeAgent) Reboot(context.Context, *cardpb.RebootRequest) (*cardpb.RebootResponse, error) {
 	return &cardpb.RebootResponse{}, nil
 }

@@ -1,5 +1,5 @@
-// Package update installs bundles on a running card. The card checks and writes them, with its own
-// RAUC. The host offers the file, restarts the card, waits for the outcome, and measures how long the
+// Package update installs bundles on a running card, and has it upgrade its packages. The card checks and
+// writes bundles, with its own RAUC. The host offers the file, restarts the card, waits for the outcome, and measures how long the
 // card did not answer.
 package update
 

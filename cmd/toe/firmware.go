@@ -26,7 +26,7 @@ func firmwareCmd() *cobra.Command {
 	}
 	cmd.AddCommand(firmwareBuildCmd(), firmwareStatusCmd(), firmwareRollbackCmd(), firmwareHistoryCmd(),
 		firmwareSBOMCmd(), firmwareAgentsCmd(), firmwareKeysCmd(), firmwareBundleCmd(),
-		firmwareInstallCmd(), firmwareUpdateCmd())
+		firmwareInstallCmd(), firmwareUpdateCmd(), firmwareUpgradeCmd())
 	return cmd
 }
 
@@ -76,6 +76,9 @@ In a source tree Build compiles it.`,
 			if len(o.Packages) > 0 && o.Edition != firmware.Debian {
 				return cli.Usagef("--package %s: only --edition debian has packages of its own", o.Packages[0])
 			}
+			if o.Debs != "" && o.Edition != firmware.Debian {
+				return cli.Usagef("--debs %s: only --edition debian has packages of its own", o.Debs)
+			}
 			dir, err := firmware.CacheDir()
 			if err != nil {
 				return err
@@ -124,6 +127,7 @@ In a source tree Build compiles it.`,
 	f.StringVar(&o.Mirror, "mirror", "",
 		"URL of a Debian mirror (default the one this host's apt uses)")
 	f.StringVar(&o.AgentPath, "agent", "", "the agent program (default toe-agent beside toe; for another architecture toe-agent-ARCH)")
+	f.StringVar(&o.Debs, "debs", "", "also write the packages toe-agent and toe-kernel to this folder, for edition debian")
 	f.StringVarP(&output, "output", "o", "", "also write the image to this file")
 	f.BoolVar(&offline, "offline", false, "use the packages in the cache, fetch only missing ones")
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
@@ -155,14 +159,21 @@ func addServices(o *firmware.Options, names []string, cardFile string) error {
 }
 
 func firmwareStatusCmd() *cobra.Command {
-	var asJSON bool
+	var asJSON, refresh bool
 	cmd := &cobra.Command{
 		Use:   "status [NAME]",
-		Short: "Show the firmware in the cache, or the slots of a card's flash",
-		Args:  atMostOneName, ValidArgsFunction: completeCards,
+		Short: "Show the firmware in the cache, or the slots and packages of a card",
+		Long: `Status shows the images in the cache. With NAME it shows the slots of that card's
+flash, and, while the card runs, which packages differ from the image as flashed
+and which updates are pending. The card knows those from the lists of its mirrors
+as it read them last; --refresh has it read them now.`,
+		Args: atMostOneName, ValidArgsFunction: completeCards,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return printFlash(cmd, args[0], asJSON)
+				return printFlash(cmd, args[0], refresh, asJSON)
+			}
+			if refresh {
+				return cli.Usagef("--refresh: which card? want a NAME")
 			}
 			dir, err := firmware.CacheDir()
 			if err != nil {
@@ -178,6 +189,7 @@ func firmwareStatusCmd() *cobra.Command {
 			return printFirmware(cmd.OutOrStdout(), status)
 		},
 	}
+	cmd.Flags().BoolVar(&refresh, "refresh", false, "have the card read the lists of its mirrors")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -13,8 +12,8 @@ import (
 
 func firmwareInstallCmd() *cobra.Command {
 	var o update.Options
-	var whenIdle, quiet, asJSON bool
-	var idleLimit time.Duration
+	var w whenIdle
+	var quiet, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "install [NAME] BUNDLE|URL",
 		Short: "Install a signed bundle on a running card",
@@ -38,14 +37,8 @@ again finishes.`,
 			if err != nil {
 				return err
 			}
-			if whenIdle {
-				if o.NoReboot {
-					return cli.Usagef("--when-idle and --no-reboot are mutually exclusive")
-				}
-				if idleLimit <= 0 {
-					return cli.Usagef("--idle-limit %s: want more than 0", idleLimit)
-				}
-				o.WhenIdle = idleLimit
+			if o.WhenIdle, err = w.limit(o.NoReboot); err != nil {
+				return err
 			}
 			if !quiet {
 				o.Progress = progress.New(cmd.ErrOrStderr())
@@ -68,8 +61,7 @@ again finishes.`,
 	f := cmd.Flags()
 	f.BoolVar(&o.AllowDowngrade, "allow-downgrade", false, "install an older version than the running one")
 	f.BoolVar(&o.NoReboot, "no-reboot", false, "install only; the card starts the new slot the next time")
-	f.BoolVar(&whenIdle, "when-idle", false, "restart the card in a moment without traffic on the link")
-	f.DurationVar(&idleLimit, "idle-limit", time.Hour, "how long to wait for that moment")
+	w.add(f)
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

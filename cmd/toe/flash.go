@@ -69,7 +69,7 @@ func caller() string {
 }
 
 // printFlash prints the slots of a card, as its flash is now.
-func printFlash(cmd *cobra.Command, name string, asJSON bool) error {
+func printFlash(cmd *cobra.Command, name string, refresh, asJSON bool) error {
 	c, err := openCard([]string{name})
 	if err != nil {
 		return err
@@ -78,6 +78,7 @@ func printFlash(cmd *cobra.Command, name string, asJSON bool) error {
 	if err != nil {
 		return err
 	}
+	addPackages(cmd.Context(), c, &st, refresh)
 	if asJSON {
 		return cli.JSON(cmd.OutOrStdout(), st)
 	}
@@ -102,7 +103,11 @@ func printFlash(cmd *cobra.Command, name string, asJSON bool) error {
 		fmt.Fprintf(tw, "%s\t%s\t%d\t%s\t%s\t%s\n", s.Name, s.State, s.Attempts, cmp.Or(s.Version, "-"),
 			cmp.Or(s.Kernel, "-"), strings.Join(notes, ", "))
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	printPackages(out, st)
+	return nil
 }
 
 func flashStatus(c *store.Card) (status.Flash, error) {

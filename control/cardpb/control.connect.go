@@ -43,6 +43,10 @@ const (
 	CardLogsProcedure = "/toe.v1.Card/Logs"
 	// CardInstallProcedure is the fully-qualified name of the Card's Install RPC.
 	CardInstallProcedure = "/toe.v1.Card/Install"
+	// CardUpgradeProcedure is the fully-qualified name of the Card's Upgrade RPC.
+	CardUpgradeProcedure = "/toe.v1.Card/Upgrade"
+	// CardPackagesProcedure is the fully-qualified name of the Card's Packages RPC.
+	CardPackagesProcedure = "/toe.v1.Card/Packages"
 	// CardRebootProcedure is the fully-qualified name of the Card's Reboot RPC.
 	CardRebootProcedure = "/toe.v1.Card/Reboot"
 	// CardPowerOffProcedure is the fully-qualified name of the Card's PowerOff RPC.
@@ -64,6 +68,13 @@ type CardClient interface {
 	// ABORTED when the slot is left bad, UNIMPLEMENTED on a card without RAUC, UNAVAILABLE while
 	// another installation runs.
 	Install(context.Context, *InstallRequest) (*connect.ServerStreamForClient[InstallProgress], error)
+	// Upgrade brings the packages of the running slot up to date in a copy of it, in the slot beside it,
+	// and makes that the first. The card does not restart. A call that ends early ends the upgrade.
+	// Errors: as those of Install.
+	Upgrade(context.Context, *UpgradeRequest) (*connect.ServerStreamForClient[UpgradeProgress], error)
+	// Packages compares the installed packages with those of the image as flashed, and lists pending
+	// updates. Errors: UNIMPLEMENTED on a card without dpkg.
+	Packages(context.Context, *PackagesRequest) (*PackagesResponse, error)
 	// Reboot and PowerOff return when the shutdown has begun.
 	Reboot(context.Context, *RebootRequest) (*RebootResponse, error)
 	PowerOff(context.Context, *PowerOffRequest) (*PowerOffResponse, error)
@@ -104,6 +115,18 @@ func NewCardClient(httpClient connect.HTTPClient, baseURL string, opts ...connec
 			connect.WithSchema(cardMethods.ByName("Install")),
 			connect.WithClientOptions(opts...),
 		),
+		upgrade: connect.NewClient[UpgradeRequest, UpgradeProgress](
+			httpClient,
+			baseURL+CardUpgradeProcedure,
+			connect.WithSchema(cardMethods.ByName("Upgrade")),
+			connect.WithClientOptions(opts...),
+		),
+		packages: connect.NewClient[PackagesRequest, PackagesResponse](
+			httpClient,
+			baseURL+CardPackagesProcedure,
+			connect.WithSchema(cardMethods.ByName("Packages")),
+			connect.WithClientOptions(opts...),
+		),
 		reboot: connect.NewClient[RebootRequest, RebootResponse](
 			httpClient,
 			baseURL+CardRebootProcedure,
@@ -125,6 +148,8 @@ type cardClient struct {
 	apply    *connect.Client[ApplyRequest, ApplyResponse]
 	logs     *connect.Client[LogsRequest, LogLine]
 	install  *connect.Client[InstallRequest, InstallProgress]
+	upgrade  *connect.Client[UpgradeRequest, UpgradeProgress]
+	packages *connect.Client[PackagesRequest, PackagesResponse]
 	reboot   *connect.Client[RebootRequest, RebootResponse]
 	powerOff *connect.Client[PowerOffRequest, PowerOffResponse]
 }
@@ -155,6 +180,20 @@ func (c *cardClient) Logs(ctx context.Context, req *LogsRequest) (*connect.Serve
 // Install calls toe.v1.Card.Install.
 func (c *cardClient) Install(ctx context.Context, req *InstallRequest) (*connect.ServerStreamForClient[InstallProgress], error) {
 	return c.install.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// Upgrade calls toe.v1.Card.Upgrade.
+func (c *cardClient) Upgrade(ctx context.Context, req *UpgradeRequest) (*connect.ServerStreamForClient[UpgradeProgress], error) {
+	return c.upgrade.CallServerStream(ctx, connect.NewRequest(req))
+}
+
+// Packages calls toe.v1.Card.Packages.
+func (c *cardClient) Packages(ctx context.Context, req *PackagesRequest) (*PackagesResponse, error) {
+	response, err := c.packages.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
 }
 
 // Reboot calls toe.v1.Card.Reboot.
@@ -190,6 +229,13 @@ type CardHandler interface {
 	// ABORTED when the slot is left bad, UNIMPLEMENTED on a card without RAUC, UNAVAILABLE while
 	// another installation runs.
 	Install(context.Context, *InstallRequest, *connect.ServerStream[InstallProgress]) error
+	// Upgrade brings the packages of the running slot up to date in a copy of it, in the slot beside it,
+	// and makes that the first. The card does not restart. A call that ends early ends the upgrade.
+	// Errors: as those of Install.
+	Upgrade(context.Context, *UpgradeRequest, *connect.ServerStream[UpgradeProgress]) error
+	// Packages compares the installed packages with those of the image as flashed, and lists pending
+	// updates. Errors: UNIMPLEMENTED on a card without dpkg.
+	Packages(context.Context, *PackagesRequest) (*PackagesResponse, error)
 	// Reboot and PowerOff return when the shutdown has begun.
 	Reboot(context.Context, *RebootRequest) (*RebootResponse, error)
 	PowerOff(context.Context, *PowerOffRequest) (*PowerOffResponse, error)
@@ -226,6 +272,18 @@ func NewCardHandler(svc CardHandler, opts ...connect.HandlerOption) (string, htt
 		connect.WithSchema(cardMethods.ByName("Install")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cardUpgradeHandler := connect.NewServerStreamHandlerSimple(
+		CardUpgradeProcedure,
+		svc.Upgrade,
+		connect.WithSchema(cardMethods.ByName("Upgrade")),
+		connect.WithHandlerOptions(opts...),
+	)
+	cardPackagesHandler := connect.NewUnaryHandlerSimple(
+		CardPackagesProcedure,
+		svc.Packages,
+		connect.WithSchema(cardMethods.ByName("Packages")),
+		connect.WithHandlerOptions(opts...),
+	)
 	cardRebootHandler := connect.NewUnaryHandlerSimple(
 		CardRebootProcedure,
 		svc.Reboot,
@@ -248,6 +306,10 @@ func NewCardHandler(svc CardHandler, opts ...connect.HandlerOption) (string, htt
 			cardLogsHandler.ServeHTTP(w, r)
 		case CardInstallProcedure:
 			cardInstallHandler.ServeHTTP(w, r)
+		case CardUpgradeProcedure:
+			cardUpgradeHandler.ServeHTTP(w, r)
+		case CardPackagesProcedure:
+			cardPackagesHandler.ServeHTTP(w, r)
 		case CardRebootProcedure:
 			cardRebootHandler.ServeHTTP(w, r)
 		case CardPowerOffProcedure:
@@ -275,6 +337,14 @@ func (UnimplementedCardHandler) Logs(context.Context, *LogsRequest, *connect.Ser
 
 func (UnimplementedCardHandler) Install(context.Context, *InstallRequest, *connect.ServerStream[InstallProgress]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("toe.v1.Card.Install is not implemented"))
+}
+
+func (UnimplementedCardHandler) Upgrade(context.Context, *UpgradeRequest, *connect.ServerStream[UpgradeProgress]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("toe.v1.Card.Upgrade is not implemented"))
+}
+
+func (UnimplementedCardHandler) Packages(context.Context, *PackagesRequest) (*PackagesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("toe.v1.Card.Packages is not implemented"))
 }
 
 func (UnimplementedCardHandler) Reboot(context.Context, *RebootRequest) (*RebootResponse, error) {

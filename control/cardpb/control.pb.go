@@ -1264,6 +1264,418 @@ func (x *InstallProgress) GetSlot() string {
 	return ""
 }
 
+type UpgradeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeRequest) Reset() {
+	*x = UpgradeRequest{}
+	mi := &file_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeRequest) ProtoMessage() {}
+
+func (x *UpgradeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeRequest.ProtoReflect.Descriptor instead.
+func (*UpgradeRequest) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{15}
+}
+
+type UpgradeProgress struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Percent uint32                 `protobuf:"varint,1,opt,name=percent,proto3" json:"percent,omitempty"`
+	Step    string                 `protobuf:"bytes,2,opt,name=step,proto3" json:"step,omitempty"`
+	// The last message has the slot that the card starts next, "A" or "B"; empty where nothing is newer.
+	Slot string `protobuf:"bytes,3,opt,name=slot,proto3" json:"slot,omitempty"`
+	// The last message has what changed, at most 200 lines: "bash 1 -> 2", "+ new 1", "- gone 1".
+	Changes       []string `protobuf:"bytes,4,rep,name=changes,proto3" json:"changes,omitempty"`
+	Changed       uint32   `protobuf:"varint,5,opt,name=changed,proto3" json:"changed,omitempty"` // packages
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpgradeProgress) Reset() {
+	*x = UpgradeProgress{}
+	mi := &file_control_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpgradeProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpgradeProgress) ProtoMessage() {}
+
+func (x *UpgradeProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpgradeProgress.ProtoReflect.Descriptor instead.
+func (*UpgradeProgress) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *UpgradeProgress) GetPercent() uint32 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
+func (x *UpgradeProgress) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *UpgradeProgress) GetSlot() string {
+	if x != nil {
+		return x.Slot
+	}
+	return ""
+}
+
+func (x *UpgradeProgress) GetChanges() []string {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *UpgradeProgress) GetChanged() uint32 {
+	if x != nil {
+		return x.Changed
+	}
+	return 0
+}
+
+type PackagesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Refresh       bool                   `protobuf:"varint,1,opt,name=refresh,proto3" json:"refresh,omitempty"` // read the lists of the mirrors first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackagesRequest) Reset() {
+	*x = PackagesRequest{}
+	mi := &file_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackagesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackagesRequest) ProtoMessage() {}
+
+func (x *PackagesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackagesRequest.ProtoReflect.Descriptor instead.
+func (*PackagesRequest) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PackagesRequest) GetRefresh() bool {
+	if x != nil {
+		return x.Refresh
+	}
+	return false
+}
+
+type PackagesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Against the image as flashed, at most 200 of each, sorted by name.
+	Changes  []*PackageChange `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	Added    uint32           `protobuf:"varint,2,opt,name=added,proto3" json:"added,omitempty"`
+	Removed  uint32           `protobuf:"varint,3,opt,name=removed,proto3" json:"removed,omitempty"`
+	Upgraded uint32           `protobuf:"varint,4,opt,name=upgraded,proto3" json:"upgraded,omitempty"`
+	// What an upgrade would install, at most 200.
+	Updates       []*PackageUpdate  `protobuf:"bytes,5,rep,name=updates,proto3" json:"updates,omitempty"`
+	Pending       uint32            `protobuf:"varint,6,opt,name=pending,proto3" json:"pending,omitempty"`
+	Security      uint32            `protobuf:"varint,7,opt,name=security,proto3" json:"security,omitempty"`                                                                         // of pending
+	Origins       map[string]uint32 `protobuf:"bytes,8,rep,name=origins,proto3" json:"origins,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // pending updates by origin, such as "Debian-Security:13/stable-security"
+	ListsUnix     int64             `protobuf:"varint,9,opt,name=lists_unix,json=listsUnix,proto3" json:"lists_unix,omitempty"`                                                      // when the lists of the mirrors were read, seconds since 1970; 0 for never
+	Installed     uint32            `protobuf:"varint,10,opt,name=installed,proto3" json:"installed,omitempty"`                                                                      // packages
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackagesResponse) Reset() {
+	*x = PackagesResponse{}
+	mi := &file_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackagesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackagesResponse) ProtoMessage() {}
+
+func (x *PackagesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackagesResponse.ProtoReflect.Descriptor instead.
+func (*PackagesResponse) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *PackagesResponse) GetChanges() []*PackageChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *PackagesResponse) GetAdded() uint32 {
+	if x != nil {
+		return x.Added
+	}
+	return 0
+}
+
+func (x *PackagesResponse) GetRemoved() uint32 {
+	if x != nil {
+		return x.Removed
+	}
+	return 0
+}
+
+func (x *PackagesResponse) GetUpgraded() uint32 {
+	if x != nil {
+		return x.Upgraded
+	}
+	return 0
+}
+
+func (x *PackagesResponse) GetUpdates() []*PackageUpdate {
+	if x != nil {
+		return x.Updates
+	}
+	return nil
+}
+
+func (x *PackagesResponse) GetPending() uint32 {
+	if x != nil {
+		return x.Pending
+	}
+	return 0
+}
+
+func (x *PackagesResponse) GetSecurity() uint32 {
+	if x != nil {
+		return x.Security
+	}
+	return 0
+}
+
+func (x *PackagesResponse) GetOrigins() map[string]uint32 {
+	if x != nil {
+		return x.Origins
+	}
+	return nil
+}
+
+func (x *PackagesResponse) GetListsUnix() int64 {
+	if x != nil {
+		return x.ListsUnix
+	}
+	return 0
+}
+
+func (x *PackagesResponse) GetInstalled() uint32 {
+	if x != nil {
+		return x.Installed
+	}
+	return 0
+}
+
+type PackageChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"` // version in the image; empty where it was added
+	To            string                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`     // version on the card; empty where it was removed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackageChange) Reset() {
+	*x = PackageChange{}
+	mi := &file_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackageChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackageChange) ProtoMessage() {}
+
+func (x *PackageChange) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackageChange.ProtoReflect.Descriptor instead.
+func (*PackageChange) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PackageChange) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PackageChange) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *PackageChange) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+type PackageUpdate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	From          string                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"` // empty for a new package
+	To            string                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	Origin        string                 `protobuf:"bytes,4,opt,name=origin,proto3" json:"origin,omitempty"`
+	Security      bool                   `protobuf:"varint,5,opt,name=security,proto3" json:"security,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PackageUpdate) Reset() {
+	*x = PackageUpdate{}
+	mi := &file_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PackageUpdate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PackageUpdate) ProtoMessage() {}
+
+func (x *PackageUpdate) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PackageUpdate.ProtoReflect.Descriptor instead.
+func (*PackageUpdate) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PackageUpdate) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PackageUpdate) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *PackageUpdate) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *PackageUpdate) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *PackageUpdate) GetSecurity() bool {
+	if x != nil {
+		return x.Security
+	}
+	return false
+}
+
 type RebootRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1272,7 +1684,7 @@ type RebootRequest struct {
 
 func (x *RebootRequest) Reset() {
 	*x = RebootRequest{}
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1696,7 @@ func (x *RebootRequest) String() string {
 func (*RebootRequest) ProtoMessage() {}
 
 func (x *RebootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[15]
+	mi := &file_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1709,7 @@ func (x *RebootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebootRequest.ProtoReflect.Descriptor instead.
 func (*RebootRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{15}
+	return file_control_proto_rawDescGZIP(), []int{21}
 }
 
 type RebootResponse struct {
@@ -1308,7 +1720,7 @@ type RebootResponse struct {
 
 func (x *RebootResponse) Reset() {
 	*x = RebootResponse{}
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1320,7 +1732,7 @@ func (x *RebootResponse) String() string {
 func (*RebootResponse) ProtoMessage() {}
 
 func (x *RebootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[16]
+	mi := &file_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1333,7 +1745,7 @@ func (x *RebootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebootResponse.ProtoReflect.Descriptor instead.
 func (*RebootResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{16}
+	return file_control_proto_rawDescGZIP(), []int{22}
 }
 
 type PowerOffRequest struct {
@@ -1344,7 +1756,7 @@ type PowerOffRequest struct {
 
 func (x *PowerOffRequest) Reset() {
 	*x = PowerOffRequest{}
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1356,7 +1768,7 @@ func (x *PowerOffRequest) String() string {
 func (*PowerOffRequest) ProtoMessage() {}
 
 func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[17]
+	mi := &file_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1369,7 +1781,7 @@ func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffRequest.ProtoReflect.Descriptor instead.
 func (*PowerOffRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{17}
+	return file_control_proto_rawDescGZIP(), []int{23}
 }
 
 type PowerOffResponse struct {
@@ -1380,7 +1792,7 @@ type PowerOffResponse struct {
 
 func (x *PowerOffResponse) Reset() {
 	*x = PowerOffResponse{}
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1392,7 +1804,7 @@ func (x *PowerOffResponse) String() string {
 func (*PowerOffResponse) ProtoMessage() {}
 
 func (x *PowerOffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[18]
+	mi := &file_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1405,7 +1817,7 @@ func (x *PowerOffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffResponse.ProtoReflect.Descriptor instead.
 func (*PowerOffResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{18}
+	return file_control_proto_rawDescGZIP(), []int{24}
 }
 
 var File_control_proto protoreflect.FileDescriptor
@@ -1526,7 +1938,42 @@ const file_control_proto_rawDesc = "" +
 	"\x0fInstallProgress\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\rR\apercent\x12\x12\n" +
 	"\x04step\x18\x02 \x01(\tR\x04step\x12\x12\n" +
-	"\x04slot\x18\x03 \x01(\tR\x04slot\"\x0f\n" +
+	"\x04slot\x18\x03 \x01(\tR\x04slot\"\x10\n" +
+	"\x0eUpgradeRequest\"\x87\x01\n" +
+	"\x0fUpgradeProgress\x12\x18\n" +
+	"\apercent\x18\x01 \x01(\rR\apercent\x12\x12\n" +
+	"\x04step\x18\x02 \x01(\tR\x04step\x12\x12\n" +
+	"\x04slot\x18\x03 \x01(\tR\x04slot\x12\x18\n" +
+	"\achanges\x18\x04 \x03(\tR\achanges\x12\x18\n" +
+	"\achanged\x18\x05 \x01(\rR\achanged\"+\n" +
+	"\x0fPackagesRequest\x12\x18\n" +
+	"\arefresh\x18\x01 \x01(\bR\arefresh\"\xb0\x03\n" +
+	"\x10PackagesResponse\x12/\n" +
+	"\achanges\x18\x01 \x03(\v2\x15.toe.v1.PackageChangeR\achanges\x12\x14\n" +
+	"\x05added\x18\x02 \x01(\rR\x05added\x12\x18\n" +
+	"\aremoved\x18\x03 \x01(\rR\aremoved\x12\x1a\n" +
+	"\bupgraded\x18\x04 \x01(\rR\bupgraded\x12/\n" +
+	"\aupdates\x18\x05 \x03(\v2\x15.toe.v1.PackageUpdateR\aupdates\x12\x18\n" +
+	"\apending\x18\x06 \x01(\rR\apending\x12\x1a\n" +
+	"\bsecurity\x18\a \x01(\rR\bsecurity\x12?\n" +
+	"\aorigins\x18\b \x03(\v2%.toe.v1.PackagesResponse.OriginsEntryR\aorigins\x12\x1d\n" +
+	"\n" +
+	"lists_unix\x18\t \x01(\x03R\tlistsUnix\x12\x1c\n" +
+	"\tinstalled\x18\n" +
+	" \x01(\rR\tinstalled\x1a:\n" +
+	"\fOriginsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01\"G\n" +
+	"\rPackageChange\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\"{\n" +
+	"\rPackageUpdate\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\x12\x16\n" +
+	"\x06origin\x18\x04 \x01(\tR\x06origin\x12\x1a\n" +
+	"\bsecurity\x18\x05 \x01(\bR\bsecurity\"\x0f\n" +
 	"\rRebootRequest\"\x10\n" +
 	"\x0eRebootResponse\"\x11\n" +
 	"\x0fPowerOffRequest\"\x12\n" +
@@ -1535,12 +1982,14 @@ const file_control_proto_rawDesc = "" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fHEALTH_STARTING\x10\x01\x12\x12\n" +
 	"\x0eHEALTH_HEALTHY\x10\x02\x12\x13\n" +
-	"\x0fHEALTH_DEGRADED\x10\x032\xdb\x02\n" +
+	"\x0fHEALTH_DEGRADED\x10\x032\xd8\x03\n" +
 	"\x04Card\x127\n" +
 	"\x06Status\x12\x15.toe.v1.StatusRequest\x1a\x16.toe.v1.StatusResponse\x124\n" +
 	"\x05Apply\x12\x14.toe.v1.ApplyRequest\x1a\x15.toe.v1.ApplyResponse\x12.\n" +
 	"\x04Logs\x12\x13.toe.v1.LogsRequest\x1a\x0f.toe.v1.LogLine0\x01\x12<\n" +
-	"\aInstall\x12\x16.toe.v1.InstallRequest\x1a\x17.toe.v1.InstallProgress0\x01\x127\n" +
+	"\aInstall\x12\x16.toe.v1.InstallRequest\x1a\x17.toe.v1.InstallProgress0\x01\x12<\n" +
+	"\aUpgrade\x12\x16.toe.v1.UpgradeRequest\x1a\x17.toe.v1.UpgradeProgress0\x01\x12=\n" +
+	"\bPackages\x12\x17.toe.v1.PackagesRequest\x1a\x18.toe.v1.PackagesResponse\x127\n" +
 	"\x06Reboot\x12\x15.toe.v1.RebootRequest\x1a\x16.toe.v1.RebootResponse\x12=\n" +
 	"\bPowerOff\x12\x17.toe.v1.PowerOffRequest\x1a\x18.toe.v1.PowerOffResponseB+Z)github.com/toe-project/toe/control/cardpbb\x06proto3"
 
@@ -1557,7 +2006,7 @@ func file_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_control_proto_goTypes = []any{
 	(Health)(0),              // 0: toe.v1.Health
 	(*StatusRequest)(nil),    // 1: toe.v1.StatusRequest
@@ -1575,12 +2024,19 @@ var file_control_proto_goTypes = []any{
 	(*LogLine)(nil),          // 13: toe.v1.LogLine
 	(*InstallRequest)(nil),   // 14: toe.v1.InstallRequest
 	(*InstallProgress)(nil),  // 15: toe.v1.InstallProgress
-	(*RebootRequest)(nil),    // 16: toe.v1.RebootRequest
-	(*RebootResponse)(nil),   // 17: toe.v1.RebootResponse
-	(*PowerOffRequest)(nil),  // 18: toe.v1.PowerOffRequest
-	(*PowerOffResponse)(nil), // 19: toe.v1.PowerOffResponse
-	nil,                      // 20: toe.v1.OffloadTCP.DropsEntry
-	nil,                      // 21: toe.v1.OffloadUDP.DropsEntry
+	(*UpgradeRequest)(nil),   // 16: toe.v1.UpgradeRequest
+	(*UpgradeProgress)(nil),  // 17: toe.v1.UpgradeProgress
+	(*PackagesRequest)(nil),  // 18: toe.v1.PackagesRequest
+	(*PackagesResponse)(nil), // 19: toe.v1.PackagesResponse
+	(*PackageChange)(nil),    // 20: toe.v1.PackageChange
+	(*PackageUpdate)(nil),    // 21: toe.v1.PackageUpdate
+	(*RebootRequest)(nil),    // 22: toe.v1.RebootRequest
+	(*RebootResponse)(nil),   // 23: toe.v1.RebootResponse
+	(*PowerOffRequest)(nil),  // 24: toe.v1.PowerOffRequest
+	(*PowerOffResponse)(nil), // 25: toe.v1.PowerOffResponse
+	nil,                      // 26: toe.v1.OffloadTCP.DropsEntry
+	nil,                      // 27: toe.v1.OffloadUDP.DropsEntry
+	nil,                      // 28: toe.v1.PackagesResponse.OriginsEntry
 }
 var file_control_proto_depIdxs = []int32{
 	0,  // 0: toe.v1.StatusResponse.health:type_name -> toe.v1.Health
@@ -1592,26 +2048,33 @@ var file_control_proto_depIdxs = []int32{
 	3,  // 6: toe.v1.StatusResponse.configuration:type_name -> toe.v1.Configuration
 	5,  // 7: toe.v1.Offload.tcp:type_name -> toe.v1.OffloadTCP
 	6,  // 8: toe.v1.Offload.udp:type_name -> toe.v1.OffloadUDP
-	20, // 9: toe.v1.OffloadTCP.drops:type_name -> toe.v1.OffloadTCP.DropsEntry
-	21, // 10: toe.v1.OffloadUDP.drops:type_name -> toe.v1.OffloadUDP.DropsEntry
+	26, // 9: toe.v1.OffloadTCP.drops:type_name -> toe.v1.OffloadTCP.DropsEntry
+	27, // 10: toe.v1.OffloadUDP.drops:type_name -> toe.v1.OffloadUDP.DropsEntry
 	0,  // 11: toe.v1.Reason.state:type_name -> toe.v1.Health
-	1,  // 12: toe.v1.Card.Status:input_type -> toe.v1.StatusRequest
-	10, // 13: toe.v1.Card.Apply:input_type -> toe.v1.ApplyRequest
-	12, // 14: toe.v1.Card.Logs:input_type -> toe.v1.LogsRequest
-	14, // 15: toe.v1.Card.Install:input_type -> toe.v1.InstallRequest
-	16, // 16: toe.v1.Card.Reboot:input_type -> toe.v1.RebootRequest
-	18, // 17: toe.v1.Card.PowerOff:input_type -> toe.v1.PowerOffRequest
-	2,  // 18: toe.v1.Card.Status:output_type -> toe.v1.StatusResponse
-	11, // 19: toe.v1.Card.Apply:output_type -> toe.v1.ApplyResponse
-	13, // 20: toe.v1.Card.Logs:output_type -> toe.v1.LogLine
-	15, // 21: toe.v1.Card.Install:output_type -> toe.v1.InstallProgress
-	17, // 22: toe.v1.Card.Reboot:output_type -> toe.v1.RebootResponse
-	19, // 23: toe.v1.Card.PowerOff:output_type -> toe.v1.PowerOffResponse
-	18, // [18:24] is the sub-list for method output_type
-	12, // [12:18] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	20, // 12: toe.v1.PackagesResponse.changes:type_name -> toe.v1.PackageChange
+	21, // 13: toe.v1.PackagesResponse.updates:type_name -> toe.v1.PackageUpdate
+	28, // 14: toe.v1.PackagesResponse.origins:type_name -> toe.v1.PackagesResponse.OriginsEntry
+	1,  // 15: toe.v1.Card.Status:input_type -> toe.v1.StatusRequest
+	10, // 16: toe.v1.Card.Apply:input_type -> toe.v1.ApplyRequest
+	12, // 17: toe.v1.Card.Logs:input_type -> toe.v1.LogsRequest
+	14, // 18: toe.v1.Card.Install:input_type -> toe.v1.InstallRequest
+	16, // 19: toe.v1.Card.Upgrade:input_type -> toe.v1.UpgradeRequest
+	18, // 20: toe.v1.Card.Packages:input_type -> toe.v1.PackagesRequest
+	22, // 21: toe.v1.Card.Reboot:input_type -> toe.v1.RebootRequest
+	24, // 22: toe.v1.Card.PowerOff:input_type -> toe.v1.PowerOffRequest
+	2,  // 23: toe.v1.Card.Status:output_type -> toe.v1.StatusResponse
+	11, // 24: toe.v1.Card.Apply:output_type -> toe.v1.ApplyResponse
+	13, // 25: toe.v1.Card.Logs:output_type -> toe.v1.LogLine
+	15, // 26: toe.v1.Card.Install:output_type -> toe.v1.InstallProgress
+	17, // 27: toe.v1.Card.Upgrade:output_type -> toe.v1.UpgradeProgress
+	19, // 28: toe.v1.Card.Packages:output_type -> toe.v1.PackagesResponse
+	23, // 29: toe.v1.Card.Reboot:output_type -> toe.v1.RebootResponse
+	25, // 30: toe.v1.Card.PowerOff:output_type -> toe.v1.PowerOffResponse
+	23, // [23:31] is the sub-list for method output_type
+	15, // [15:23] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -1625,7 +2088,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   21,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

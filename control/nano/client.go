@@ -120,6 +120,16 @@ func (c *Client) Install(context.Context, *cardpb.InstallRequest) (*connect.Serv
 	return nil, refused("slots to install into")
 }
 
+// Upgrade is refused.
+func (c *Client) Upgrade(context.Context, *cardpb.UpgradeRequest) (*connect.ServerStreamForClient[cardpb.UpgradeProgress], error) {
+	return nil, refused("packages to upgrade")
+}
+
+// Packages is refused.
+func (c *Client) Packages(context.Context, *cardpb.PackagesRequest) (*cardpb.PackagesResponse, error) {
+	return nil, refused("packages")
+}
+
 // ask repeats the question until its answer arrives or ctx ends. A command keeps its number, so that
 // the card obeys it once.
 func (c *Client) ask(ctx context.Context, k kind) (*answer, error) {

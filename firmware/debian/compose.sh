@@ -4,8 +4,8 @@
 #   3      tar of deb/*.deb, which are installed, and files/, which are copied over the root
 #   stdout the ext4 file system
 #   4      dpkg's list of the packages
-# The environment has SOURCE_DATE_EPOCH, EXT4_UUID, SLACK (per cent of free space), KERNEL and
-# DISABLED, links below /etc/systemd/system.
+# The environment has SOURCE_DATE_EPOCH, EXT4_UUID, SLACK (per cent of free space), KERNEL, HOLD (a package),
+# FLASHED (file of the packages) and DISABLED, links below /etc/systemd/system.
 set -eu
 work=$(mktemp -d "${TMPDIR:-/tmp}/toe-root-XXXXXX")
 trap 'rm -rf "$work"' EXIT
@@ -25,8 +25,11 @@ own() {
 overrides=$root/var/lib/dpkg/statoverride
 [ ! -e "$overrides" ] || mv "$overrides" "$work/statoverride"
 dpkg --root="$root" --force-confnew,unsafe-io --log=/dev/null --install "$work"/deb/*.deb >&2
+# A card starts a kernel with its own modules only from another slot: apt leaves the package alone.
+echo "$HOLD hold" | dpkg --root="$root" --set-selections
 [ ! -e "$work/statoverride" ] || mv "$work/statoverride" "$overrides"
 cp -a "$work/files/." "$root/"
+dpkg-query --admindir="$root/var/lib/dpkg" -W -f '${Package} ${Version} ${Architecture}\n' >"$root$FLASHED"
 [ ! -d "$root/usr/lib/modules/$KERNEL" ] || own /usr/sbin/depmod -b "$root" "$KERNEL" >&2
 
 set -f

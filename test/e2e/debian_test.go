@@ -227,15 +227,13 @@ func (d *debian) reboot(t *testing.T) {
 	}
 }
 
-// damaged overwrites the beginning of the root. The card comes up as micro, with its link and ssh,
-// and says why.
-func (d *debian) damaged(t *testing.T) {
-	d.run(t, time.Minute, 0, "down")
+// flash opens the card's flash.
+func (d *debian) flash(t *testing.T) (*os.File, flash.Table) {
+	t.Helper()
 	disk, err := os.OpenFile(filepath.Join(d.dir, "state", "card0", "flash.img"), os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer disk.Close()
 	st, err := disk.Stat()
 	if err != nil {
 		t.Fatal(err)
@@ -244,6 +242,26 @@ func (d *debian) damaged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return disk, table
+}
+
+// slotImage reads the image of a slot. The file is its source.
+func (d *debian) slotImage(t *testing.T, slot string) (*os.File, *firmware.Image) {
+	t.Helper()
+	disk, table := d.flash(t)
+	img, err := firmware.OpenSlot(table.Find(flash.Slot(slot).Boot()).Reader(disk), d.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return disk, img
+}
+
+// damaged overwrites the beginning of the root. The card comes up as micro, with its link and ssh,
+// and says why.
+func (d *debian) damaged(t *testing.T) {
+	d.run(t, time.Minute, 0, "down")
+	disk, table := d.flash(t)
+	defer disk.Close()
 	if _, err := disk.WriteAt(make([]byte, 1<<20), table.Find(flash.A.Root()).Offset); err != nil {
 		t.Fatal(err)
 	}

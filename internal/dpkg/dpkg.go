@@ -1,4 +1,5 @@
-package firmware
+// Package dpkg reads dpkg's list of packages, /var/lib/dpkg/status.
+package dpkg
 
 import (
 	"fmt"
@@ -6,22 +7,22 @@ import (
 	"strings"
 )
 
-// installed is a package of a root, as dpkg knows it.
-type installed struct {
+// Package is an installed package.
+type Package struct {
 	Name, Version, Arch   string
 	Source, SourceVersion string // of what it was built
 	Maintainer, Homepage  string
 }
 
-// parseStatus reads dpkg's list of packages, and returns those that are installed, by name.
-func parseStatus(text []byte) ([]installed, error) {
-	var all []installed
+// Parse reads dpkg's list of packages, and returns those that are installed, by name.
+func Parse(text []byte) ([]Package, error) {
+	var all []Package
 	for stanza := range strings.SplitSeq(string(text), "\n\n") {
 		f := fields(stanza)
 		if len(f) == 0 || !strings.HasSuffix(f["Status"], " installed") {
 			continue
 		}
-		p := installed{
+		p := Package{
 			Name: f["Package"], Version: f["Version"], Arch: f["Architecture"],
 			Source: f["Package"], SourceVersion: f["Version"], Maintainer: f["Maintainer"], Homepage: f["Homepage"],
 		}
@@ -39,7 +40,7 @@ func parseStatus(text []byte) ([]installed, error) {
 	if len(all) == 0 {
 		return nil, fmt.Errorf("dpkg's list of packages has none that is installed")
 	}
-	slices.SortFunc(all, func(a, b installed) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(all, func(a, b Package) int { return strings.Compare(a.Name, b.Name) })
 	return all, nil
 }
 
