@@ -353,6 +353,10 @@ func TestTrialThatTakesTooLongGoesBack(t *testing.T) {
 	if e := l.judge(); e != nil {
 		t.Errorf("judged before its time: %+v", e)
 	}
+	s.board.change(func() { s.board.replied = time.Time{} }) // by an apply
+	if e := l.judge(); e != nil {
+		t.Errorf("an apply is no silence: %+v", e)
+	}
 }
 
 // Complaint 4: a reboot by a person before the health check counts as a failure.

@@ -32,6 +32,9 @@ func (l *life) judge() *status.FirmwareEvent {
 	}
 	l.board.mu.Lock()
 	reply, silent := l.board.reply, time.Since(l.board.replied)
+	if l.board.replied.IsZero() { // an apply wants it asked again
+		silent = 0
+	}
 	l.board.mu.Unlock()
 	r := slotReason(reply)
 	limit := l.limits.Start[w.machine.Kind()] + w.healthLimit()
