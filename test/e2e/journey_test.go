@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -75,7 +74,6 @@ func TestJourney(t *testing.T) {
 				{"copies", (*journey).copies},
 				{"ls", (*journey).ls},
 				{"bulk data both ways", (*journey).bulk},
-				{"apply publishes", (*journey).applyPublishes},
 				{"kill the link's pump", (*journey).killLinkPump},
 				{"kill the port's pump", (*journey).killPortPump},
 				{"kill the machine", (*journey).killMachine},
@@ -273,40 +271,6 @@ func (j *journey) bulk(t *testing.T) {
 	out := j.run(t, quick, 0, "ssh", "card0", "--", "cat", "/proc/net/netstat").out
 	if n := parseCounters(out)["TcpExt.TCPRcvQDrop"]; n != 0 {
 		t.Errorf("the card has dropped %d segments for want of TCP memory", n)
-	}
-}
-
-// applyPublishes publishes a service of the host on a running card, asks it from the wire, and takes
-// it back.
-func (j *journey) applyPublishes(t *testing.T) {
-	path := filepath.Join(j.dir, "card.yaml")
-	before, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	whoAsks(t, j.netns)
-	j.spec(t, "card.yaml", string(before)+"publish: [{port: 80, to: 8080}]\n")
-	j.run(t, quick, 0, "apply", "-f", path)
-	ask := func() (string, error) {
-		c, err := dialIn(j.world.netns, "tcp", net.JoinHostPort(cardAddr, "80"), 2*time.Second)
-		if err != nil {
-			return "", err
-		}
-		defer c.Close()
-		_ = c.SetDeadline(time.Now().Add(quick))
-		if _, err := io.WriteString(c, "GET / HTTP/1.0\r\n\r\n"); err != nil {
-			return "", err
-		}
-		reply, err := io.ReadAll(c)
-		return string(reply), err
-	}
-	if reply, err := ask(); err != nil || !strings.HasSuffix(reply, "\r\n\r\n"+worldAddr) {
-		t.Errorf("the published service answers %q, %v; want the client's address, %s", reply, err, worldAddr)
-	}
-	j.spec(t, "card.yaml", string(before))
-	j.run(t, quick, 0, "apply", "-f", path)
-	if reply, err := ask(); err == nil {
-		t.Errorf("a service that is no longer published answers %q", reply)
 	}
 }
 
