@@ -77,7 +77,7 @@ func debianJourney(t *testing.T, name string, steps []debianStep) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d.spec(t, "card.yaml", string(text)+"firmware: {edition: debian}\n")
+	d.spec(t, "card.yaml", string(text)+"firmware: {edition: debian, health_limit: 900}\n")
 	for _, step := range steps {
 		if !t.Run(step.name, func(t *testing.T) { step.walk(d, t) }) {
 			t.Fatalf("the rest of the journey starts with a card that %q leaves healthy", step.name)
