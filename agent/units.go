@@ -65,7 +65,7 @@ func (p *unitsPart) look(ctx context.Context) {
 		text := "failed"
 		lines, err := p.output(ctx, "journalctl", "--unit="+name, fmt.Sprintf("--lines=%d", unitLines), "--output=cat", "--no-pager", "--quiet")
 		if said := strings.TrimSpace(string(lines)); err == nil && said != "" {
-			text += "; its log ends:\n" + clipLines(said)
+			text += "; its log ends: " + clipLines(said)
 		}
 		found = append(found, reason{"unit " + name, degraded, text})
 	}
@@ -77,14 +77,14 @@ func (p *unitsPart) look(ctx context.Context) {
 	p.units = found
 }
 
-// clipLines makes lines of a log fit for a status.
+// clipLines makes lines of a log fit for a status: one line.
 func clipLines(text string) string {
 	var out []string
 	for line := range strings.Lines(text) {
 		line = clean(strings.TrimRight(line, "\n"))
-		out = append(out, "  "+line[:min(len(line), 200)])
+		out = append(out, line[:min(len(line), 200)])
 	}
-	return strings.ToValidUTF8(strings.Join(out, "\n"), "?")
+	return strings.ToValidUTF8(strings.Join(out, " | "), "?")
 }
 
 // failedUnits reads what systemctl prints: the name is the first word of a line.

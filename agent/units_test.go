@@ -23,7 +23,7 @@ func TestFailedUnits(t *testing.T) {
 	p.look(t.Context())
 	got := p.health()
 	if len(got) != 2 || got[0].component != "unit broken.service" || got[0].state != degraded || got[1].detail != "failed" ||
-		got[0].detail != "failed; its log ends:\n  one?[31m\n  "+strings.Repeat("y", 200) {
+		got[0].detail != "failed; its log ends: one?[31m | "+strings.Repeat("y", 200) {
 		t.Errorf("%+v", got)
 	}
 	p.output = func(context.Context, string, ...string) ([]byte, error) {
