@@ -32,8 +32,8 @@ func (l *life) judge() *status.FirmwareEvent {
 	}
 	l.board.mu.Lock()
 	reply, silent := l.board.reply, time.Since(l.board.replied)
-	if l.board.replied.IsZero() { // an apply wants it asked again
-		silent = 0
+	if l.board.replied.IsZero() || l.board.phase == status.Starting {
+		silent = 0 // an apply wants it asked again; a start has a limit of its own
 	}
 	l.board.mu.Unlock()
 	r := slotReason(reply)
