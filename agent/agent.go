@@ -54,7 +54,8 @@ type Options struct {
 // Agent is one run of a card.
 type Agent struct {
 	*env
-	ended chan Action
+	ended    chan Action
+	captures chan struct{} // one element a capture that runs
 }
 
 // New prepares an agent. It touches nothing before Run. Errors: a
@@ -75,7 +76,7 @@ func New(opts Options) (*Agent, error) {
 		return nil, err
 	}
 	e.parts = parts
-	a := &Agent{env: e, ended: make(chan Action, 1)}
+	a := &Agent{env: e, ended: make(chan Action, 1), captures: make(chan struct{}, maxCaptures)}
 	e.end = a.stop
 	return a, nil
 }

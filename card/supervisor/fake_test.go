@@ -248,6 +248,12 @@ func (a *fakeAgent) Logs(context.Context, *cardpb.LogsRequest) (*connect.ServerS
 	return nil, errors.New("the fake has no log")
 }
 
+func (a *fakeAgent) Capture(
+	context.Context, *cardpb.CaptureRequest,
+) (*connect.ServerStreamForClient[cardpb.CaptureBatch], error) {
+	return nil, errors.New("the fake has no packets")
+}
+
 func (a *fakeAgent) Install(
 	context.Context, *cardpb.InstallRequest,
 ) (*connect.ServerStreamForClient[cardpb.InstallProgress], error) {

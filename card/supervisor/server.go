@@ -29,6 +29,7 @@ import (
 //	POST /apply             a card.yaml; answers Applied; ?dry=1 changes nothing
 //	GET  /events            EventLine after EventLine; ?follow=1
 //	GET  /logs              lines of the card's log; ?follow=1&tail=N
+//	GET  /capture           packets of ?port=NAME, ?snap=N bytes of each (capture.go)
 //	GET  /dial?port=N       becomes a TCP connection to the card (upgrade "tcp")
 //	GET  /exec              how to get into the namespace of toe exec
 type server struct {
@@ -69,6 +70,7 @@ func (s *Supervisor) listen() (*server, error) {
 	mux.HandleFunc("POST /apply", s.serveApply)
 	mux.HandleFunc("GET /events", s.serveEvents)
 	mux.HandleFunc("GET /logs", s.serveLogs)
+	mux.HandleFunc("GET /capture", s.serveCapture)
 	mux.HandleFunc("GET /dial", s.serveDial)
 	mux.HandleFunc("GET /exec", s.serveExec)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -36,7 +36,7 @@ with an MTU of 65535. Without a NAME, commands mean the card called card0.`,
 	}
 	root.AddCommand(
 		upCmd(), downCmd(), resetCmd(), rmCmd(), lsCmd(), statusCmd(), consoleCmd(), sshCmd(), cpCmd(),
-		logsCmd(), eventsCmd(), supportCmd(), execCmd(), applyCmd(), serviceCmd(), diagramCmd(), firmwareCmd(), doctorCmd(), benchCmd(), schemaCmd(),
+		logsCmd(), captureCmd(), eventsCmd(), supportCmd(), execCmd(), applyCmd(), serviceCmd(), diagramCmd(), firmwareCmd(), doctorCmd(), benchCmd(), schemaCmd(),
 		pumpCmd(), runCmd(), holderCmd(), passtCmd(), cli.ManCmd(), cli.VersionCmd(),
 	)
 	return root

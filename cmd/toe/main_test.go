@@ -100,6 +100,8 @@ func TestExitStatus(t *testing.T) {
 		{"help firmware biuld", 2, `toe: firmware: no command "biuld"; did you mean "build"?`},
 		{"help up extra", 2, `toe: help: "extra": toe up has no subcommands`},
 		{"logs -x", 2, "unknown flag -x"},
+		{"capture nosuch -w x", 1, "card nosuch: no such card"},
+		{"capture -c -1", 2, `--count: "-1": want a whole number, 0 or more`},
 		{"status --=x", 2, `flag "--=x": want --NAME or --NAME=VALUE`},
 		{"status --json=x", 2, `--json: "x": want true or false`},
 		{"logs -n -5", 2, `--tail: "-5": want a whole number, 0 or more`},

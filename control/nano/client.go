@@ -115,6 +115,11 @@ func (c *Client) Logs(context.Context, *cardpb.LogsRequest) (*connect.ServerStre
 	return nil, refused("logs: `toe console` shows what its kernel says")
 }
 
+// Capture is refused.
+func (c *Client) Capture(context.Context, *cardpb.CaptureRequest) (*connect.ServerStreamForClient[cardpb.CaptureBatch], error) {
+	return nil, refused("capture")
+}
+
 // Install is refused.
 func (c *Client) Install(context.Context, *cardpb.InstallRequest) (*connect.ServerStreamForClient[cardpb.InstallProgress], error) {
 	return nil, refused("slots to install into")

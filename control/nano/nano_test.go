@@ -188,6 +188,9 @@ func TestClient(t *testing.T) {
 	if _, err := c.Apply(ctx, nil); err == nil || !strings.Contains(err.Error(), "the nano edition has no apply") {
 		t.Errorf("apply: %v", err)
 	}
+	if _, err := c.Capture(ctx, nil); err == nil || !strings.Contains(err.Error(), "the nano edition has no capture") {
+		t.Errorf("capture: %v", err)
+	}
 	if _, err := c.Configure(config(), "x"); err != nil || c.key == key {
 		t.Errorf("the key of the next life is the same, or %v", err)
 	}

@@ -35,6 +35,7 @@ func TestDebianEdition(t *testing.T) {
 		{"exec", func(d *debian, t *testing.T) { d.exec(t) }},
 		{"ssh", func(d *debian, t *testing.T) { d.ssh(t) }},
 		{"bulk data both ways", func(d *debian, t *testing.T) { d.bulk(t) }},
+		{"capture", func(d *debian, t *testing.T) { d.captures(t) }},
 		{"UDP", (*debian).udp},
 		{"apply", (*debian).apply},
 		{"the agent is killed", (*debian).killAgent},

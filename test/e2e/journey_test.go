@@ -70,6 +70,7 @@ func TestJourney(t *testing.T) {
 				{"ssh", (*journey).ssh},
 				{"console", (*journey).console},
 				{"logs", (*journey).logs},
+				{"capture", (*journey).captures},
 				{"events", (*journey).events},
 				{"copies", (*journey).copies},
 				{"ls", (*journey).ls},
