@@ -33,6 +33,16 @@ func (j *journey) captures(t *testing.T) {
 	if seen := j.captured(t, "link", file, gateway); !strings.Contains(seen, gateway+": ICMP echo request") || strings.Contains(seen, ".7464") {
 		t.Errorf("on the link:\n%s", seen)
 	}
+	pings := exec.Command("ip", "netns", "exec", j.netns, "ping", "-q", "-i0.2", "-w30", gateway)
+	if err := pings.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r := j.run(t, quick, 0, "capture", "--port", "link", "-c", "2", "-w", file)
+	_ = pings.Process.Kill()
+	_ = pings.Wait()
+	if !strings.Contains(r.String(), "2 packets of pci0, 0 dropped") {
+		t.Errorf("two packets: %s", r)
+	}
 }
 
 // captured returns what tcpdump reads in a capture during which the host pings an address. Ctrl-C
