@@ -27,7 +27,7 @@ import (
 func TestZeroTrustCalls(t *testing.T) {
 	may := map[string]bool{
 		"Status": true, "Logs": true, "Install": true, "Reboot": true, "PowerOff": true,
-		"Apply": false, "Packages": true, "Upgrade": false,
+		"Apply": false, "Packages": true, "Upgrade": false, "Capture": false,
 	}
 	for _, on := range []bool{true, false} {
 		e := &env{conf: &control.Config{ZeroTrust: on}}

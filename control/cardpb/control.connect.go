@@ -47,6 +47,8 @@ const (
 	CardUpgradeProcedure = "/toe.v1.Card/Upgrade"
 	// CardPackagesProcedure is the fully-qualified name of the Card's Packages RPC.
 	CardPackagesProcedure = "/toe.v1.Card/Packages"
+	// CardCaptureProcedure is the fully-qualified name of the Card's Capture RPC.
+	CardCaptureProcedure = "/toe.v1.Card/Capture"
 	// CardRebootProcedure is the fully-qualified name of the Card's Reboot RPC.
 	CardRebootProcedure = "/toe.v1.Card/Reboot"
 	// CardPowerOffProcedure is the fully-qualified name of the Card's PowerOff RPC.
@@ -75,6 +77,10 @@ type CardClient interface {
 	// Packages compares the installed packages with those of the image as flashed, and lists pending
 	// updates. Errors: UNIMPLEMENTED on a card without dpkg.
 	Packages(context.Context, *PackagesRequest) (*PackagesResponse, error)
+	// Capture sends the packets of one interface until the call ends. The first batch is empty and
+	// names the interface. Errors: NOT_FOUND for an unknown interface, RESOURCE_EXHAUSTED when
+	// other captures run, UNAVAILABLE when the interface is gone.
+	Capture(context.Context, *CaptureRequest) (*connect.ServerStreamForClient[CaptureBatch], error)
 	// Reboot and PowerOff return when the shutdown has begun.
 	Reboot(context.Context, *RebootRequest) (*RebootResponse, error)
 	PowerOff(context.Context, *PowerOffRequest) (*PowerOffResponse, error)
@@ -127,6 +133,12 @@ func NewCardClient(httpClient connect.HTTPClient, baseURL string, opts ...connec
 			connect.WithSchema(cardMethods.ByName("Packages")),
 			connect.WithClientOptions(opts...),
 		),
+		capture: connect.NewClient[CaptureRequest, CaptureBatch](
+			httpClient,
+			baseURL+CardCaptureProcedure,
+			connect.WithSchema(cardMethods.ByName("Capture")),
+			connect.WithClientOptions(opts...),
+		),
 		reboot: connect.NewClient[RebootRequest, RebootResponse](
 			httpClient,
 			baseURL+CardRebootProcedure,
@@ -150,6 +162,7 @@ type cardClient struct {
 	install  *connect.Client[InstallRequest, InstallProgress]
 	upgrade  *connect.Client[UpgradeRequest, UpgradeProgress]
 	packages *connect.Client[PackagesRequest, PackagesResponse]
+	capture  *connect.Client[CaptureRequest, CaptureBatch]
 	reboot   *connect.Client[RebootRequest, RebootResponse]
 	powerOff *connect.Client[PowerOffRequest, PowerOffResponse]
 }
@@ -196,6 +209,11 @@ func (c *cardClient) Packages(ctx context.Context, req *PackagesRequest) (*Packa
 	return nil, err
 }
 
+// Capture calls toe.v1.Card.Capture.
+func (c *cardClient) Capture(ctx context.Context, req *CaptureRequest) (*connect.ServerStreamForClient[CaptureBatch], error) {
+	return c.capture.CallServerStream(ctx, connect.NewRequest(req))
+}
+
 // Reboot calls toe.v1.Card.Reboot.
 func (c *cardClient) Reboot(ctx context.Context, req *RebootRequest) (*RebootResponse, error) {
 	response, err := c.reboot.CallUnary(ctx, connect.NewRequest(req))
@@ -236,6 +254,10 @@ type CardHandler interface {
 	// Packages compares the installed packages with those of the image as flashed, and lists pending
 	// updates. Errors: UNIMPLEMENTED on a card without dpkg.
 	Packages(context.Context, *PackagesRequest) (*PackagesResponse, error)
+	// Capture sends the packets of one interface until the call ends. The first batch is empty and
+	// names the interface. Errors: NOT_FOUND for an unknown interface, RESOURCE_EXHAUSTED when
+	// other captures run, UNAVAILABLE when the interface is gone.
+	Capture(context.Context, *CaptureRequest, *connect.ServerStream[CaptureBatch]) error
 	// Reboot and PowerOff return when the shutdown has begun.
 	Reboot(context.Context, *RebootRequest) (*RebootResponse, error)
 	PowerOff(context.Context, *PowerOffRequest) (*PowerOffResponse, error)
@@ -284,6 +306,12 @@ func NewCardHandler(svc CardHandler, opts ...connect.HandlerOption) (string, htt
 		connect.WithSchema(cardMethods.ByName("Packages")),
 		connect.WithHandlerOptions(opts...),
 	)
+	cardCaptureHandler := connect.NewServerStreamHandlerSimple(
+		CardCaptureProcedure,
+		svc.Capture,
+		connect.WithSchema(cardMethods.ByName("Capture")),
+		connect.WithHandlerOptions(opts...),
+	)
 	cardRebootHandler := connect.NewUnaryHandlerSimple(
 		CardRebootProcedure,
 		svc.Reboot,
@@ -310,6 +338,8 @@ func NewCardHandler(svc CardHandler, opts ...connect.HandlerOption) (string, htt
 			cardUpgradeHandler.ServeHTTP(w, r)
 		case CardPackagesProcedure:
 			cardPackagesHandler.ServeHTTP(w, r)
+		case CardCaptureProcedure:
+			cardCaptureHandler.ServeHTTP(w, r)
 		case CardRebootProcedure:
 			cardRebootHandler.ServeHTTP(w, r)
 		case CardPowerOffProcedure:
@@ -345,6 +375,10 @@ func (UnimplementedCardHandler) Upgrade(context.Context, *UpgradeRequest, *conne
 
 func (UnimplementedCardHandler) Packages(context.Context, *PackagesRequest) (*PackagesResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("toe.v1.Card.Packages is not implemented"))
+}
+
+func (UnimplementedCardHandler) Capture(context.Context, *CaptureRequest, *connect.ServerStream[CaptureBatch]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("toe.v1.Card.Capture is not implemented"))
 }
 
 func (UnimplementedCardHandler) Reboot(context.Context, *RebootRequest) (*RebootResponse, error) {

@@ -1676,6 +1676,196 @@ func (x *PackageUpdate) GetSecurity() bool {
 	return false
 }
 
+type CaptureRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of a port or a link, or "link" for the first link; empty for the first port.
+	Interface     string `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"`
+	Snap          uint32 `protobuf:"varint,2,opt,name=snap,proto3" json:"snap,omitempty"` // bytes kept of each packet; 0 for all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureRequest) Reset() {
+	*x = CaptureRequest{}
+	mi := &file_control_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureRequest) ProtoMessage() {}
+
+func (x *CaptureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureRequest.ProtoReflect.Descriptor instead.
+func (*CaptureRequest) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *CaptureRequest) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *CaptureRequest) GetSnap() uint32 {
+	if x != nil {
+		return x.Snap
+	}
+	return 0
+}
+
+type CaptureBatch struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Interface string                 `protobuf:"bytes,1,opt,name=interface,proto3" json:"interface,omitempty"` // of the first batch: name on the card
+	Packets   []*CapturedPacket      `protobuf:"bytes,2,rep,name=packets,proto3" json:"packets,omitempty"`
+	// Since the capture began. Dropped packets were seen, but nothing read them in time.
+	Received      uint64 `protobuf:"varint,3,opt,name=received,proto3" json:"received,omitempty"`
+	Dropped       uint64 `protobuf:"varint,4,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaptureBatch) Reset() {
+	*x = CaptureBatch{}
+	mi := &file_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaptureBatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaptureBatch) ProtoMessage() {}
+
+func (x *CaptureBatch) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaptureBatch.ProtoReflect.Descriptor instead.
+func (*CaptureBatch) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *CaptureBatch) GetInterface() string {
+	if x != nil {
+		return x.Interface
+	}
+	return ""
+}
+
+func (x *CaptureBatch) GetPackets() []*CapturedPacket {
+	if x != nil {
+		return x.Packets
+	}
+	return nil
+}
+
+func (x *CaptureBatch) GetReceived() uint64 {
+	if x != nil {
+		return x.Received
+	}
+	return 0
+}
+
+func (x *CaptureBatch) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+type CapturedPacket struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TimeUnixNano  int64                  `protobuf:"varint,1,opt,name=time_unix_nano,json=timeUnixNano,proto3" json:"time_unix_nano,omitempty"` // of the card's clock
+	Length        uint32                 `protobuf:"varint,2,opt,name=length,proto3" json:"length,omitempty"`                                   // bytes of the frame, also of what snap cut off
+	Outgoing      bool                   `protobuf:"varint,3,opt,name=outgoing,proto3" json:"outgoing,omitempty"`
+	Frame         []byte                 `protobuf:"bytes,4,opt,name=frame,proto3" json:"frame,omitempty"` // Ethernet
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapturedPacket) Reset() {
+	*x = CapturedPacket{}
+	mi := &file_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapturedPacket) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapturedPacket) ProtoMessage() {}
+
+func (x *CapturedPacket) ProtoReflect() protoreflect.Message {
+	mi := &file_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapturedPacket.ProtoReflect.Descriptor instead.
+func (*CapturedPacket) Descriptor() ([]byte, []int) {
+	return file_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *CapturedPacket) GetTimeUnixNano() int64 {
+	if x != nil {
+		return x.TimeUnixNano
+	}
+	return 0
+}
+
+func (x *CapturedPacket) GetLength() uint32 {
+	if x != nil {
+		return x.Length
+	}
+	return 0
+}
+
+func (x *CapturedPacket) GetOutgoing() bool {
+	if x != nil {
+		return x.Outgoing
+	}
+	return false
+}
+
+func (x *CapturedPacket) GetFrame() []byte {
+	if x != nil {
+		return x.Frame
+	}
+	return nil
+}
+
 type RebootRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1684,7 +1874,7 @@ type RebootRequest struct {
 
 func (x *RebootRequest) Reset() {
 	*x = RebootRequest{}
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1886,7 @@ func (x *RebootRequest) String() string {
 func (*RebootRequest) ProtoMessage() {}
 
 func (x *RebootRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[21]
+	mi := &file_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1899,7 @@ func (x *RebootRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebootRequest.ProtoReflect.Descriptor instead.
 func (*RebootRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{21}
+	return file_control_proto_rawDescGZIP(), []int{24}
 }
 
 type RebootResponse struct {
@@ -1720,7 +1910,7 @@ type RebootResponse struct {
 
 func (x *RebootResponse) Reset() {
 	*x = RebootResponse{}
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1732,7 +1922,7 @@ func (x *RebootResponse) String() string {
 func (*RebootResponse) ProtoMessage() {}
 
 func (x *RebootResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[22]
+	mi := &file_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1745,7 +1935,7 @@ func (x *RebootResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebootResponse.ProtoReflect.Descriptor instead.
 func (*RebootResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{22}
+	return file_control_proto_rawDescGZIP(), []int{25}
 }
 
 type PowerOffRequest struct {
@@ -1756,7 +1946,7 @@ type PowerOffRequest struct {
 
 func (x *PowerOffRequest) Reset() {
 	*x = PowerOffRequest{}
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1768,7 +1958,7 @@ func (x *PowerOffRequest) String() string {
 func (*PowerOffRequest) ProtoMessage() {}
 
 func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[23]
+	mi := &file_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1781,7 +1971,7 @@ func (x *PowerOffRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffRequest.ProtoReflect.Descriptor instead.
 func (*PowerOffRequest) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{23}
+	return file_control_proto_rawDescGZIP(), []int{26}
 }
 
 type PowerOffResponse struct {
@@ -1792,7 +1982,7 @@ type PowerOffResponse struct {
 
 func (x *PowerOffResponse) Reset() {
 	*x = PowerOffResponse{}
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1804,7 +1994,7 @@ func (x *PowerOffResponse) String() string {
 func (*PowerOffResponse) ProtoMessage() {}
 
 func (x *PowerOffResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_control_proto_msgTypes[24]
+	mi := &file_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1817,7 +2007,7 @@ func (x *PowerOffResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PowerOffResponse.ProtoReflect.Descriptor instead.
 func (*PowerOffResponse) Descriptor() ([]byte, []int) {
-	return file_control_proto_rawDescGZIP(), []int{24}
+	return file_control_proto_rawDescGZIP(), []int{27}
 }
 
 var File_control_proto protoreflect.FileDescriptor
@@ -1973,7 +2163,20 @@ const file_control_proto_rawDesc = "" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x03 \x01(\tR\x02to\x12\x16\n" +
 	"\x06origin\x18\x04 \x01(\tR\x06origin\x12\x1a\n" +
-	"\bsecurity\x18\x05 \x01(\bR\bsecurity\"\x0f\n" +
+	"\bsecurity\x18\x05 \x01(\bR\bsecurity\"B\n" +
+	"\x0eCaptureRequest\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x12\x12\n" +
+	"\x04snap\x18\x02 \x01(\rR\x04snap\"\x94\x01\n" +
+	"\fCaptureBatch\x12\x1c\n" +
+	"\tinterface\x18\x01 \x01(\tR\tinterface\x120\n" +
+	"\apackets\x18\x02 \x03(\v2\x16.toe.v1.CapturedPacketR\apackets\x12\x1a\n" +
+	"\breceived\x18\x03 \x01(\x04R\breceived\x12\x18\n" +
+	"\adropped\x18\x04 \x01(\x04R\adropped\"\x80\x01\n" +
+	"\x0eCapturedPacket\x12$\n" +
+	"\x0etime_unix_nano\x18\x01 \x01(\x03R\ftimeUnixNano\x12\x16\n" +
+	"\x06length\x18\x02 \x01(\rR\x06length\x12\x1a\n" +
+	"\boutgoing\x18\x03 \x01(\bR\boutgoing\x12\x14\n" +
+	"\x05frame\x18\x04 \x01(\fR\x05frame\"\x0f\n" +
 	"\rRebootRequest\"\x10\n" +
 	"\x0eRebootResponse\"\x11\n" +
 	"\x0fPowerOffRequest\"\x12\n" +
@@ -1982,14 +2185,15 @@ const file_control_proto_rawDesc = "" +
 	"\x12HEALTH_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fHEALTH_STARTING\x10\x01\x12\x12\n" +
 	"\x0eHEALTH_HEALTHY\x10\x02\x12\x13\n" +
-	"\x0fHEALTH_DEGRADED\x10\x032\xd8\x03\n" +
+	"\x0fHEALTH_DEGRADED\x10\x032\x93\x04\n" +
 	"\x04Card\x127\n" +
 	"\x06Status\x12\x15.toe.v1.StatusRequest\x1a\x16.toe.v1.StatusResponse\x124\n" +
 	"\x05Apply\x12\x14.toe.v1.ApplyRequest\x1a\x15.toe.v1.ApplyResponse\x12.\n" +
 	"\x04Logs\x12\x13.toe.v1.LogsRequest\x1a\x0f.toe.v1.LogLine0\x01\x12<\n" +
 	"\aInstall\x12\x16.toe.v1.InstallRequest\x1a\x17.toe.v1.InstallProgress0\x01\x12<\n" +
 	"\aUpgrade\x12\x16.toe.v1.UpgradeRequest\x1a\x17.toe.v1.UpgradeProgress0\x01\x12=\n" +
-	"\bPackages\x12\x17.toe.v1.PackagesRequest\x1a\x18.toe.v1.PackagesResponse\x127\n" +
+	"\bPackages\x12\x17.toe.v1.PackagesRequest\x1a\x18.toe.v1.PackagesResponse\x129\n" +
+	"\aCapture\x12\x16.toe.v1.CaptureRequest\x1a\x14.toe.v1.CaptureBatch0\x01\x127\n" +
 	"\x06Reboot\x12\x15.toe.v1.RebootRequest\x1a\x16.toe.v1.RebootResponse\x12=\n" +
 	"\bPowerOff\x12\x17.toe.v1.PowerOffRequest\x1a\x18.toe.v1.PowerOffResponseB+Z)github.com/toe-project/toe/control/cardpbb\x06proto3"
 
@@ -2006,7 +2210,7 @@ func file_control_proto_rawDescGZIP() []byte {
 }
 
 var file_control_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_control_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_control_proto_goTypes = []any{
 	(Health)(0),              // 0: toe.v1.Health
 	(*StatusRequest)(nil),    // 1: toe.v1.StatusRequest
@@ -2030,13 +2234,16 @@ var file_control_proto_goTypes = []any{
 	(*PackagesResponse)(nil), // 19: toe.v1.PackagesResponse
 	(*PackageChange)(nil),    // 20: toe.v1.PackageChange
 	(*PackageUpdate)(nil),    // 21: toe.v1.PackageUpdate
-	(*RebootRequest)(nil),    // 22: toe.v1.RebootRequest
-	(*RebootResponse)(nil),   // 23: toe.v1.RebootResponse
-	(*PowerOffRequest)(nil),  // 24: toe.v1.PowerOffRequest
-	(*PowerOffResponse)(nil), // 25: toe.v1.PowerOffResponse
-	nil,                      // 26: toe.v1.OffloadTCP.DropsEntry
-	nil,                      // 27: toe.v1.OffloadUDP.DropsEntry
-	nil,                      // 28: toe.v1.PackagesResponse.OriginsEntry
+	(*CaptureRequest)(nil),   // 22: toe.v1.CaptureRequest
+	(*CaptureBatch)(nil),     // 23: toe.v1.CaptureBatch
+	(*CapturedPacket)(nil),   // 24: toe.v1.CapturedPacket
+	(*RebootRequest)(nil),    // 25: toe.v1.RebootRequest
+	(*RebootResponse)(nil),   // 26: toe.v1.RebootResponse
+	(*PowerOffRequest)(nil),  // 27: toe.v1.PowerOffRequest
+	(*PowerOffResponse)(nil), // 28: toe.v1.PowerOffResponse
+	nil,                      // 29: toe.v1.OffloadTCP.DropsEntry
+	nil,                      // 30: toe.v1.OffloadUDP.DropsEntry
+	nil,                      // 31: toe.v1.PackagesResponse.OriginsEntry
 }
 var file_control_proto_depIdxs = []int32{
 	0,  // 0: toe.v1.StatusResponse.health:type_name -> toe.v1.Health
@@ -2048,33 +2255,36 @@ var file_control_proto_depIdxs = []int32{
 	3,  // 6: toe.v1.StatusResponse.configuration:type_name -> toe.v1.Configuration
 	5,  // 7: toe.v1.Offload.tcp:type_name -> toe.v1.OffloadTCP
 	6,  // 8: toe.v1.Offload.udp:type_name -> toe.v1.OffloadUDP
-	26, // 9: toe.v1.OffloadTCP.drops:type_name -> toe.v1.OffloadTCP.DropsEntry
-	27, // 10: toe.v1.OffloadUDP.drops:type_name -> toe.v1.OffloadUDP.DropsEntry
+	29, // 9: toe.v1.OffloadTCP.drops:type_name -> toe.v1.OffloadTCP.DropsEntry
+	30, // 10: toe.v1.OffloadUDP.drops:type_name -> toe.v1.OffloadUDP.DropsEntry
 	0,  // 11: toe.v1.Reason.state:type_name -> toe.v1.Health
 	20, // 12: toe.v1.PackagesResponse.changes:type_name -> toe.v1.PackageChange
 	21, // 13: toe.v1.PackagesResponse.updates:type_name -> toe.v1.PackageUpdate
-	28, // 14: toe.v1.PackagesResponse.origins:type_name -> toe.v1.PackagesResponse.OriginsEntry
-	1,  // 15: toe.v1.Card.Status:input_type -> toe.v1.StatusRequest
-	10, // 16: toe.v1.Card.Apply:input_type -> toe.v1.ApplyRequest
-	12, // 17: toe.v1.Card.Logs:input_type -> toe.v1.LogsRequest
-	14, // 18: toe.v1.Card.Install:input_type -> toe.v1.InstallRequest
-	16, // 19: toe.v1.Card.Upgrade:input_type -> toe.v1.UpgradeRequest
-	18, // 20: toe.v1.Card.Packages:input_type -> toe.v1.PackagesRequest
-	22, // 21: toe.v1.Card.Reboot:input_type -> toe.v1.RebootRequest
-	24, // 22: toe.v1.Card.PowerOff:input_type -> toe.v1.PowerOffRequest
-	2,  // 23: toe.v1.Card.Status:output_type -> toe.v1.StatusResponse
-	11, // 24: toe.v1.Card.Apply:output_type -> toe.v1.ApplyResponse
-	13, // 25: toe.v1.Card.Logs:output_type -> toe.v1.LogLine
-	15, // 26: toe.v1.Card.Install:output_type -> toe.v1.InstallProgress
-	17, // 27: toe.v1.Card.Upgrade:output_type -> toe.v1.UpgradeProgress
-	19, // 28: toe.v1.Card.Packages:output_type -> toe.v1.PackagesResponse
-	23, // 29: toe.v1.Card.Reboot:output_type -> toe.v1.RebootResponse
-	25, // 30: toe.v1.Card.PowerOff:output_type -> toe.v1.PowerOffResponse
-	23, // [23:31] is the sub-list for method output_type
-	15, // [15:23] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	31, // 14: toe.v1.PackagesResponse.origins:type_name -> toe.v1.PackagesResponse.OriginsEntry
+	24, // 15: toe.v1.CaptureBatch.packets:type_name -> toe.v1.CapturedPacket
+	1,  // 16: toe.v1.Card.Status:input_type -> toe.v1.StatusRequest
+	10, // 17: toe.v1.Card.Apply:input_type -> toe.v1.ApplyRequest
+	12, // 18: toe.v1.Card.Logs:input_type -> toe.v1.LogsRequest
+	14, // 19: toe.v1.Card.Install:input_type -> toe.v1.InstallRequest
+	16, // 20: toe.v1.Card.Upgrade:input_type -> toe.v1.UpgradeRequest
+	18, // 21: toe.v1.Card.Packages:input_type -> toe.v1.PackagesRequest
+	22, // 22: toe.v1.Card.Capture:input_type -> toe.v1.CaptureRequest
+	25, // 23: toe.v1.Card.Reboot:input_type -> toe.v1.RebootRequest
+	27, // 24: toe.v1.Card.PowerOff:input_type -> toe.v1.PowerOffRequest
+	2,  // 25: toe.v1.Card.Status:output_type -> toe.v1.StatusResponse
+	11, // 26: toe.v1.Card.Apply:output_type -> toe.v1.ApplyResponse
+	13, // 27: toe.v1.Card.Logs:output_type -> toe.v1.LogLine
+	15, // 28: toe.v1.Card.Install:output_type -> toe.v1.InstallProgress
+	17, // 29: toe.v1.Card.Upgrade:output_type -> toe.v1.UpgradeProgress
+	19, // 30: toe.v1.Card.Packages:output_type -> toe.v1.PackagesResponse
+	23, // 31: toe.v1.Card.Capture:output_type -> toe.v1.CaptureBatch
+	26, // 32: toe.v1.Card.Reboot:output_type -> toe.v1.RebootResponse
+	28, // 33: toe.v1.Card.PowerOff:output_type -> toe.v1.PowerOffResponse
+	25, // [25:34] is the sub-list for method output_type
+	16, // [16:25] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_control_proto_init() }
@@ -2088,7 +2298,7 @@ func file_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_control_proto_rawDesc), len(file_control_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   28,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
