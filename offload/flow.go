@@ -47,6 +47,7 @@ type way struct {
 
 	urgent bool // urgent data has been announced
 	last   bool // FIN was received with no urgent data before it
+	large  bool // the last message filled its buffer: splice moves more at once
 }
 
 // drainLimit is the maximum time for payload received before an error to reach the other side.
@@ -115,6 +116,60 @@ func (s side) Ready(events uint32) {
 		events&(unix.EPOLLOUT|over) != 0 && s.way[1-s.s].pipe != nil)
 	if calm && events != unix.EPOLLIN {
 		s.watch(s.s, false) // a persistent condition would be reported again and again
+	}
+}
+
+// Passes implements loop.Passer.
+func (s side) Passes(events uint32) (to int, ok bool) {
+	w := &s.way[s.s]
+	ok = events == unix.EPOLLIN && s.calm[s.s] && !s.gone && !s.dead[1-s.s] && w.pipe == nil && !w.end && !w.urgent && !w.large
+	return s.fd[1-s.s], ok
+}
+
+// Passed implements loop.Passer.
+func (s side) Passed(m loop.Message) {
+	f, w := s.flow, &s.way[s.s]
+	if n := m.N - len(m.Rest); n > 0 {
+		f.t.moved(s.s, n)
+		if s.s == host && !f.gone {
+			f.took(n)
+		}
+	}
+	if f.gone {
+		return
+	}
+	w.large = m.N == loop.MessageSize
+	switch {
+	case len(m.Rest) > 0:
+		f.keep(s.s, m)
+	case m.N > 0, m.Err == unix.EAGAIN, m.Err == unix.EINTR:
+		return
+	case shortage(m.Err):
+		f.retry(20 * time.Millisecond)
+		return
+	case m.Err != 0:
+		w.end, f.dead[s.s] = true, true
+	}
+	f.turn(s.s, true, false)
+}
+
+// keep puts what could not be sent into a pipe.
+func (f *flow) keep(s int, m loop.Message) {
+	if m.SendErr != 0 && m.SendErr != unix.EAGAIN && !shortage(m.SendErr) {
+		f.dead[1-s] = true
+		return
+	}
+	p, err := f.t.pipes.get()
+	if err == nil {
+		var n int
+		if n, err = raw.Write(p.w, m.Rest); n > 0 {
+			f.t.pipes.filled(p, n)
+			f.way[s].pipe = p
+		}
+	}
+	if err != nil || f.way[s].pipe.n < len(m.Rest) {
+		f.t.drop("no descriptor or memory")
+		f.reset()
 	}
 }
 
@@ -213,6 +268,7 @@ func (f *flow) fill(s int) bool {
 		n, err := raw.Splice(f.fd[s], p.w, t.pipes.portion())
 		switch {
 		case n > 0:
+			w.large = n >= loop.MessageSize
 			t.pipes.filled(p, n)
 			w.pipe = p
 			return true

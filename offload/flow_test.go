@@ -23,11 +23,14 @@ type joined struct {
 	host, wire *net.TCPConn
 }
 
+// makeLoop is loop.New, or loop.NewEpoll in TestFlowsOverEpoll.
+var makeLoop = loop.New
+
 // newFlow joins two connections. TPROXY, which comes before, needs a card; the rest does not.
 func newFlow(t *testing.T) joined {
 	t.Helper()
 	before := descriptors(t)
-	l, err := loop.New()
+	l, err := makeLoop()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -271,10 +274,11 @@ func TestFlowBackPressure(t *testing.T) {
 // An idle connection holds no pipe.
 func TestFlowAtRestNeedsNoPipe(t *testing.T) {
 	j := newFlow(t)
-	if _, err := j.host.Write([]byte("hello")); err != nil {
+	data := make([]byte, 100<<10) // more than the loop passes on itself
+	if _, err := j.host.Write(data); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.ReadFull(j.wire, make([]byte, 5)); err != nil {
+	if _, err := io.ReadFull(j.wire, data); err != nil {
 		t.Fatal(err)
 	}
 	j.tcp.loop.Do(func() {

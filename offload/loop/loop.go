@@ -1,4 +1,5 @@
-// Package loop is an event loop on one thread, over epoll(7).
+// Package loop is an event loop on one thread, over epoll(7), and io_uring(7) where the kernel has
+// it (package ring).
 //
 // Handlers run one at a time and share state without locks. A handler that has used up its share of
 // a turn requests another turn with Soon.
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/toe-project/toe/offload/raw"
+	"github.com/toe-project/toe/offload/ring"
 )
 
 // Handler owns a descriptor in the loop. Ready is called with EPOLL* bits. Add registers
@@ -27,7 +29,9 @@ type Handler interface{ Ready(events uint32) }
 type Loop struct {
 	epoll, bell int // bell: an eventfd that wakes the loop
 	slots       []slot
-	turns       []func() // run in the next turn
+	turns       []func()   // run in the next turn
+	ring        *ring.Ring // nil: epoll alone
+	passing     []passing  // see pass
 
 	timers timers
 	alarm  int       // a timerfd
@@ -50,6 +54,18 @@ type slot struct {
 
 // New makes a loop. Run runs it. Stop, or Discard if it never ran, frees its descriptors.
 func New() (*Loop, error) {
+	l, err := NewEpoll()
+	if err != nil {
+		return nil, err
+	}
+	if l.ring, err = ring.New(); err != nil {
+		l.ring = nil // epoll suffices
+	}
+	return l, nil
+}
+
+// NewEpoll makes a loop over epoll alone.
+func NewEpoll() (*Loop, error) {
 	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("epoll_create1: %w", err)
@@ -72,6 +88,9 @@ func New() (*Loop, error) {
 
 // Discard frees a loop that never ran.
 func (l *Loop) Discard() {
+	if l.ring != nil {
+		l.ring.Close()
+	}
 	for _, fd := range []int{l.epoll, l.bell, l.alarm} {
 		if fd >= 0 {
 			_ = unix.Close(fd)
@@ -84,20 +103,26 @@ func (l *Loop) Run() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer close(l.done)
-	events := make([]unix.EpollEvent, 256)
+	if l.ring != nil && l.ring.Begin() != nil {
+		l.ring.Close()
+		l.ring = nil
+	}
+	buffer := make([]unix.EpollEvent, ring.Batch)
 	l.arm()
 	for {
-		n, err := l.wait(events)
+		events, err := l.wait(buffer)
 		if err != nil && !errors.Is(err, unix.EINTR) {
-			return // the epoll descriptor is closed
+			return // a descriptor is closed
 		}
-		l.clock = time.Time{}
-		l.deliver(events[:max(n, 0)])
+		l.deliver(l.pass(events))
 		if l.runOrders() {
 			return
 		}
 		turns := l.turns
 		l.turns = nil
+		if len(turns) > 0 {
+			l.flush()
+		}
 		for _, f := range turns {
 			f()
 		}
@@ -116,13 +141,19 @@ func (l *Loop) deliver(events []unix.EpollEvent) {
 // wait waits for events. The alarm wakes it in time for the timers. It first waits for a
 // millisecond without notifying Go's scheduler: under traffic the next event comes sooner than
 // that.
-func (l *Loop) wait(events []unix.EpollEvent) (int, error) {
-	n, err := raw.EpollWait(l.epoll, events, len(l.turns) == 0)
-	if n != 0 || len(l.turns) > 0 {
-		return n, err
+func (l *Loop) wait(buffer []unix.EpollEvent) ([]unix.EpollEvent, error) {
+	if l.ring != nil {
+		err := l.ring.Wait(l.epoll, len(l.turns) == 0)
+		l.clock = time.Time{}
+		return l.results(), err
 	}
-	raw.Calls.Add(1)
-	return unix.EpollWait(l.epoll, events, -1)
+	n, err := raw.EpollWait(l.epoll, buffer, len(l.turns) == 0)
+	if n == 0 && len(l.turns) == 0 {
+		raw.Calls.Add(1)
+		n, err = unix.EpollWait(l.epoll, buffer, -1)
+	}
+	l.clock = time.Time{}
+	return buffer[:max(n, 0)], err
 }
 
 // Soon runs f in the next turn, after the events that are pending now.
@@ -138,7 +169,7 @@ func (l *Loop) Do(f func()) bool {
 		return false
 	}
 	l.orders = append(l.orders, func() { f(); close(ran) })
-	l.ring()
+	l.wake()
 	l.mu.Unlock()
 	select {
 	case <-ran:
@@ -153,15 +184,15 @@ func (l *Loop) Do(f func()) bool {
 func (l *Loop) Stop() {
 	l.mu.Lock()
 	l.closed = true
-	l.ring()
+	l.wake()
 	l.mu.Unlock()
 	<-l.done
 	l.Discard()
 }
 
-// ring wakes the loop. It is called with mu held, and last by Stop: after that the bell's
+// wake wakes the loop. It is called with mu held, and last by Stop: after that the bell's
 // descriptor number may belong to another file, which would receive the bytes.
-func (l *Loop) ring() {
+func (l *Loop) wake() {
 	one := [8]byte{1}
 	_, _ = unix.Write(l.bell, one[:]) // EAGAIN: a wakeup is pending already
 }
@@ -172,6 +203,9 @@ func (l *Loop) runOrders() (ended bool) {
 	l.orders = nil
 	ended = l.closed
 	l.mu.Unlock()
+	if len(orders) > 0 || ended {
+		l.flush()
+	}
 	for _, f := range orders {
 		f()
 	}

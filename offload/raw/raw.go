@@ -108,3 +108,10 @@ func TimerfdSettime(fd int, in *unix.ItimerSpec) error {
 	_, _, errno := unix.RawSyscall6(unix.SYS_TIMERFD_SETTIME, uintptr(fd), 0, uintptr(unsafe.Pointer(in)), 0, 0, 0)
 	return failure(errno)
 }
+
+// EnterRing is io_uring_enter(2). The caller limits the wait to a millisecond.
+func EnterRing(fd int, submit, least, flags uint32, arg unsafe.Pointer, size uintptr) unix.Errno {
+	Calls.Add(1)
+	_, _, errno := unix.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(fd), uintptr(submit), uintptr(least), uintptr(flags), uintptr(arg), size)
+	return errno
+}
