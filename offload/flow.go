@@ -441,7 +441,7 @@ func (f *flow) reset() {
 // finish closes both connections with FIN. The kernel delivers what is in their send buffers.
 func (f *flow) finish() {
 	for _, fd := range f.fd {
-		_ = linger(fd, false)
+		f.t.loop.SetLinger(fd, false)
 	}
 	f.close()
 }
@@ -451,7 +451,7 @@ func (f *flow) close() {
 	f.t.loop.Cancel(f.grace)
 	f.t.loop.Cancel(f.pause)
 	for s, fd := range f.fd {
-		f.t.loop.Close(fd)
+		f.t.loop.CloseLater(fd)
 		if p := f.way[s].pipe; p != nil {
 			f.t.pipes.put(p)
 			f.way[s].pipe = nil

@@ -85,7 +85,7 @@ func connected(t *testing.T) (*net.TCPConn, int) {
 	if err := raw.Control(func(at uintptr) { fd, _ = unix.FcntlInt(at, unix.F_DUPFD_CLOEXEC, 0) }); err != nil || fd < 0 {
 		t.Fatal("no duplicate of a socket", err)
 	}
-	if err := errors.Join(linger(fd, true), unix.SetNonblock(fd, true)); err != nil {
+	if err := errors.Join(setLinger(fd), unix.SetNonblock(fd, true)); err != nil {
 		t.Fatal(err)
 	}
 	for _, o := range connection {
@@ -95,6 +95,11 @@ func connected(t *testing.T) (*net.TCPConn, int) {
 	}
 	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 	return c, fd
+}
+
+// setLinger makes close(2) reset a connection.
+func setLinger(fd int) error {
+	return unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 }
 
 func descriptors(t *testing.T) int {

@@ -78,7 +78,7 @@ func (t *tcp) begin(s segment, held uint32) {
 	if s.class != 0 {
 		options = classOptions(s)
 	}
-	fd, err := dial(source, s.to, options...)
+	fd, err := dial(t.loop, source, s.to, options...)
 	if err != nil {
 		o.reject(err)
 		return
@@ -196,7 +196,7 @@ func (o *opening) end() {
 	}
 	o.leave()
 	if o.fd >= 0 {
-		o.t.loop.Close(o.fd)
+		o.t.loop.CloseLater(o.fd)
 		o.fd = -1
 	}
 }

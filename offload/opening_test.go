@@ -20,7 +20,7 @@ import (
 // verdicts on held SYNs are recorded.
 func askedOf(t *testing.T) *tcp {
 	t.Helper()
-	l, err := loop.New()
+	l, err := loop.NewEpoll()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,7 +58,7 @@ func (t *tcp) dialService(p Publish, client int, from netip.AddrPort) {
 	if !keep || t.ofHost(from.Addr()) { // the host cannot answer its own address
 		source = netip.AddrPort{}
 	}
-	host, err := dialFor(source, to)
+	host, err := dialFor(t.loop, source, to)
 	if err != nil {
 		t.drop("published service not reached")
 		_ = raw.Close(client)
@@ -77,10 +77,10 @@ func (t *tcp) dialService(p Publish, client int, from netip.AddrPort) {
 // another published port. Then another port is chosen, and the client's address is kept. Falling
 // back to the card's address would let a client choose to look like the card, and pass where the
 // card is allowed.
-func dialFor(source, to netip.AddrPort) (int, error) {
-	fd, err := dial(source, to, hostSide()...)
+func dialFor(l *loop.Loop, source, to netip.AddrPort) (int, error) {
+	fd, err := dial(l, source, to, hostSide()...)
 	if source.IsValid() && (errors.Is(err, unix.EADDRINUSE) || errors.Is(err, unix.EADDRNOTAVAIL)) {
-		fd, err = dial(netip.AddrPortFrom(source.Addr(), 0), to, hostSide()...)
+		fd, err = dial(l, netip.AddrPortFrom(source.Addr(), 0), to, hostSide()...)
 	}
 	return fd, err
 }
@@ -142,7 +142,7 @@ func (m *dialing) fail() {
 
 func (m *dialing) end() {
 	m.leave()
-	m.t.loop.Close(m.host)
+	m.t.loop.CloseLater(m.host)
 	_ = raw.Close(m.client)
 }
 

@@ -24,6 +24,11 @@ func TestClientKeepsItsAddress(t *testing.T) {
 	})
 	defer service.Close()
 	defer other.Close()
+	l, err := loop.NewEpoll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Discard()
 	to := netip.MustParseAddrPort(service.Addr().String())
 	for _, c := range []struct {
 		name, client string
@@ -34,7 +39,7 @@ func TestClientKeepsItsAddress(t *testing.T) {
 		{"a port with a connection to the service", "127.0.0.9:4000", false},
 	} {
 		source, fd := netip.MustParseAddrPort(c.client), -1
-		p.in(func() (err error) { fd, err = dialFor(source, to); return })
+		p.in(func() (err error) { fd, err = dialFor(l, source, to); return })
 		defer unix.Close(fd)
 		conn, err := service.Accept()
 		if err != nil {

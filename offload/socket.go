@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/toe-project/toe/offload/loop"
 	"github.com/toe-project/toe/offload/raw"
 )
 
@@ -129,16 +130,11 @@ func hostSide(options ...option) []option {
 // applied. SO_KEEPALIVE detects a silent peer, because keepalive of the program on the host reaches
 // the card only. The agent sets the keepalive times for the whole card, which saves three system
 // calls per connection. A socket that is closed early, for instance because this program died,
-// resets its connection (see linger): an abort must not look like an orderly end.
+// resets its connection (SO_LINGER): an abort must not look like an orderly end.
 var connection = []option{
 	{unix.SOL_TCP, unix.TCP_NODELAY, 1},
 	{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1},
 	{unix.SOL_SOCKET, unix.SO_OOBINLINE, 1}, // see passUrgent
-}
-
-// linger selects whether close(2) resets a connection or ends it in order.
-func linger(fd int, reset bool) error {
-	return raw.SetLinger(fd, reset)
 }
 
 // listen makes a TCP listener. Accepted connections inherit its options.
@@ -152,7 +148,7 @@ func listen(at netip.AddrPort, options ...option) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("listener at %s: %w", at, err)
 	}
-	err = errors.Join(linger(fd, true), raw.Bind(fd, at))
+	err = errors.Join(raw.SetLinger(fd, true), raw.Bind(fd, at))
 	if err == nil {
 		err = unix.Listen(fd, 4096)
 	}
@@ -164,18 +160,17 @@ func listen(at netip.AddrPort, options ...option) (int, error) {
 }
 
 // dial starts a connection. An invalid source means any address of the card.
-func dial(source, to netip.AddrPort, options ...option) (int, error) {
-	options = append(options, connection...)
+func dial(l *loop.Loop, source, to netip.AddrPort, options ...option) (int, error) {
 	family := familyOf(to.Addr())
 	if source.IsValid() {
+		l.Settle() // an earlier connection may have the port
 		options = append(options, transparent(family), option{unix.SOL_SOCKET, unix.SO_REUSEADDR, 1})
 	}
 	fd, err := newSocket(family, unix.SOCK_STREAM, options...)
 	if err != nil {
 		return -1, err
 	}
-	err = linger(fd, true)
-	if err == nil && source.IsValid() {
+	if source.IsValid() {
 		err = raw.Bind(fd, source)
 	}
 	if err == nil {
@@ -185,6 +180,10 @@ func dial(source, to netip.AddrPort, options ...option) (int, error) {
 		_ = raw.Close(fd)
 		return -1, err
 	}
+	for _, o := range connection {
+		l.SetOption(fd, o.level, o.name, o.value)
+	}
+	l.SetLinger(fd, true)
 	return fd, nil
 }
 

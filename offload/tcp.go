@@ -92,6 +92,7 @@ func (t *tcp) open() (err error) {
 		return err
 	}
 	t.verdict = t.queue
+	t.queue.Tell = t.loop.Tell
 	t.queue.Empty = func() { clear(t.recent) }
 	if err := t.loop.AddLevel(t.queue.FD(), t.queue); err != nil {
 		return err

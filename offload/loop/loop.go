@@ -116,6 +116,7 @@ func (l *Loop) Run() {
 		}
 		l.deliver(l.pass(events))
 		if l.runOrders() {
+			l.Settle()
 			return
 		}
 		turns := l.turns

@@ -73,6 +73,9 @@ func (l *Loop) receive(ev unix.EpollEvent) bool {
 func (l *Loop) send() bool {
 	all := l.ring.Submit() == nil
 	for r := l.ring.Next(); r.Kind != ring.None; r = l.ring.Next() {
+		if r.Kind != ring.Received {
+			continue
+		}
 		p := &l.passing[r.Buffer]
 		if p.N, p.Err = r.N, r.Err; p.N > 0 {
 			l.ring.Send(p.to, r.Buffer, p.N)
@@ -95,12 +98,13 @@ func (l *Loop) flush() {
 // found.
 func (l *Loop) results() (events []unix.EpollEvent) {
 	for r := l.ring.Next(); r.Kind != ring.None; r = l.ring.Next() {
-		if r.Kind == ring.Events {
+		switch r.Kind {
+		case ring.Events:
 			events = l.ring.Events(r.N)
-			continue
+		case ring.Sent:
+			p := &l.passing[r.Buffer]
+			p.SendErr, p.Rest = r.Err, l.ring.Buffer(r.Buffer)[r.N:p.N]
 		}
-		p := &l.passing[r.Buffer]
-		p.SendErr, p.Rest = r.Err, l.ring.Buffer(r.Buffer)[r.N:p.N]
 	}
 	for i := range l.passing {
 		p := &l.passing[i]

@@ -46,6 +46,10 @@ func (l *Loop) register(fd int, events uint32, h Handler) error {
 // Modify changes the events of a descriptor. Pending events are reported to its handler.
 func (l *Loop) Modify(fd int, events uint32) error {
 	ev := unix.EpollEvent{Events: events, Fd: int32(fd), Pad: int32(l.slots[fd].generation)}
+	if l.ring != nil { // does not fail: register has added fd
+		l.ring.Modify(l.epoll, fd, ev)
+		return nil
+	}
 	if err := raw.EpollCtl(l.epoll, unix.EPOLL_CTL_MOD, fd, &ev); err != nil {
 		return fmt.Errorf("epoll_ctl: %w", err)
 	}
@@ -65,6 +69,7 @@ func (l *Loop) Pause(fd int, d time.Duration) {
 
 // Close removes a descriptor from the loop and closes it.
 func (l *Loop) Close(fd int) {
+	l.Settle() // what is queued for fd
 	if fd < len(l.slots) {
 		l.slots[fd].h = nil
 	}

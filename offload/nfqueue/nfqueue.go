@@ -23,6 +23,8 @@ type Packet struct {
 type Queue struct {
 	// Empty, if not nil, is called when every packet held at the start of Ready has been reported.
 	Empty func()
+	// Tell, if not nil, sends a verdict to the kernel: a message to the peer of a socket.
+	Tell func(fd int, message []byte)
 
 	fd     int
 	number uint16
@@ -100,16 +102,14 @@ func (q *Queue) configure(a []byte) error {
 	return nil
 }
 
-// kernel is the kernel's netlink address, a struct sockaddr_nl.
-var kernel = func() (a [unix.SizeofSockaddrNetlink]byte) {
-	binary.NativeEndian.PutUint16(a[:], unix.AF_NETLINK)
-	return a
-}()
-
 func (q *Queue) send(kind, flags uint16, attributes ...[]byte) error {
 	q.seq++
 	q.out = appendMessage(q.out[:0], kind, flags, q.seq, q.number, attributes...)
-	return raw.SendTo(q.fd, q.out, 0, kernel[:])
+	if q.Tell != nil && kind == kindVerdict {
+		q.Tell(q.fd, q.out)
+		return nil
+	}
+	return raw.SendTo(q.fd, q.out, 0, nil) // to the kernel
 }
 
 // Accept lets a packet continue with a mark.

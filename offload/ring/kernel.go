@@ -35,7 +35,10 @@ type call struct {
 	length      uint32
 	flags       uint32
 	tag         uint64
-	_           [3]uint64
+	_           uint32
+	more        uint32 // length of an option
+	arg         uint64 // address of its value
+	_           uint64
 }
 
 // result is struct io_uring_cqe.
@@ -69,10 +72,15 @@ type waitArgument struct {
 type timespec struct{ seconds, nanoseconds int64 }
 
 const (
+	callClose     = 19
 	callSend      = 26
 	callReceive   = 27
+	callEpollCtl  = 29
+	callCommand   = 46
 	callEpollWait = 59
 	callSupported = 1 << 0
+
+	commandSetOption = 3 // SOCKET_URING_OP_SETSOCKOPT
 
 	entrySkipSuccess = 1 << 6
 

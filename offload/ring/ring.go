@@ -31,8 +31,10 @@ const (
 	// BufferSize is the size of a buffer, in bytes.
 	BufferSize = 4 << 10
 
-	// entries is the size of the submission queue: one call for each buffer and the wait fit. The
-	// completion queue has twice as many, so it cannot overflow.
+	// ArgSize is the maximum size of a message that Tell sends, in bytes.
+	ArgSize = 64
+
+	// entries is the size of the submission queue. The completion queue has twice as many.
 	entries = 2 * Batch
 )
 
@@ -44,6 +46,7 @@ type Ring struct {
 	calls   []call
 	results []result
 	buffers []byte
+	args    []byte // ArgSize bytes for each place in the submission queue
 	events  []unix.EpollEvent
 
 	queued  uint32 // the tail of sq; the kernel learns it in enter
@@ -121,6 +124,9 @@ func (r *Ring) share(p *parameters) error {
 	if r.buffers, err = r.mmap(-1, 0, Batch*BufferSize); err != nil {
 		return err
 	}
+	if r.args, err = r.mmap(-1, 0, entries*ArgSize); err != nil {
+		return err
+	}
 	events, err := r.mmap(-1, 0, Batch*int(unsafe.Sizeof(unix.EpollEvent{})))
 	if err != nil {
 		return err
@@ -171,7 +177,8 @@ func (r *Ring) Buffer(i int) []byte { return r.buffers[i*BufferSize : (i+1)*Buff
 
 // Receive queues a receive from a socket into buffer i.
 func (r *Ring) Receive(fd, i int) {
-	*r.next() = call{
+	c, _ := r.next()
+	*c = call{
 		call: callReceive, fd: int32(fd), flags: unix.MSG_DONTWAIT, tag: tag(Received, i),
 		addr: address(&r.buffers[i*BufferSize]), length: BufferSize,
 	}
@@ -179,7 +186,8 @@ func (r *Ring) Receive(fd, i int) {
 
 // Send queues a send of the first n bytes of buffer i. It has a result only if fewer were sent.
 func (r *Ring) Send(fd, i, n int) {
-	*r.next() = call{
+	c, _ := r.next()
+	*c = call{
 		call: callSend, entry: entrySkipSuccess, fd: int32(fd), tag: tag(Sent, i),
 		flags: unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL | unix.MSG_WAITALL, // WAITALL: fewer bytes are a failure
 		addr:  address(&r.buffers[i*BufferSize]), length: uint32(n),
@@ -189,15 +197,58 @@ func (r *Ring) Send(fd, i, n int) {
 // address is for mapped memory, which does not move.
 func address[T any](p *T) uint64 { return uint64(uintptr(unsafe.Pointer(p))) }
 
-// next returns the next place in the submission queue. There is one: no more than one call for each
-// buffer and a wait are queued at a time.
-func (r *Ring) next() *call {
-	c := &r.calls[r.queued&r.sq.mask]
-	r.queued++
-	return c
+// SetOption queues setsockopt(2). It has no result.
+func (r *Ring) SetOption(fd, level, name int, value []byte) {
+	c, arg := r.next()
+	*c = call{
+		call: callCommand, entry: entrySkipSuccess, fd: int32(fd), tag: tag(Ignored, 0), offset: pair(commandSetOption, 0),
+		addr: pair(level, name), more: uint32(copy(arg, value)), arg: address(&arg[0]),
+	}
 }
 
-// Submit makes the queued calls. After an error the ring is unusable.
+// Modify queues epoll_ctl(2) with EPOLL_CTL_MOD. It has no result.
+func (r *Ring) Modify(epoll, fd int, ev unix.EpollEvent) {
+	c, arg := r.next()
+	copy(arg, unsafe.Slice((*byte)(unsafe.Pointer(&ev)), unsafe.Sizeof(ev)))
+	*c = call{
+		call: callEpollCtl, entry: entrySkipSuccess, fd: int32(epoll), tag: tag(Ignored, 0), offset: uint64(fd),
+		addr: address(&arg[0]), length: unix.EPOLL_CTL_MOD,
+	}
+}
+
+// CloseSocket queues close(2). It has no result.
+func (r *Ring) CloseSocket(fd int) {
+	c, _ := r.next()
+	*c = call{call: callClose, entry: entrySkipSuccess, fd: int32(fd), tag: tag(Ignored, 0)}
+}
+
+// Tell queues a send of a message, of at most ArgSize bytes, to a socket's peer. It has no result.
+func (r *Ring) Tell(fd int, message []byte) {
+	c, arg := r.next()
+	*c = call{
+		call: callSend, entry: entrySkipSuccess, fd: int32(fd), tag: tag(Ignored, 0),
+		flags: unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL, addr: address(&arg[0]), length: uint32(copy(arg, message)),
+	}
+}
+
+// pair returns two 32-bit fields in the place of a 64-bit one.
+func pair(a, b int) uint64 {
+	p := [2]uint32{uint32(a), uint32(b)}
+	return *(*uint64)(unsafe.Pointer(&p))
+}
+
+// next returns the next place in the submission queue, and memory for its argument. If the queue is
+// full, it makes the queued calls first.
+func (r *Ring) next() (*call, []byte) {
+	if r.queued-r.sq.head.Load() == entries {
+		_ = r.Submit() // the next Submit or Wait reports the error
+	}
+	i := int(r.queued & r.sq.mask)
+	r.queued++
+	return &r.calls[i], r.args[i*ArgSize : (i+1)*ArgSize]
+}
+
+// Submit makes the queued calls, in order. After an error the ring is unusable.
 func (r *Ring) Submit() error {
 	for r.sq.head.Load() != r.queued {
 		if err := r.enter(0, true); err != nil {
@@ -213,7 +264,8 @@ func (r *Ring) Submit() error {
 func (r *Ring) Wait(epoll int, block bool) error {
 	if !r.waiting {
 		r.waiting = true
-		*r.next() = call{
+		c, _ := r.next()
+		*c = call{
 			call: callEpollWait, fd: int32(epoll), tag: tag(Events, 0),
 			addr: address(&r.events[0]), length: Batch,
 		}
@@ -270,6 +322,7 @@ const (
 	Events        // N events of the epoll descriptor
 	Received      // N bytes in the buffer
 	Sent          // N bytes, fewer than wanted
+	Ignored       // a call without a result has failed
 )
 
 func tag(k Kind, buffer int) uint64 { return uint64(k)<<32 | uint64(buffer) }

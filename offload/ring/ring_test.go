@@ -34,8 +34,8 @@ func newRing(t *testing.T) *Ring {
 	return r
 }
 
-// pair makes two connected non-blocking sockets.
-func pair(t *testing.T) (a, b int) {
+// sockets makes two connected non-blocking sockets.
+func sockets(t *testing.T) (a, b int) {
 	t.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
@@ -73,8 +73,8 @@ func (r *Ring) submit(t *testing.T) (all []Result) {
 
 func TestRingReceivesAndSends(t *testing.T) {
 	r := newRing(t)
-	a, b := pair(t)
-	c, d := pair(t)
+	a, b := sockets(t)
+	c, d := sockets(t)
 	for round := range 3 * entries { // around the queue
 		message := []byte{byte(round), byte(round >> 8), 'x'}
 		if _, err := unix.Write(a, message); err != nil {
@@ -100,7 +100,7 @@ func TestRingReceivesAndSends(t *testing.T) {
 // A full batch is one call, and every message goes to its own buffer.
 func TestRingFullBatch(t *testing.T) {
 	r := newRing(t)
-	a, b := pair(t)
+	a, b := sockets(t)
 	for i := range Batch {
 		r.Buffer(i)[0] = byte(i)
 		r.Send(a, i, 1)
@@ -122,7 +122,7 @@ func TestRingFullBatch(t *testing.T) {
 
 func TestRingReportsWhatWasNotSent(t *testing.T) {
 	r := newRing(t)
-	a, b := pair(t)
+	a, b := sockets(t)
 	_ = unix.SetsockoptInt(a, unix.SOL_SOCKET, unix.SO_SNDBUF, 1)
 	var got []Result
 	for len(got) == 0 {
@@ -152,7 +152,7 @@ func TestRingClosedDescriptor(t *testing.T) {
 
 func TestRingWaitsForEvents(t *testing.T) {
 	r := newRing(t)
-	a, b := pair(t)
+	a, b := sockets(t)
 	ep := epoll(t, b)
 	if err := r.Wait(ep, false); err != nil {
 		t.Fatal(err)
@@ -179,8 +179,8 @@ func TestRingWaitsForEvents(t *testing.T) {
 // A send that fails ends a wait, and the wait for events goes on.
 func TestRingFailureEndsAWait(t *testing.T) {
 	r := newRing(t)
-	a, b := pair(t)
-	c, d := pair(t)
+	a, b := sockets(t)
+	c, d := sockets(t)
 	ep := epoll(t, d)
 	_ = unix.Shutdown(b, unix.SHUT_RD)
 	r.Send(a, 0, 1)
@@ -202,7 +202,7 @@ func TestRingFailureEndsAWait(t *testing.T) {
 // A connection whose socket is closed ends, whatever the ring did with it.
 func TestRingHoldsNoDescriptor(t *testing.T) {
 	r := newRing(t)
-	a, b := pair(t)
+	a, b := sockets(t)
 	ep := epoll(t, a)
 	r.Receive(a, 0)
 	r.submit(t)
@@ -214,4 +214,90 @@ func TestRingHoldsNoDescriptor(t *testing.T) {
 		t.Errorf("%d, %v after the other end was closed, want its end", n, err)
 	}
 	_ = unix.Dup3(b, a, unix.O_CLOEXEC) // for Cleanup
+}
+
+// tcpPair makes two connected TCP sockets.
+func tcpPair(t *testing.T) (a, b int) {
+	t.Helper()
+	l, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Bind(l, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}})
+	}
+	if err == nil {
+		err = unix.Listen(l, 1)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(l)
+	at, err := unix.Getsockname(l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err == nil {
+		err = unix.Connect(a, at)
+	}
+	if err == nil {
+		b, _, err = unix.Accept(l)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = unix.Close(a), unix.Close(b) })
+	return a, b
+}
+
+// Calls without a result are made in order, more of them than the queue has places.
+func TestRingCallsWithoutResult(t *testing.T) {
+	r := newRing(t)
+	a, b := tcpPair(t)
+	for i := range 2*entries + 2 {
+		r.SetOption(a, unix.SOL_TCP, unix.TCP_NODELAY, []byte{byte(i%2 + 1), 0, 0, 0})
+		r.Tell(a, []byte{byte(i)})
+	}
+	r.SetOption(a, unix.SOL_SOCKET, unix.SO_LINGER, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+	if got := r.submit(t); len(got) != 0 {
+		t.Fatalf("results %+v", got)
+	}
+	if on, err := unix.GetsockoptInt(a, unix.SOL_TCP, unix.TCP_NODELAY); on != 1 || err != nil {
+		t.Errorf("TCP_NODELAY is %d, %v", on, err)
+	}
+	in := make([]byte, 2*entries+2)
+	for got := 0; got < len(in); {
+		n, err := unix.Read(b, in[got:])
+		if n <= 0 {
+			t.Fatalf("%d bytes, then %v, want %d", got, err, len(in))
+		}
+		got += n
+	}
+	for i, x := range in {
+		if x != byte(i) {
+			t.Fatalf("byte %d is %d: out of order", i, x)
+		}
+	}
+	again, err := unix.Dup(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(again)
+	r.CloseSocket(a)
+	r.submit(t)
+	if n, err := unix.Read(b, in); err != unix.ECONNRESET {
+		t.Errorf("%d, %v after a close with SO_LINGER of 0 s, want ECONNRESET", n, err)
+	}
+	_ = unix.Dup3(b, a, unix.O_CLOEXEC) // for Cleanup
+}
+
+func TestRingModifiesEvents(t *testing.T) {
+	r := newRing(t)
+	a, b := sockets(t)
+	ep := epoll(t, b)
+	_, _ = unix.Write(a, []byte("x"))
+	r.Modify(ep, b, unix.EpollEvent{Events: unix.EPOLLOUT, Fd: 77})
+	if err := r.Wait(ep, true); err != nil {
+		t.Fatal(err)
+	}
+	if x := r.Next(); x.Kind != Events || x.N != 1 || r.Events(1)[0].Fd != 77 || r.Events(1)[0].Events != unix.EPOLLOUT {
+		t.Errorf("%+v, %+v, want EPOLLOUT of 77", x, r.Events(1))
+	}
 }
