@@ -19,6 +19,9 @@
 // So connect(2) on the host succeeds after the remote has accepted, and fails
 // as it would without the card.
 //
+// Small messages are received and sent in batches, with io_uring(7), where the
+// kernel has it.
+//
 // Everything runs on one thread, in one loop over epoll(7) (package loop): no
 // locks, and a connection at rest costs two sockets and a small struct.
 package offload

@@ -72,13 +72,10 @@ func (l *Loop) receive(ev unix.EpollEvent) bool {
 // send queues the sends. It returns false if a receive failed.
 func (l *Loop) send() bool {
 	all := l.ring.Submit() == nil
-	for r := l.ring.Next(); r.Kind != ring.None; r = l.ring.Next() {
-		if r.Kind != ring.Received {
-			continue
-		}
-		p := &l.passing[r.Buffer]
-		if p.N, p.Err = r.N, r.Err; p.N > 0 {
-			l.ring.Send(p.to, r.Buffer, p.N)
+	l.take()
+	for i := range l.passing {
+		if p := &l.passing[i]; p.N > 0 {
+			l.ring.Send(p.to, i, p.N)
 		} else {
 			all = false
 		}
@@ -89,28 +86,36 @@ func (l *Loop) send() bool {
 // flush makes the queued sends.
 func (l *Loop) flush() {
 	if len(l.passing) > 0 {
-		_ = l.ring.Submit()
+		_ = l.ring.Submit() // the next wait reports an error
 		l.results()
 	}
 }
 
-// results handles the results of the calls that were queued, and returns the events that a wait
-// found.
-func (l *Loop) results() (events []unix.EpollEvent) {
-	for r := l.ring.Next(); r.Kind != ring.None; r = l.ring.Next() {
-		switch r.Kind {
-		case ring.Events:
-			events = l.ring.Events(r.N)
-		case ring.Sent:
-			p := &l.passing[r.Buffer]
-			p.SendErr, p.Rest = r.Err, l.ring.Buffer(r.Buffer)[r.N:p.N]
-		}
-	}
+// results reports the messages, whose sends have been made, and returns the events of a wait.
+func (l *Loop) results() []unix.EpollEvent {
+	events := l.take()
 	for i := range l.passing {
 		p := &l.passing[i]
 		p.h.Passed(p.Message)
 	}
 	clear(l.passing)
 	l.passing = l.passing[:0]
+	return events
+}
+
+// take handles the results of calls, and returns the events of a wait.
+func (l *Loop) take() (events []unix.EpollEvent) {
+	for r := l.ring.Next(); r.Kind != ring.None; r = l.ring.Next() {
+		switch r.Kind {
+		case ring.Events:
+			events = l.ring.Events(r.N)
+		case ring.Received:
+			p := &l.passing[r.Buffer]
+			p.N, p.Err = r.N, r.Err
+		case ring.Sent:
+			p := &l.passing[r.Buffer]
+			p.SendErr, p.Rest = r.Err, l.ring.Buffer(r.Buffer)[r.N:p.N]
+		}
+	}
 	return events
 }
