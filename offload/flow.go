@@ -122,7 +122,8 @@ func (s side) Ready(events uint32) {
 // Passes implements loop.Passer.
 func (s side) Passes(events uint32) (to int, ok bool) {
 	w := &s.way[s.s]
-	ok = events == unix.EPOLLIN && s.calm[s.s] && !s.gone && !s.dead[1-s.s] && w.pipe == nil && !w.end && !w.urgent && !w.large
+	ok = events == unix.EPOLLIN && s.calm[s.s] && !s.gone && !s.dead[1-s.s] &&
+		w.pipe == nil && !w.end && !w.urgent && !w.large
 	return s.fd[1-s.s], ok
 }
 
@@ -146,7 +147,6 @@ func (s side) Passed(m loop.Message) {
 		return
 	case shortage(m.Err):
 		f.retry(20 * time.Millisecond)
-		return
 	case m.Err != 0:
 		w.end, f.dead[s.s] = true, true
 	}
@@ -162,12 +162,11 @@ func (f *flow) keep(s int, m loop.Message) {
 	p, err := f.t.pipes.get()
 	if err == nil {
 		var n int
-		if n, err = raw.Write(p.w, m.Rest); n > 0 {
-			f.t.pipes.filled(p, n)
-			f.way[s].pipe = p
-		}
+		n, err = raw.Write(p.w, m.Rest) // all of it: an empty pipe has room
+		f.way[s].pipe = p
+		f.t.pipes.filled(p, max(n, 0))
 	}
-	if err != nil || f.way[s].pipe.n < len(m.Rest) {
+	if err != nil {
 		f.t.drop("no descriptor or memory")
 		f.reset()
 	}

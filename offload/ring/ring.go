@@ -103,7 +103,8 @@ func (r *Ring) probe() error {
 }
 
 func (r *Ring) register(what uintptr, arg unsafe.Pointer, n int) error {
-	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), what, uintptr(arg), uintptr(n), 0, 0)
+	_, _, errno := unix.Syscall6(unix.SYS_IO_URING_REGISTER, uintptr(r.fd), what,
+		uintptr(arg), uintptr(n), 0, 0)
 	if errno != 0 {
 		return errno
 	}
@@ -113,7 +114,8 @@ func (r *Ring) register(what uintptr, arg unsafe.Pointer, n int) error {
 // share maps the queues, whose places the kernel has chosen, and memory for buffers and events. The
 // kernel writes to none of Go's memory.
 func (r *Ring) share(p *parameters) error {
-	both, err := r.mmap(r.fd, offsetQueues, int(p.cq.results)+int(p.cqEntries)*int(unsafe.Sizeof(result{})))
+	size := int(p.cq.results) + int(p.cqEntries)*int(unsafe.Sizeof(result{}))
+	both, err := r.mmap(r.fd, offsetQueues, size)
 	if err != nil {
 		return err
 	}
@@ -201,8 +203,9 @@ func address[T any](p *T) uint64 { return uint64(uintptr(unsafe.Pointer(p))) }
 func (r *Ring) SetOption(fd, level, name int, value []byte) {
 	c, arg := r.next()
 	*c = call{
-		call: callCommand, entry: entrySkipSuccess, fd: int32(fd), tag: tag(Ignored, 0), offset: pair(commandSetOption, 0),
-		addr: pair(level, name), more: uint32(copy(arg, value)), arg: address(&arg[0]),
+		call: callCommand, entry: entrySkipSuccess, fd: int32(fd), tag: tag(Ignored, 0),
+		offset: pair(commandSetOption, 0), addr: pair(level, name),
+		more: uint32(copy(arg, value)), arg: address(&arg[0]),
 	}
 }
 
@@ -211,8 +214,8 @@ func (r *Ring) Modify(epoll, fd int, ev unix.EpollEvent) {
 	c, arg := r.next()
 	copy(arg, unsafe.Slice((*byte)(unsafe.Pointer(&ev)), unsafe.Sizeof(ev)))
 	*c = call{
-		call: callEpollCtl, entry: entrySkipSuccess, fd: int32(epoll), tag: tag(Ignored, 0), offset: uint64(fd),
-		addr: address(&arg[0]), length: unix.EPOLL_CTL_MOD,
+		call: callEpollCtl, entry: entrySkipSuccess, fd: int32(epoll), tag: tag(Ignored, 0),
+		offset: uint64(fd), addr: address(&arg[0]), length: unix.EPOLL_CTL_MOD,
 	}
 }
 
@@ -227,7 +230,8 @@ func (r *Ring) Tell(fd int, message []byte) {
 	c, arg := r.next()
 	*c = call{
 		call: callSend, entry: entrySkipSuccess, fd: int32(fd), tag: tag(Ignored, 0),
-		flags: unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL, addr: address(&arg[0]), length: uint32(copy(arg, message)),
+		flags: unix.MSG_DONTWAIT | unix.MSG_NOSIGNAL,
+		addr:  address(&arg[0]), length: uint32(copy(arg, message)),
 	}
 }
 
@@ -291,10 +295,12 @@ func (r *Ring) enter(least uint32, brief bool) error {
 	n := r.queued - r.sq.head.Load()
 	var errno unix.Errno
 	if brief {
-		errno = raw.EnterRing(r.fd, n, least, enterGetEvents|enterExtArg, unsafe.Pointer(&r.limit), unsafe.Sizeof(r.limit))
+		errno = raw.EnterRing(r.fd, n, least, enterGetEvents|enterExtArg,
+			unsafe.Pointer(&r.limit), unsafe.Sizeof(r.limit))
 	} else {
 		raw.Calls.Add(1)
-		_, _, errno = unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(n), uintptr(least), enterGetEvents, 0, 0)
+		_, _, errno = unix.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.fd), uintptr(n),
+			uintptr(least), enterGetEvents, 0, 0)
 	}
 	switch errno {
 	case 0, unix.EINTR, unix.ETIME:
