@@ -29,6 +29,9 @@ var makeLoop = loop.New
 // newFlow joins two connections. TPROXY, which comes before, needs a card; the rest does not.
 func newFlow(t *testing.T) joined {
 	t.Helper()
+	if l, err := net.Listen("tcp4", "127.0.0.1:0"); err == nil {
+		l.Close() // Go's own poller has its descriptors from now on
+	}
 	before := descriptors(t)
 	l, err := makeLoop()
 	if err != nil {
