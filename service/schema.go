@@ -50,7 +50,7 @@ var formats = map[string]struct {
 }
 
 var (
-	hostPattern     = regexp.MustCompile(`^[A-Za-z0-9_.:][A-Za-z0-9._:-]{0,252}$`)
+	hostPattern     = regexp.MustCompile(`^[A-Za-z0-9_:][A-Za-z0-9._:-]{0,252}$`)
 	endpointPattern = regexp.MustCompile(`^([A-Za-z0-9_][A-Za-z0-9._-]{0,252}|\[[0-9a-fA-F:]+\]):[1-9][0-9]{0,4}$`)
 )
 
