@@ -105,7 +105,7 @@ func TestNewHost(t *testing.T) {
 		data []byte
 		want string
 	}{
-		"critical":           {with(t, `"critical": ["zero_trust"], "zero_trust": true`), `"zero_trust": this card does not know the key`},
+		"critical":           {with(t, `"critical": ["seal"], "seal": true`), `"seal": this card does not know the key`},
 		"critical in a list": {with(t, `"critical": ["publish.acl"]`), `"publish.acl"`},
 		"critical under one": {with(t, `"critical": ["name.acl"]`), `"name.acl"`},
 		"critical address":   {with(t, `"critical": ["dns.z"]`), `"dns.z"`},
