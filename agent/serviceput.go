@@ -171,7 +171,7 @@ func (y *serviceSystem) put(ctx context.Context, want control.Service, old *cont
 	if err := os.RemoveAll(y.staged(want)); err != nil {
 		return "", err
 	}
-	anew, err := y.writeUnit(ctx, want)
+	anew, err := y.writeUnit(ctx, want, old)
 	if err != nil {
 		return "", err
 	}
@@ -218,9 +218,27 @@ func (y *serviceSystem) unitFiles(s control.Service) map[string]string {
 	return out
 }
 
-// writeUnit tells systemd of the service's unit, and reports whether that differs from before.
-func (y *serviceSystem) writeUnit(ctx context.Context, s control.Service) (changed bool, err error) {
-	for path, text := range y.unitFiles(s) {
+// writeUnit tells systemd of the service's unit, and reports whether that differs from before. What old
+// had and s has not is taken away.
+func (y *serviceSystem) writeUnit(ctx context.Context, s control.Service, old *control.Service) (changed bool, err error) {
+	files := y.unitFiles(s)
+	if old != nil {
+		if old.Unit != s.Unit {
+			if _, err := y.run(ctx, startLimit, "systemctl", "stop", old.Unit); err != nil {
+				return false, fmt.Errorf("systemctl stop %s: %w", old.Unit, err)
+			}
+		}
+		for path := range y.unitFiles(*old) {
+			if _, stays := files[path]; stays {
+				continue
+			}
+			changed = true
+			if err := gone(os.Remove(path)); err != nil {
+				return changed, err
+			}
+		}
+	}
+	for path, text := range files {
 		if has, err := os.ReadFile(path); err == nil && string(has) == text {
 			continue
 		}

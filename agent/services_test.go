@@ -142,6 +142,36 @@ func TestService(t *testing.T) {
 	}
 }
 
+// TestServiceUnitFiles: a change takes away the files of systemd's that the old service had, and an undo
+// those that the new one brought; a unit that is not wanted any longer is stopped.
+func TestServiceUnitFiles(t *testing.T) {
+	f, a := newFakeDebian(t)
+	with := func(text string, files ...control.ServiceFile) *control.Config {
+		c := withService(t, text)
+		c.Services[0].Files = append(c.Services[0].Files[:1], files...)
+		return c
+	}
+	dropIn := control.ServiceFile{Name: control.UnitDropIn, Text: "[Service]\n"}
+	path := filepath.Join(f.units, "x.service.d", "60-toe.conf")
+	there := func() bool { _, err := os.Stat(path); return err == nil }
+	if _, err := a.Apply(t.Context(), with("one", dropIn)); err != nil || !there() {
+		t.Fatalf("a drop-in: %v, it is there: %v", err, there())
+	}
+	if _, err := a.Apply(t.Context(), with("two")); err != nil || there() {
+		t.Errorf("without it: %v, it is there: %v", err, there())
+	}
+	f.dies = "bad"
+	if _, err := a.Apply(t.Context(), with("bad", dropIn)); err == nil || there() {
+		t.Errorf("a program that dies with it: %v, it is there: %v", err, there())
+	}
+	c := with("three")
+	c.Services[0].Unit, f.said = "y.service", nil
+	_, _ = a.Apply(t.Context(), c)
+	if !slices.Contains(f.said, "systemctl stop x.service") {
+		t.Errorf("another unit: %q", f.said)
+	}
+}
+
 // TestServiceFaults: whatever goes wrong, the old files are in force, the program runs, and the error
 // says why without the secret.
 func TestServiceFaults(t *testing.T) {

@@ -171,7 +171,8 @@ func tryInit(init string) error {
 
 // handOver copies the files that the host wrote to memory, where the agent in the root reads them.
 func handOver(from, to string) error {
-	if err := os.MkdirAll(to, 0o700); err != nil {
+	// A service's user passes through it; each file in it is for root alone, or has its own mode.
+	if err := os.MkdirAll(to, 0o711); err != nil {
 		return err
 	}
 	return filepath.WalkDir(from, func(name string, d os.DirEntry, err error) error {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
+	"github.com/toe-project/toe/feature"
 	"github.com/toe-project/toe/flash"
 )
 
@@ -98,19 +99,26 @@ func (t trust) admit(host *control.Config, keys *control.Keys) (*control.Config,
 func (t trust) config(host *control.Config) (*control.Config, error) {
 	path := filepath.Join(t.dir, "card.json")
 	text, err := os.ReadFile(path)
+	marked, merr := t.isMarked()
 	if err == nil {
 		var kept *control.Config
 		if kept, err = control.ParseConfig(text); err == nil {
+			if merr == nil && !marked {
+				merr = t.mark() // a power loss came between the two steps of begin
+			}
+			if merr != nil {
+				return nil, fmt.Errorf("zero_trust: %w", merr)
+			}
 			return t.merge(kept, host)
 		}
 	}
-	marked, merr := t.isMarked()
 	switch {
 	case marked || err != nil && !errors.Is(err, fs.ErrNotExist):
 		// The data is gone or damaged. The card serves its links; nobody logs in, and no program of the
 		// host's choice runs.
 		locked := *host
 		locked.ZeroTrust, locked.AuthorizedKeys, locked.Services = true, nil, nil
+		locked.Updates, locked.TimeServers = feature.Updates{}, nil
 		return &locked, nil
 	case !host.ZeroTrust:
 		return host, nil // a card without a flash has no mark, and that is no error
@@ -145,7 +153,8 @@ func (t trust) isMarked() (bool, error) {
 	return now.ZeroTrust(), err
 }
 
-// begin keeps the configuration and then sets the mark: without it a power loss begins again.
+// begin keeps the configuration and then sets the mark. After a power loss in between the next start
+// sets it.
 func (t trust) begin(path string, c *control.Config) error {
 	text, err := c.Encode()
 	if err != nil {
@@ -158,7 +167,11 @@ func (t trust) begin(path string, c *control.Config) error {
 		return err
 	}
 	unix.Sync() // the folders
-	_, err = changeEnv(t.open, func(flash.Env) flash.Env { return flash.Env{flash.ZeroTrustVar: "1"} })
+	return t.mark()
+}
+
+func (t trust) mark() error {
+	_, err := changeEnv(t.open, func(flash.Env) flash.Env { return flash.Env{flash.ZeroTrustVar: "1"} })
 	return err
 }
 

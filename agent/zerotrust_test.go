@@ -168,6 +168,9 @@ func TestZeroTrustFirstStartKilled(t *testing.T) {
 		if c, err := tr.admit(hostConfig(nil), &keys); err != nil || !c.ZeroTrust {
 			t.Errorf("after a loss at %d: %+v, %v", failAt, c, err)
 		}
+		if !r.read().ZeroTrust() {
+			t.Errorf("after a loss at %d the environment has no mark", failAt)
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package service
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -142,9 +143,7 @@ func (d *Definition) render(keys map[string]any, w World) (control.Service, erro
 	var hide []string
 	real, err := d.data(keys, w, func(v any) (string, error) {
 		text, err := readSecret(v)
-		if text != "" && !slices.Contains(hide, text) {
-			hide = append(hide, text)
-		}
+		hide = append(hide, hidden(text)...)
 		return text, err
 	})
 	if err != nil {
@@ -159,7 +158,9 @@ func (d *Definition) render(keys map[string]any, w World) (control.Service, erro
 	if err != nil {
 		return control.Service{}, err
 	}
-	s := control.Service{Name: d.Name, Packages: d.Packages, Unit: d.Unit, Hide: hide}
+	// The longest first: one may be a part of another.
+	slices.SortFunc(hide, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
+	s := control.Service{Name: d.Name, Packages: d.Packages, Unit: d.Unit, Hide: slices.Compact(hide)}
 	for _, name := range slices.Sorted(maps.Keys(d.templates)) {
 		text, err := execute(name+templateSuffix, d.templates[name], real)
 		if err != nil {
@@ -170,6 +171,9 @@ func (d *Definition) render(keys map[string]any, w World) (control.Service, erro
 			return s, err
 		}
 		f := control.ServiceFile{Name: name, Text: text, Secret: without != text}
+		if f.Secret && (name == d.Unit || name == control.UnitDropIn) {
+			return s, fmt.Errorf("%s%s: it has a secret, and every user of the card can read a unit of systemd", name, templateSuffix)
+		}
 		if f.Secret {
 			f.Owner = d.Owner
 		}
@@ -195,6 +199,20 @@ func (d *Definition) render(keys map[string]any, w World) (control.Service, erro
 	}
 	s.Ports, err = d.claims(keys, reachedFrom(listed(real[KeyListen]), w.Ports))
 	return s, err
+}
+
+// hidden returns what is left out of what people read: a secret, and each line of one that has several.
+func hidden(secret string) []string {
+	var out []string
+	for line := range strings.Lines(secret) {
+		if line = strings.TrimSpace(line); len(line) >= 4 {
+			out = append(out, line)
+		}
+	}
+	if secret != "" {
+		out = append(out, secret)
+	}
+	return out
 }
 
 // data is what the templates of a service see: its keys, and the card.

@@ -156,6 +156,14 @@ func TestBadFolders(t *testing.T) {
 	}
 }
 
+// TestHidden: what people read has no line of a secret, nor the rest of a longer one.
+func TestHidden(t *testing.T) {
+	s := control.Service{Hide: append(hidden("line one\nline two\n"), hidden("abc")...)}
+	if got := Text(s, "bad: line two; abc"); got != "bad: ********; ********" {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestSymlink: a template is read from the folder, and not from what a link leads to outside.
 func TestSymlink(t *testing.T) {
 	dir := folder(t, map[string]string{FileName: "unit: a.service\n"})

@@ -116,6 +116,10 @@ func (w *world) bootSlot(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("flash: %w", err)
 	}
+	if start.Image == nil && start.Env.ZeroTrust() {
+		// The host could log in to the rescue system, and read and write the flash.
+		return fmt.Errorf("flash: %s; the rescue system is not started: %w", start.Why, rom.ErrZeroTrust)
+	}
 	img, err := w.slotImage(ctx, start)
 	if err != nil {
 		return err

@@ -114,8 +114,14 @@ func serviceStatusCmd() *cobra.Command {
 					fmt.Fprintf(cli.Visible{Writer: cmd.OutOrStdout()}, "%s is %s%s\n", name, s.State, colon(s.Detail))
 				}
 			}
-			return runSSH(cmd.Context(), c, []string{"systemctl", "status", "--no-pager", "--full", "--lines=10", unit})
+			return showOnCard(cmd, c, []string{"systemctl", "status", "--no-pager", "--full", "--lines=10", unit})
 		})
+}
+
+// showOnCard shows what a command on the card prints, which is not trusted. The command has no input.
+func showOnCard(cmd *cobra.Command, c *store.Card, words []string) error {
+	out, errOut := cli.Visible{Writer: cmd.OutOrStdout()}, cli.Visible{Writer: cmd.ErrOrStderr()}
+	return runSSHTo(cmd.Context(), c, words, strings.NewReader(""), out, errOut)
 }
 
 func serviceLogsCmd() *cobra.Command {
@@ -127,7 +133,7 @@ func serviceLogsCmd() *cobra.Command {
 			if follow {
 				words = append(words, "-f")
 			}
-			return runSSH(cmd.Context(), c, words)
+			return showOnCard(cmd, c, words)
 		})
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "follow the log")
 	cmd.Flags().Uint32VarP(&last, "tail", "n", 100, "only this many of the newest lines")

@@ -83,6 +83,10 @@ func splitDash(cmd *cobra.Command, args []string) (names, words []string, err er
 }
 
 func runSSH(ctx context.Context, c *store.Card, words []string) error {
+	return runSSHTo(ctx, c, words, os.Stdin, os.Stdout, os.Stderr)
+}
+
+func runSSHTo(ctx context.Context, c *store.Card, words []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	client, err := sshClient(ctx, c)
 	if err != nil {
 		return err
@@ -94,7 +98,7 @@ func runSSH(ctx context.Context, c *store.Card, words []string) error {
 		return fmt.Errorf("card %s: session: %w", c.Name, err)
 	}
 	defer session.Close()
-	session.Stdout, session.Stderr = os.Stdout, os.Stderr
+	session.Stdout, session.Stderr = stdout, stderr
 	in, err := session.StdinPipe()
 	if err != nil {
 		return err
@@ -113,7 +117,7 @@ func runSSH(ctx context.Context, c *store.Card, words []string) error {
 		return fmt.Errorf("card %s: %w", c.Name, err)
 	}
 	go func() {
-		_, _ = io.Copy(in, os.Stdin)
+		_, _ = io.Copy(in, stdin)
 		in.Close()
 	}()
 	return sshExit(c, session.Wait())
