@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,8 @@ const (
 
 // offered is what the host offers.
 type offered struct {
+	// ID binds an answer to what the administrator has seen: the host can offer another bundle after it.
+	ID        string `json:"id"`
 	Bundle    string `json:"bundle"`
 	Downgrade bool   `json:"allow_downgrade"`
 }
@@ -37,7 +40,8 @@ type offered struct {
 func (p *installPart) await(
 	ctx context.Context, q *cardpb.InstallRequest, say func(percent uint32, step string),
 ) error {
-	text, err := json.Marshal(offered{nameOfBundle(q), q.AllowDowngrade})
+	id := rand.Text()[:6]
+	text, err := json.Marshal(offered{id, nameOfBundle(q), q.AllowDowngrade})
 	if err != nil {
 		return err
 	}
@@ -47,13 +51,13 @@ func (p *installPart) await(
 		return err
 	}
 	defer func() { _ = errors.Join(os.Remove(offer), os.Remove(answer)) }()
-	p.log.Sayf("install: %s is offered; `toe-agent offer accept` installs it", nameOfBundle(q))
-	say(0, "Waiting for an administrator of the card: `toe-agent offer accept` there installs it")
+	p.log.Sayf("install: %s is offered; `toe-agent offer` shows it", nameOfBundle(q))
+	say(0, "Waiting for an administrator of the card: `toe-agent offer` there shows the offer")
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	for {
 		switch word, _ := os.ReadFile(answer); strings.TrimSpace(string(word)) {
-		case accepted:
+		case accepted + " " + id:
 			return nil
 		case refused:
 			return connect.NewError(connect.CodeFailedPrecondition,
@@ -68,7 +72,7 @@ func (p *installPart) await(
 	}
 }
 
-// AnswerOffer is `toe-agent offer [accept|refuse]`, for an administrator of the card.
+// AnswerOffer is `toe-agent offer [accept ID|refuse]`, for an administrator of the card.
 func AnswerOffer(word string, out io.Writer) error { return answerOffer(runDir, word, out) }
 
 func answerOffer(dir, word string, out io.Writer) error {
@@ -89,12 +93,12 @@ func answerOffer(dir, word string, out io.Writer) error {
 	}
 	switch word {
 	case "":
-		_, err = fmt.Fprintf(out, "%s%s; `toe-agent offer accept` or `toe-agent offer refuse`\n", o.Bundle, older)
+		_, err = fmt.Fprintf(out, "%s%s; `toe-agent offer accept %s` or `toe-agent offer refuse`\n", o.Bundle, older, o.ID)
 		return err
-	case accepted, refused:
+	case accepted + " " + o.ID, refused:
 		return os.WriteFile(filepath.Join(dir, answerFile), []byte(word+"\n"), 0o600)
 	}
-	return fmt.Errorf("offer %q: want accept or refuse", word)
+	return fmt.Errorf("offer %q: want refuse, or accept with the ID of the offer that `toe-agent offer` shows", word)
 }
 
 // EndZeroTrust is `toe-agent zero-trust off`. It is in force after a restart.

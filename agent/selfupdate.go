@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,16 +21,18 @@ import (
 // is later than the one of the running slot, else it upgrades the packages, where packages is set. After a
 // change it restarts the card; the health checks decide whether the new slot stays.
 func SelfUpdate(ctx context.Context, out io.Writer, packages bool, image string) error {
+	var failed error
 	if image != "" {
 		done, err := updateImage(ctx, out, image)
-		if done || err != nil {
+		if done {
 			return err
 		}
+		failed = err // a server that is gone keeps no package from its update
 	}
 	if packages {
-		return AdminUpgrade(ctx, out, true)
+		return errors.Join(failed, AdminUpgrade(ctx, out, true))
 	}
-	return nil
+	return failed
 }
 
 func updateImage(ctx context.Context, out io.Writer, url string) (done bool, err error) {
@@ -46,8 +49,14 @@ func updateImage(ctx context.Context, out io.Writer, url string) (done bool, err
 		return false, err
 	}
 	record, _ := os.ReadFile(raucSlots) // a slot as flashed is in no record
-	if now := recordedVersion(string(record), slotOf(string(cmdline))); !isLater(offered, now) {
+	slot := slotOf(string(cmdline))
+	if now := recordedVersion(string(record), slot); !isLater(offered, now) {
 		_, err := fmt.Fprintf(out, "%s has version %s, this card runs %s\n", url, offered, now)
+		return false, err
+	}
+	if offered == recordedVersion(string(record), slot.Other()) {
+		_, err := fmt.Fprintf(out, "%s has version %s, which was installed and is not what runs: it failed, or an administrator went back\n",
+			url, offered)
 		return false, err
 	}
 	if text, err := exec.CommandContext(ctx, raucProgram, "install", url).CombinedOutput(); err != nil {

@@ -31,6 +31,7 @@ type slotPart struct {
 	open   func() (bootEnv, error)
 	checks string // folder of the administrator's checks
 	before string // file with what was degraded under a good slot
+	flag   string // file that exists while the slot is on trial: rauc-check refuses then
 	// isEnding reports whether the card is being taken down, and not the agent alone.
 	isEnding func() bool
 	pace     time.Duration // between two rounds of checks
@@ -63,7 +64,7 @@ const (
 
 func newSlotPart(e *env, cmdline string) *slotPart {
 	s := &slotPart{
-		env: e, digest: e.opts.Image, open: openBootEnv, checks: checksDir, before: degradedFile,
+		env: e, digest: e.opts.Image, open: openBootEnv, checks: checksDir, before: degradedFile, flag: filepath.Join(runDir, "trial"),
 		isEnding: isEnding, pace: time.Second, rememberPace: rememberEvery,
 	}
 	s.slot = slotOf(cmdline)
@@ -143,12 +144,16 @@ func (s *slotPart) start(ctx context.Context) {
 		return
 	}
 	if state, _ := now.State(s.slot, flash.Held{Digest: s.digest}); state == flash.Good {
+		_ = os.Remove(s.flag)
 		s.spawn(func() { s.remember(ctx) })
 		return
 	}
 	s.mu.Lock()
 	s.trial, s.started = true, now
 	s.mu.Unlock()
+	if err := os.WriteFile(s.flag, nil, 0o644); err != nil {
+		s.log.Sayf("slot %s: %v", s.slot, err)
+	}
 	s.say(starting, "on trial")
 	s.spawn(func() { s.try(ctx) })
 }
@@ -200,6 +205,7 @@ func (s *slotPart) pass() {
 	s.mu.Lock()
 	s.trial = false
 	s.mu.Unlock()
+	_ = os.Remove(s.flag)
 	s.say(healthy, "slot "+string(s.slot)+" is good")
 	s.log.Sayf("slot %s passed all health checks and is good", s.slot)
 }

@@ -34,7 +34,7 @@ const (
 	updateTimer = "toe-update.timer"
 )
 
-// debianTimers read the lists and install updates. The first comes before the window of the second.
+// debianTimers read the lists and install updates.
 var debianTimers = []string{"apt-daily.timer", "apt-daily-upgrade.timer"}
 
 func newUpdatesPart(e *env) *updatesPart {
@@ -100,8 +100,8 @@ func (p *updatesPart) files(u feature.Updates) map[string]string {
 			// An empty assignment takes Debian's own times away.
 			out[filepath.Join(p.units, name+".d", "toe.conf")] = strings.Replace(timer, "[Timer]\n", "[Timer]\nOnCalendar=\n", 1)
 		}
-		// Both have the same moment; the second reads fresh lists.
-		out[filepath.Join(p.units, "apt-daily-upgrade.service.d", "toe.conf")] = "[Unit]\nAfter=apt-daily.service\n"
+		// Each timer has a moment of its own in the window. The second reads the lists before.
+		out[filepath.Join(p.units, "apt-daily-upgrade.service.d", "toe.conf")] = "[Unit]\nWants=apt-daily.service\nAfter=apt-daily.service\n"
 	}
 	var words []string
 	if u.Packages == feature.UpdatesAll {

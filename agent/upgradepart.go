@@ -95,6 +95,15 @@ func (p *upgradePart) upgrade(ctx context.Context, say func(percent int, step st
 }
 
 func (p *upgradePart) locked(ctx context.Context, say func(int, string)) (flash.Slot, []string, error) {
+	// RAUC looks at the lock before it installs, so it is taken before RAUC is asked what it does.
+	lock, err := os.OpenFile(updateLock, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return "", nil, err
+	}
+	defer func() { _ = lock.Close() }()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return "", nil, refusal("%s: %w: another update is running", updateLock, err)
+	}
 	if err := p.mayBegin(ctx); err != nil {
 		return "", nil, err
 	}
@@ -111,14 +120,6 @@ func (p *upgradePart) locked(ctx context.Context, say func(int, string)) (flash.
 	job, err := p.job(ctx, active.slot, next)
 	if err != nil {
 		return "", nil, err
-	}
-	lock, err := os.OpenFile(updateLock, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return "", nil, err
-	}
-	defer func() { _ = lock.Close() }()
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return "", nil, refusal("%s: %w: another update is running", updateLock, err)
 	}
 	// From here on the other slot is bad, until all of it is on the disk.
 	if _, err := active.change(func(now flash.Env) flash.Env { return now.Unusable(next) }); err != nil {
@@ -169,7 +170,10 @@ func (p *upgradePart) stopIdleRAUC(ctx context.Context) error {
 		return nil
 	}
 	out, err := p.output(ctx, "busctl", "get-property", "de.pengutronix.rauc", "/", "de.pengutronix.rauc.Installer", "Operation")
-	if err == nil && !strings.Contains(string(out), `"idle"`) {
+	if err != nil {
+		return refusal("RAUC does not say whether it is installing a bundle: %w", err)
+	}
+	if !strings.Contains(string(out), `"idle"`) {
 		return refusal("RAUC is installing a bundle")
 	}
 	partOf[*installPart](p.env).stop()
@@ -213,12 +217,16 @@ func (p *upgradePart) pending(ctx context.Context, kernel bool) ([]upgrade.Updat
 		if err != nil {
 			return nil, err
 		}
-		copied := filepath.Join(runDir, "dpkg.status")
-		if err := os.WriteFile(copied, []byte(upgrade.Unhold(string(text))), 0o600); err != nil {
+		copied, err := os.CreateTemp(runDir, "dpkg.status-*")
+		if err != nil {
 			return nil, err
 		}
-		defer func() { _ = os.Remove(copied) }()
-		args = append(args, "-o", "Dir::State::status="+copied)
+		defer func() { _ = os.Remove(copied.Name()) }()
+		_, err = copied.WriteString(upgrade.Unhold(string(text)))
+		if err := errors.Join(err, copied.Close()); err != nil {
+			return nil, err
+		}
+		args = append(args, "-o", "Dir::State::status="+copied.Name())
 	}
 	out, err := p.apt(ctx, args...)
 	return upgrade.ParseSimulation(out), err

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"io"
 	"net/http"
@@ -192,15 +193,26 @@ func TestOfferWaits(t *testing.T) {
 			ended <- p.await(ctx, &cardpb.InstallRequest{Name: "new.raucb", AllowDowngrade: true},
 				func(_ uint32, step string) { steps <- step })
 		}()
-		if step := <-steps; !strings.Contains(step, "toe-agent offer accept") {
+		if step := <-steps; !strings.Contains(step, "toe-agent offer") {
 			t.Errorf("%s: step %q", name, step)
 		}
 		var out bytes.Buffer
 		if err := answerOffer(dir, "", &out); err != nil || !strings.Contains(out.String(), `the host's "new.raucb", also an older version`) {
 			t.Errorf("%s: %q, %v", name, out.String(), err)
 		}
-		if err := answerOffer(dir, "perhaps", &out); err == nil || !strings.Contains(err.Error(), "want accept or refuse") {
+		if err := answerOffer(dir, "perhaps", &out); err == nil || !strings.Contains(err.Error(), "want refuse, or accept with the ID") {
 			t.Errorf("%s: %v", name, err)
+		}
+		if err := answerOffer(dir, "accept ANOTHER", &out); err == nil {
+			t.Errorf("%s: the answer to another offer is taken", name)
+		}
+		var shown offered
+		text, _ := os.ReadFile(filepath.Join(dir, offerFile))
+		if err := json.Unmarshal(text, &shown); err != nil || !strings.Contains(out.String(), "accept "+shown.ID) {
+			t.Errorf("%s: %s, %v", name, text, err)
+		}
+		if c.word == accepted {
+			c.word += " " + shown.ID
 		}
 		if c.word == "" {
 			cancel()

@@ -104,6 +104,7 @@ func TestRAUCCheck(t *testing.T) {
 		"root large": {"1", "1001", "image rootfs.ext4 has 1001 bytes, slot rootfs.1 has room for 1000"},
 		"a bomb":     {"1", "1000000000000", "slot rootfs.1 has room for 1000"},
 		"half":       {"", "1", "no image for slot boot.1"},
+		"on trial":   {"100", "1000", "the running slot is on trial"},
 		"lost file":  {"missing", "1", "no file boot.img"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -126,6 +127,10 @@ func TestRAUCCheck(t *testing.T) {
 			if c.boot != "" {
 				cmd.Env = append(cmd.Env, "RAUC_IMAGE_NAME_2=boot.img")
 			}
+			if name == "on trial" {
+				put(t, filepath.Join(dir, "trial"), "")
+			}
+			cmd.Env = append(cmd.Env, "TRIAL="+filepath.Join(dir, "trial"), "LOCK="+filepath.Join(dir, "lock"))
 			out, err := cmd.CombinedOutput()
 			why, _ := os.ReadFile(filepath.Join(dir, "refused"))
 			if (err != nil) != (c.refused != "") || !strings.Contains(string(why), c.refused) {

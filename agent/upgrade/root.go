@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,15 +29,25 @@ func (w *worker) command(ctx context.Context, dir, program string, args ...strin
 	var out bytes.Buffer
 	cmd := prepare(ctx, dir, program, args...)
 	cmd.Stdout, cmd.Stderr = &out, &out
-	return explain(ctx, cmd.Run(), program, out.String())
+	return explain(ctx, left(cmd.Run()), program, out.String())
 }
 
 func prepare(ctx context.Context, dir, program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env, cmd.Dir = env, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: dir, Setpgid: true}
+	cmd.WaitDelay = 5 * time.Second
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	return cmd
+}
+
+// left accepts that a program has ended and left another one behind that holds its output: a script of a
+// package may start one. It ends with the worker, which is the first process of its name space.
+func left(err error) error {
+	if errors.Is(err, exec.ErrWaitDelay) {
+		return nil
+	}
+	return err
 }
 
 func explain(ctx context.Context, err error, program, said string) error {
@@ -171,8 +182,12 @@ func (w *worker) apt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.followApt(r, 40, 85)
-	return explain(ctx, cmd.Wait(), "apt-get upgrade", out.String())
+	followed := make(chan struct{})
+	go func() { w.followApt(r, 40, 85); close(followed) }()
+	err = left(cmd.Wait())
+	_ = r.SetReadDeadline(time.Now().Add(time.Second)) // what is left behind may hold the pipe
+	<-followed
+	return explain(ctx, err, "apt-get upgrade", out.String())
 }
 
 // followApt reports the progress that apt writes (APT::Status-Fd), from percent low to high: lines of

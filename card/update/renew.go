@@ -36,7 +36,9 @@ func Renew(ctx context.Context, c *store.Card, o Options) (_ *Result, err error)
 	r := &Result{Name: c.Name, Version: to.To}
 	if err != nil || !to.Changed {
 		end()
-		stage.Done(to.To + " runs already")
+		if err == nil {
+			stage.Done(to.To + " runs already")
+		}
 		return r, err
 	}
 	_, err = s.awaitSettled(ctx, old.BootId, before, stage.Note, func(st status.Status, restarted bool) (bool, error) {

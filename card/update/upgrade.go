@@ -63,7 +63,7 @@ func (s *session) upgrade(ctx context.Context, u *Upgraded) (err error) {
 		stage.Note(m.Step)
 		stage.Set(int64(m.Percent))
 		ended = m.Percent == 100
-		u.Slot, u.Packages, u.Changes = m.Slot, int(m.Changed), append(u.Changes, m.Changes...)
+		u.Slot, u.Packages, u.Changes = m.Slot, int(m.Changed), m.Changes // all are in the last message
 	}
 	if err := stream.Err(); err != nil {
 		return s.upgradeError(err)

@@ -79,10 +79,10 @@ func main() {
 
 // admin returns what an administrator of a card with zero_trust asks for, or nil.
 func admin(args []string) func() error {
-	switch words := strings.Join(args, " "); words {
-	case "offer", "offer accept", "offer refuse":
-		return func() error { return agent.AnswerOffer(strings.TrimPrefix(words[len("offer"):], " "), os.Stdout) }
-	case "zero-trust off":
+	switch words := strings.Join(args, " "); {
+	case len(args) > 0 && len(args) <= 3 && args[0] == "offer":
+		return func() error { return agent.AnswerOffer(strings.Join(args[1:], " "), os.Stdout) }
+	case words == "zero-trust off":
 		return agent.EndZeroTrust
 	}
 	return nil

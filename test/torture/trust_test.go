@@ -108,7 +108,7 @@ func (w *world) offered(t *testing.T, c *card, admin ssh.Signer) {
 	if sumFlash(t, c, false) != before {
 		t.Error("an offer has changed the flash")
 	}
-	if out, err := c.as(t, admin, "toe-agent offer accept"); err != nil {
+	if out, err := c.as(t, admin, "toe-agent offer accept $(toe-agent offer | sed -n 's/.*offer accept \\([A-Z0-9]*\\).*/\\1/p')"); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	if err := <-ended; err != nil {
