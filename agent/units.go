@@ -77,6 +77,9 @@ func (p *unitsPart) look(ctx context.Context) {
 	p.units = found
 }
 
+// maxUnitLog bounds what a status has of a unit's log, in bytes.
+const maxUnitLog = 2 << 10
+
 // clipLines makes lines of a log fit for a status: one line.
 func clipLines(text string) string {
 	var out []string
@@ -84,7 +87,8 @@ func clipLines(text string) string {
 		line = clean(strings.TrimRight(line, "\n"))
 		out = append(out, line[:min(len(line), 200)])
 	}
-	return strings.ToValidUTF8(strings.Join(out, " | "), "?")
+	text = strings.Join(out, " | ")
+	return strings.ToValidUTF8(text[max(0, len(text)-maxUnitLog):], "?") // an entry of the journal may have many lines
 }
 
 // failedUnits reads what systemctl prints: the name is the first word of a line.

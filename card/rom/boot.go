@@ -85,7 +85,7 @@ func isGood(env flash.Env, s Start) bool {
 	return state == flash.Good
 }
 
-// GiveBack gives a slot on trial the attempt back that its start took: somebody asked for the end
+// GiveBack gives a slot on trial the attempt back that its start took: a person asked for the end
 // of this life. It reports whether it did, or the card itself has. The card's machine must be off.
 func (r *ROM) GiveBack(s Start) (bool, error) {
 	env, err := r.Env()

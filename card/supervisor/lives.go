@@ -21,7 +21,7 @@ func (s *Supervisor) lives(ctx context.Context) error {
 			restart: s.restart, poll: s.poll,
 		}
 		reached, err := l.run(ctx)
-		again := l.afterTrial(ctx, err) || l.afterPanic(&panics) || l.afterRenewal(err)
+		again := l.afterTrial(ctx, err) || l.afterPanic(&panics) || ctx.Err() == nil && l.afterRenewal(err)
 		reachedOnce = reachedOnce || reached
 		switch {
 		case ctx.Err() != nil:

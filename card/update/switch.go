@@ -26,7 +26,7 @@ const (
 func (s *session) switchOver(ctx context.Context, before status.Status, r *Result) (err error) {
 	if s.o.WhenIdle > 0 {
 		if err := s.awaitIdle(ctx); err != nil {
-			return err
+			return fmt.Errorf("%w; slot %s is installed, `toe reset` starts it", err, r.Slot)
 		}
 	}
 	stage := s.o.Progress.Stage("starting slot "+r.Slot, 0)
@@ -175,7 +175,7 @@ func (s *session) busy(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		err = fmt.Errorf("the link was busy for %s: %w", s.o.WhenIdle, ctx.Err())
 	}
-	return fmt.Errorf("card %s: %w; the bundle is installed, `toe reset %[1]s` starts it", s.card.Name, err)
+	return fmt.Errorf("card %s: %w; it was not restarted", s.card.Name, err)
 }
 
 // packets counts what has crossed the card's links, less what the questions themselves take.
