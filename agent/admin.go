@@ -16,8 +16,7 @@ import (
 	"github.com/toe-project/toe/control/cardpb"
 )
 
-// adminSocket is where the card's own administrator reaches the control API: in a folder that only root may
-// enter.
+// adminSocket is where the card's own administrator reaches the control API. Only root may connect to it.
 const adminSocket = runDir + "/agent.sock"
 
 // listenAdmin serves the control API on a socket of the card until the run ends.

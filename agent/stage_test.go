@@ -85,7 +85,7 @@ func TestHandOver(t *testing.T) {
 	if err != nil || st.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v", st, err)
 	}
-	if st, err := os.Stat(to); err != nil || st.Mode().Perm() != 0o700 {
+	if st, err := os.Stat(to); err != nil || st.Mode().Perm() != 0o711 {
 		t.Errorf("%v, %v", st, err)
 	}
 	if err := handOver(filepath.Join(from, "missing"), to); err == nil {

@@ -19,6 +19,9 @@ import (
 
 // TestFlash walks through the life of a flash: signed bundles, the health check, the ways back.
 func TestFlash(t *testing.T) {
+	if os.Getenv("TOE_E2E_FULL") == "" {
+		t.Skip("takes minutes: test/run full")
+	}
 	f := newFlashJourney(t)
 	full := os.Getenv("TOE_E2E_FULL") != ""
 	f.walk(t, []flashStep{

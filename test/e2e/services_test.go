@@ -27,6 +27,9 @@ const serviceLimit = 2 * time.Minute
 
 // TestServices does with the services of a card what an administrator does, and what goes wrong.
 func TestServices(t *testing.T) {
+	if os.Getenv("TOE_E2E_FULL") == "" {
+		t.Skip("takes minutes: test/run full")
+	}
 	img, err := firmware.Find(cache, firmware.Debian, machine.UML, arch.Host().Name)
 	if err != nil {
 		t.Skip(err)

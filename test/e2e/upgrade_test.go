@@ -25,6 +25,9 @@ const upgradeLimit = 6 * time.Minute
 // TestUpgrade is an administrator's life with the packages of a card: install one, upgrade with a way back,
 // unattended security updates, rollback.
 func TestUpgrade(t *testing.T) {
+	if os.Getenv("TOE_E2E_FULL") == "" {
+		t.Skip("takes minutes: test/run full")
+	}
 	u := &upgrading{t: t}
 	debianJourney(t, "uml", []debianStep{
 		{"up", (*debian).up},
