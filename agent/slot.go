@@ -18,6 +18,8 @@ import (
 
 	"github.com/toe-project/toe/flash"
 	"github.com/toe-project/toe/internal/tail"
+
+	"github.com/toe-project/toe/control"
 )
 
 // slotPart is the card's side of its flash. On a slot on trial it makes the health checks, and marks
@@ -210,7 +212,7 @@ func (s *slotPart) pass() {
 	s.log.Sayf("slot %s passed all health checks and is good", s.slot)
 }
 
-// check returns why the card is not healthy: "check NAME: reason", and on the next lines its output.
+// check returns why the card is not healthy: "check NAME: reason", and the lines of its output.
 // It returns "" where it is.
 func (s *slotPart) check(ctx context.Context, end time.Time) string {
 	before := s.degradedBefore()
@@ -239,6 +241,11 @@ func (s *slotPart) check(ctx context.Context, end time.Time) string {
 	return ""
 }
 
+// asLine makes one line of several.
+func asLine(text string) string {
+	return strings.ReplaceAll(strings.TrimSpace(text), "\n", control.LineBreak)
+}
+
 // runCheck runs a check with all that it starts, and returns why it failed, and its output.
 func runCheck(ctx context.Context, path string, limit time.Duration) string {
 	ctx, cancel := context.WithTimeout(ctx, limit)
@@ -253,9 +260,9 @@ func runCheck(ctx context.Context, path string, limit time.Duration) string {
 	err := cmd.Run()
 	switch {
 	case ctx.Err() != nil:
-		return fmt.Sprintf("not done after %v\n%s", limit.Round(time.Second), out.text())
+		return asLine(fmt.Sprintf("not done after %v\n%s", limit.Round(time.Second), out.text()))
 	case err != nil:
-		return fmt.Sprintf("%v\n%s", err, out.text())
+		return asLine(fmt.Sprintf("%v\n%s", err, out.text()))
 	}
 	return ""
 }

@@ -135,7 +135,7 @@ func TestAdministratorsCheckDecides(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := r.run(degraded)
-	if !strings.HasPrefix(got.detail, "check 50-web: exit status 3\nno page on port 80\n") || strings.Contains(got.detail, "\x1b") {
+	if !strings.HasPrefix(got.detail, "check 50-web: exit status 3 | no page on port 80 | ") || strings.Contains(got.detail, "\x1b") {
 		t.Errorf("%q", got.detail)
 	}
 	if env := r.read(); env["BOOT_B_GOOD"] != "" || env.Left(flash.B) != 2 {

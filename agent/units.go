@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/toe-project/toe/control"
 )
 
 // unitsPart reports units of systemd that failed, with the end of what they logged. A failed unit degrades
@@ -87,7 +89,7 @@ func clipLines(text string) string {
 		line = clean(strings.TrimRight(line, "\n"))
 		out = append(out, line[:min(len(line), 200)])
 	}
-	text = strings.Join(out, " | ")
+	text = strings.Join(out, control.LineBreak)
 	return strings.ToValidUTF8(text[max(0, len(text)-maxUnitLog):], "?") // an entry of the journal may have many lines
 }
 

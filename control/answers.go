@@ -68,6 +68,9 @@ type scrubbedError struct {
 func (e scrubbedError) Error() string { return e.text }
 func (e scrubbedError) Unwrap() error { return e.error }
 
+// LineBreak stands for a line break in what a card says: control characters do not reach the host.
+const LineBreak = " | "
+
 // scrubError makes the text of an error fit for a terminal. The card writes
 // part of it: the message of a refusal, the names in its certificate.
 func scrubError(err error) error {

@@ -202,7 +202,7 @@ func TestHealthCheckThatFailsGoesBack(t *testing.T) {
 	w := newScene()
 	c, _ := flashCard(t)
 	w.machine.Steps = []fake.Step{{Console: "the last words\r\n"}}
-	w.agent.status = trialReply(cardpb.Health_HEALTH_DEGRADED, "check 50-web: exit status 1\nno page on port 80\n")
+	w.agent.status = trialReply(cardpb.Health_HEALTH_DEGRADED, "check 50-web: exit status 1 | no page on port 80")
 	r := startParts(t, w, c, w.flashParts())
 	events := fallsBack(t, w, r, c)
 	f, back := events[1], events[4]

@@ -8,6 +8,7 @@ import (
 
 	"github.com/toe-project/toe/card/status"
 	"github.com/toe-project/toe/card/store"
+	"github.com/toe-project/toe/control"
 	"github.com/toe-project/toe/control/cardpb"
 	"github.com/toe-project/toe/flash"
 	"github.com/toe-project/toe/machine"
@@ -70,16 +71,16 @@ func (l *life) failure(why string, r *cardpb.Reason) *status.FirmwareEvent {
 		Outcome: fmt.Sprintf("%d attempts left", start.Env.Left(start.Slot)),
 	}
 	if r != nil {
-		// The agent says: check NAME: what is wrong, and on the next lines its output.
-		head, output, _ := strings.Cut(r.Detail, "\n")
+		// The agent says: check NAME: what is wrong, and the lines of its output.
+		head, output, _ := strings.Cut(r.Detail, control.LineBreak)
 		e.Check, _, _ = strings.Cut(head, ":")
-		e.Output = output
+		e.Output = strings.ReplaceAll(output, control.LineBreak, "\n")
 	}
 	return e
 }
 
 func firstLine(s string) string {
-	line, _, _ := strings.Cut(s, "\n")
+	line, _, _ := strings.Cut(s, control.LineBreak)
 	return line
 }
 
