@@ -114,7 +114,7 @@ func (t trust) config(host *control.Config) (*control.Config, error) {
 	}
 	switch {
 	case marked || err != nil && !errors.Is(err, fs.ErrNotExist):
-		// The data is gone or damaged. The card serves its links; nobody logs in, and no program of the
+		// The data is gone or damaged. The card serves its links; no login works, and no program of the
 		// host's choice runs.
 		locked := *host
 		locked.ZeroTrust, locked.AuthorizedKeys, locked.Services = true, nil, nil

@@ -176,7 +176,7 @@ func (s *Schema) checkObject(at string, v map[string]any, report feature.Report)
 	}
 }
 
-// want says which values are right.
+// want describes the accepted values.
 func (s *Schema) want() string {
 	switch {
 	case len(s.Enum) > 0:

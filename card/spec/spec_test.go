@@ -98,7 +98,7 @@ func TestMistakesAreNamedWithTheirLine(t *testing.T) {
 		{"queues zero", "link: {queues: 0}\n", `link.queues: 0: between 1 and 8`},
 		{"mtu zero", "ports: [{name: wan, mtu: 0}]\n", `ports[0].mtu: 0: between 1280 and 65535`},
 		{"zero_trust without a flash", "zero_trust: true\n", `zero_trust: edition micro keeps nothing; want firmware: {edition: debian}`},
-		{"zero_trust without a key", "zero_trust: true\nfirmware: {edition: debian}\n", `zero_trust: nobody could log in`},
+		{"zero_trust without a key", "zero_trust: true\nfirmware: {edition: debian}\n", `zero_trust: no key could log in`},
 		{"kind empty", "machine: {kind: ''}\n", `machine.kind: "": must be auto, kvm, uml, tcg`},
 		{"published port zero", "publish: [{port: 0}]\n", `publish[0].port: 0: between 1 and 65535`},
 		{"list for a value", "name: [a]\n", `name: want one value, not a list`},

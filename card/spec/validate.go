@@ -98,14 +98,14 @@ func (s *Spec) problems() []problem {
 	return out
 }
 
-// trustProblems rejects a card that nobody could administer.
+// trustProblems rejects a card without an administrator.
 func (s *Spec) trustProblems(add feature.Report) {
 	switch {
 	case !s.ZeroTrust:
 	case s.Firmware.Edition != "debian":
 		add("zero_trust", "edition %s keeps nothing; want firmware: {edition: debian}", s.Firmware.Edition)
 	case len(s.SSH.AuthorizedKeys) == 0:
-		add("zero_trust", "nobody could log in: this host's key may not; want the administrators' in ssh.authorized_keys")
+		add("zero_trust", "no key could log in: this host's may not; want the administrators' in ssh.authorized_keys")
 	}
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -14,17 +13,14 @@ import (
 
 func firmwareUpdateCmd() *cobra.Command {
 	var o update.Options
-	var whenIdle, quiet, asJSON bool
-	var idleLimit time.Duration
+	var w whenIdle
+	var quiet, asJSON bool
 	const short = "Start a running micro card with the newest image of the cache"
-	cmd := cardVerb("update", short, func(cmd *cobra.Command, c *store.Card) error {
-		o.Who = caller()
-		if whenIdle {
-			if idleLimit <= 0 {
-				return cli.Usagef("--idle-limit %s: want more than 0", idleLimit)
-			}
-			o.WhenIdle = idleLimit
+	cmd := cardVerb("update", short, func(cmd *cobra.Command, c *store.Card) (err error) {
+		if o.WhenIdle, err = w.limit(false); err != nil {
+			return err
 		}
+		o.Who = caller()
 		if !quiet {
 			o.Progress = progress.New(cmd.ErrOrStderr())
 		}
@@ -48,8 +44,7 @@ card is as healthy as it was before, and prints the longest time without an answ
 Where it does not become so, the image before is started again, and "toe firmware
 history" says why. A card of edition debian has slots: "toe firmware install".`
 	f := cmd.Flags()
-	f.BoolVar(&whenIdle, "when-idle", false, "restart the card in a moment without traffic on the link")
-	f.DurationVar(&idleLimit, "idle-limit", time.Hour, "how long to wait for that moment")
+	w.add(f)
 	f.BoolVarP(&quiet, "quiet", "q", false, "show no progress")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd

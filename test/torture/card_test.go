@@ -301,7 +301,7 @@ var harmless = regexp.MustCompile(`(?m)^(Free (blocks|inodes) count wrong \(\d+,
 	`|Feature orphan_present is set but orphan file is clean\.\nClear)\? no$`)
 
 // fsck checks a file system as the card's kernel would find it: the journal is replayed, and then there
-// must be nothing to mend.
+// must be no error.
 func fsck(path string) error {
 	if out, err := exec.Command("e2fsck", "-E", "journal_only", "-p", path).CombinedOutput(); err != nil && exitStatus(err) > 1 {
 		return fmt.Errorf("journal: %w: %s", err, out)

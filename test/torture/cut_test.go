@@ -51,7 +51,7 @@ func TestUpdates(t *testing.T) {
 // An update is recorded: a card boots, installs a bundle with its own RAUC, restarts, tries the new
 // slot, finds it good, and ends. Each round takes one moment of it, loses a random part of what was
 // not flushed by then, and looks at the disk that is left: the boot ROM starts the old release or
-// the new one, whole; e2fsck finds nothing to mend; RAUC's own records can be read. The recorded
+// the new one, whole; e2fsck finds no error; RAUC's own records can be read. The recorded
 // updates alternate between the slots, so that half of them overwrite an older release.
 //
 // After each recorded update the card itself is killed in the middle of another one, with and without
